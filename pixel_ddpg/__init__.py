@@ -1,0 +1,36 @@
+"""DDPG end to end from pixels on dm_control.
+
+env = pixel_ddpg.make_env("cheetah-run", obs="pixels", seed=0)
+env = gymnasium.make("pixel_ddpg/cheetah-run-pixels-v0")
+agent = pixel_ddpg.load("runs/cheetah-run/pixels/fast/seed0")
+"""
+
+import gymnasium
+
+from pixel_ddpg import tasks
+
+
+def list_tasks() -> list[tasks.Task]:
+    """Every task: name, tags, origin and dimensions."""
+    return list(tasks.CATALOGUE.values())
+
+
+def make_env(task: str, obs: str = "pixels", seed: int = 0, **options):
+    """A task as a gymnasium.Env; `options` as in the configuration's `env`, such as size or action_repeat."""
+    from pixel_ddpg import environment
+
+    return environment.make_env(task, obs, seed, **options)
+
+
+def load(run: str):
+    """The agent of a run's newest checkpoint, on the CPU: `agent.act(observation)` gives its action, without noise."""
+    from pixel_ddpg import trainer
+
+    return trainer.load_agent(run)
+
+
+for _task in tasks.CATALOGUE:
+    for _obs in ("pixels", "state"):
+        gymnasium.register(
+            f"pixel_ddpg/{_task}-{_obs}-v0", "pixel_ddpg.environment:make_env", kwargs={"task": _task, "obs": _obs}
+        )

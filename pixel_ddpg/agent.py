@@ -1,0 +1,163 @@
+"""DDPG: the whole algorithm (Lillicrap et al., 2016, Algorithm 1; Yarats et al., 2021, for what its successors add)."""
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pixel_ddpg.config import Agent, Noise
+from pixel_ddpg.networks import Actor, Critic, Encoder, initialise
+from pixel_ddpg.replay import Batch
+
+EDGE = 1 - 1e-6  # noisy actions of the update stay this far inside [-1, 1], as in DrQ-v2
+
+
+class DDPG(nn.Module):
+    """Actor, critic, shared encoder, their targets and optimisers.
+
+    `observation_shape` is (C, H, W) for uint8 pixels, (d,) for float32 state. `noise_scale` is the standard deviation
+    of the Gaussian noise on the update's actions; whoever trains sets it.
+    """
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        action_dim: int,
+        settings: Agent,
+        noise: Noise,
+        device: torch.device | str = "cpu",
+        init_seed: int = 0,
+        noise_seed: int = 1,
+    ):
+        super().__init__()
+        self.settings, self.noise, self.device = settings, noise, torch.device(device)
+        pixels = len(observation_shape) == 3
+        self.encoder = Encoder(observation_shape[0], settings) if pixels else nn.Flatten()
+        features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
+        self.actor = Actor(features, action_dim, settings)
+        self.critic = Critic(features, action_dim, settings)
+        generator = torch.Generator().manual_seed(init_seed)
+        for network in (self.encoder, self.actor, self.critic):
+            initialise(network, settings, generator)
+        self.encoder.to(memory_format=torch.channels_last)
+        self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
+        if settings.target_actor:
+            self.targets["actor"] = copy.deepcopy(self.actor)
+        if settings.target_encoder and pixels:
+            self.targets["encoder"] = copy.deepcopy(self.encoder)
+        self.targets.requires_grad_(False)
+        self.eval().to(self.device)
+        self.register_buffer("noise_scale", torch.tensor(0.0, device=self.device), persistent=False)
+        self._noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
+
+        decay = settings.critic_weight_decay
+        critic = dict(lr=settings.critic_lr, weight_decay=decay, fused=True)
+        self.optimizers = {
+            "critic": torch.optim.Adam(self.critic.parameters(), **critic),
+            "actor": torch.optim.Adam(self.actor.parameters(), lr=settings.actor_lr, fused=True),
+        }
+        if pixels:
+            self.optimizers["encoder"] = torch.optim.Adam(self.encoder.parameters(), **critic)
+        pairs = [(getattr(self, name), target) for name, target in self.targets.items()]
+        self._online = [p for network, _ in pairs for p in network.parameters()]
+        self._slow = [p for _, target in pairs for p in target.parameters()]
+        self._online_buffers = [b for network, _ in pairs for b in network.buffers()]
+        self._slow_buffers = [b for _, target in pairs for b in target.buffers()]
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The policy's action, without noise: float32 (a,) in [-1, 1] for one observation."""
+        observation = torch.as_tensor(observation, device=self.device)[None]
+        return self.actor(self.encoder(observation))[0].cpu().numpy()
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
+        self.actor.train(), self.critic.train()
+        features = self.encoder(batch.observation)
+
+        critic_loss, q = self.critic_loss(features, batch)
+        self._zero_grad()
+        critic_loss.backward(retain_graph=self._actor_trains_encoder)
+        self.optimizers["critic"].step()
+
+        actor_loss = self.actor_loss(features)
+        actor_loss.backward(inputs=self._actor_inputs)
+        self.optimizers["actor"].step()
+
+        if "encoder" in self.optimizers:
+            self.optimizers["encoder"].step()
+        self.update_targets()
+        self.actor.eval(), self.critic.eval()
+        return {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean()}
+
+    def critic_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean squared error to y = R + discount * Q'(s', mu'(s')), the smallest Q' of several; and Q(s, a)."""
+        with torch.no_grad():
+            next_features = self._target("encoder")(batch.next_observation)
+            next_action = self._noisy(self._target("actor")(next_features))
+            next_q = self.targets["critic"](next_features, next_action).amin(0)
+            y = batch.reward + batch.discount * next_q
+        q = self.critic(features, batch.action)
+        return (q - y).square().mean(1).sum(), q
+
+    def actor_loss(self, features: Tensor) -> Tensor:
+        """-Q(s, mu(s)): its gradient is the deterministic policy gradient, by the chain rule through the action."""
+        if not self._actor_trains_encoder:
+            features = features.detach()
+        action = self._noisy(self.actor(features))
+        return -self.critic(features.detach(), action).amin(0).mean()
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """theta' <- tau * theta + (1 - tau) * theta'; BatchNorm's statistics are copied."""
+        torch._foreach_lerp_(self._slow, self._online, self.settings.tau)
+        if self._slow_buffers:
+            torch._foreach_copy_(self._slow_buffers, self._online_buffers)
+
+    @property
+    def _actor_trains_encoder(self) -> bool:
+        return "encoder" in self.optimizers and self.settings.encoder_trained_by == "both"
+
+    @property
+    def _actor_inputs(self) -> list[nn.Parameter]:
+        """What the actor's loss moves: never the critic."""
+        encoder = list(self.encoder.parameters()) if self._actor_trains_encoder else []
+        return list(self.actor.parameters()) + encoder
+
+    def _target(self, name: str) -> nn.Module:
+        return self.targets[name] if name in self.targets else getattr(self, name)
+
+    def _noisy(self, action: Tensor) -> Tensor:
+        """Clipped Gaussian noise on the update's actions (DrQ-v2, eq. 3); the gradient passes the clip unchanged."""
+        clip = self.noise.target_clip
+        if not clip:
+            return action
+        noise = torch.randn(action.shape, generator=self._noise_draws, device=self.device) * self.noise_scale
+        noisy = action + noise.clamp(-clip, clip)
+        return noisy + (noisy.clamp(-EDGE, EDGE) - noisy).detach()
+
+    def _zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes, by name: networks, targets, optimisers, the noise's random stream."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
+        return tensors | {"noise_draws": self._noise_draws.get_state()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from `tensors()`."""
+        self.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
+        self._noise_draws.set_state(tensors["noise_draws"])
+        for name, optimizer in self.optimizers.items():
+            state = optimizer.state_dict()
+            state["state"] = {}
+            for key, tensor in tensors.items():
+                if key.startswith(f"optimizer.{name}."):
+                    index, field = key.split(".")[2:]
+                    state["state"].setdefault(int(index), {})[field] = tensor
+            optimizer.load_state_dict(state)

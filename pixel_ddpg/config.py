@@ -1,0 +1,354 @@
+"""One typed configuration tree, the Hydra groups that fill it, and every check of a bad value."""
+
+import dataclasses
+import difflib
+import functools
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pixel_ddpg import presets, tasks
+
+RUN_DIR = "runs/${task}/${obs}/${preset}/seed${seed}"
+
+
+class UserError(Exception):
+    """A mistake or a lack that the user can mend: told in one line, without a traceback. `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 2):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Env:
+    size: int = 64  # width and height of a frame, in pixels
+    action_repeat: int = 2  # frames (control steps) an action is held
+    frame_stack: int = 3  # how many of the last steps an observation shows
+    renderings: int = 1  # pictures taken within one step, evenly spread over its frames; the paper takes 3
+    camera: int = -1  # -1: the task's own
+    shadow_size: int = 256  # side of the shadow map; mujoco's 2048 costs most of a software frame
+
+
+@dataclass
+class Replay:
+    capacity: int = 1_000_000  # transitions
+    batch_size: int = 128
+    n_step: int = 3
+
+
+@dataclass
+class Noise:
+    kind: str = "gaussian"  # or ou, an Ornstein-Uhlenbeck process
+    start: float = 1.0  # gaussian: standard deviation at frame 0 ...
+    end: float = 0.1  # ... which falls linearly to this one ...
+    frames: int = 100_000  # ... over so many frames
+    theta: float = 0.15  # ou: pull to the mean
+    sigma: float = 0.2  # ou: diffusion
+    dt: float = 1.0  # ou: time of one agent step
+    random_frames: int = 0  # uniformly random actions at first
+    target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: none
+
+
+@dataclass
+class Agent:
+    discount: float = 0.99  # per agent step
+    tau: float = 0.01  # weight of the network in its target, every update; 1: no target networks
+    actor_lr: float = 1e-4
+    critic_lr: float = 1e-4  # also of the encoder
+    critic_weight_decay: float = 0.0  # L2 on the critic (and the encoder where the critic trains it)
+    critics: int = 2  # 2: clipped double Q, the target is the smaller one
+    conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
+    pixel_offset: float = 0.0  # subtracted after division by 255
+    feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    action_layer: int = 0  # the hidden layer of the critic that the action enters
+    batch_norm: bool = False  # on the input and before each ReLU (critic: before the action enters)
+    layer_norm: bool = False  # before each ReLU
+    init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
+    final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
+    random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
+    encoder_trained_by: str = "critic"  # or both
+    target_encoder: bool = False  # the targets see through their own, slowly moving encoder
+    target_actor: bool = False  # the next action comes from a slowly moving actor
+
+
+@dataclass
+class Train:
+    start_steps: int = 200  # updates begin when so many steps are stored
+    updates_per_step: float = 1.0  # gradient updates for each agent step
+
+
+@dataclass
+class Eval:
+    every: int = 10_000  # frames between evaluations
+    episodes: int = 10
+    video_size: int = 256  # of the last evaluation's first episode; 0: no video
+
+
+@dataclass
+class Config:
+    """Everything that decides a run. Budgets, schedules and intervals count frames."""
+
+    task: str = MISSING
+    obs: str = MISSING  # pixels or state
+    preset: str = MISSING
+    seed: int = 0
+    frames: int = 100_000
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    threads: int = 0  # CPU threads of torch and software GL; 0: all that this process may use
+    run_dir: str = RUN_DIR
+    resume: bool = True
+    overwrite: bool = False  # with resume=false: delete the run that is there
+    checkpoint_minutes: float = 5.0  # 0: after every step
+    wandb: str = "auto"  # auto (online with a key, else offline), online, offline, off
+    wandb_project: str = "pixel-ddpg"
+    env: Env = field(default_factory=Env)
+    agent: Agent = field(default_factory=Agent)
+    replay: Replay = field(default_factory=Replay)
+    noise: Noise = field(default_factory=Noise)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+
+
+# What may differ when a run goes on: none of these changes what is learned.
+FREE_ON_RESUME = (
+    "frames",
+    "run_dir",
+    "resume",
+    "overwrite",
+    "checkpoint_minutes",
+    "wandb",
+    "wandb_project",
+    "eval.video_size",
+)
+
+NO_FILES = {
+    "hydra": {
+        "run": {"dir": "."},
+        "output_subdir": None,
+        "help": {"app_name": "pixel_ddpg", "header": "", "footer": ""},
+    }
+}
+QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]
+
+
+def _register_groups() -> None:
+    store = ConfigStore.instance().store
+    groups = [{"task": "cartpole-swingup"}, {"obs": "pixels"}, {"preset": "fast"}, {"settings": "${preset}-${obs}"}]
+    groups += [{"optional task_settings": "${preset}-${task}"}]
+    store(name="schema", node=Config)
+    store(name="run", node={"defaults": ["schema", *groups, *QUIET, "_self_"], **NO_FILES})
+    for task in tasks.CATALOGUE:
+        store(group="task", name=task, node={"task": task}, package="_global_")
+        for preset in presets.PRESETS:
+            if changes := presets.for_task(preset, task):
+                store(group="task_settings", name=f"{preset}-{task}", node=changes, package="_global_")
+    for obs in ("pixels", "state"):
+        store(group="obs", name=obs, node={"obs": obs}, package="_global_")
+        for preset in presets.PRESETS:
+            store(group="settings", name=f"{preset}-{obs}", node=presets.SETTINGS[preset, obs], package="_global_")
+    for preset in presets.PRESETS:
+        store(group="preset", name=preset, node={"preset": preset}, package="_global_")
+
+
+_register_groups()
+SCHEMAS: dict[str, type] = {"run": Config}
+CHOICES = {"task": list(tasks.CATALOGUE), "obs": ["pixels", "state"], "preset": list(presets.PRESETS)}
+
+
+def register_command(name: str, schema: type) -> None:
+    """Make a small command's dataclass known to Hydra under this name."""
+    store = ConfigStore.instance().store
+    SCHEMAS[name] = schema
+    store(name=f"{name}_schema", node=schema)
+    store(name=name, node={"defaults": [f"{name}_schema", *QUIET, "_self_"], **NO_FILES})
+
+
+def compose(overrides: list[str], name: str = "run"):
+    """The configuration of a command for these `key=value` words; UserError for a word that does not fit."""
+    _check_words(overrides, name)
+    with hydra.initialize(version_base="1.3", config_path=None):
+        try:
+            config = OmegaConf.to_object(hydra.compose(name, overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_one_line(error, overrides)) from None
+    return config
+
+
+def command(name: str) -> Callable:
+    """Hydra's main for a function of the typed config; mistakes are told in one line."""
+
+    def decorate(function: Callable[..., int | None]) -> Callable[[], None]:
+        @hydra.main(version_base="1.3", config_path=None, config_name=name)
+        def with_hydra(config):
+            with one_line_errors():
+                sys.exit(function(OmegaConf.to_object(config)))
+
+        @functools.wraps(function)
+        def main() -> None:
+            words = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra"))]
+            with one_line_errors():
+                lost = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
+                if lost and not any(word.startswith("-") for word in sys.argv[1:]):
+                    raise UserError(f"'{lost[0]}' is not of the form key=value (try --help)")
+                if not any(word in ("-m", "--multirun") for word in sys.argv[1:]):
+                    compose(words, name)
+            with_hydra()
+
+        return main
+
+    return decorate
+
+
+class one_line_errors:
+    """Turns UserError, a full disk and Ctrl-C into one line on stderr and an exit code."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, UserError):
+            message, code = str(error), error.code
+        elif isinstance(error, OSError) and error.errno in (28, 122):  # no space left, quota exceeded
+            message, code = (
+                f"the disk is full ({error.filename or 'while writing'}): free some space and run it again",
+                1,
+            )
+        elif isinstance(error, KeyboardInterrupt):
+            message, code = "interrupted", 130
+        else:
+            return
+        print(f"pixel_ddpg: {message}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _check_words(words: list[str], name: str) -> None:
+    """Unknown keys, tasks and presets, each with the nearest name that exists."""
+    known = list(_keys(SCHEMAS[name]))
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            raise UserError(f"'{word}' is not of the form key=value") from None
+        key = override.key_or_group
+        if key.startswith("hydra"):
+            continue
+        if key not in known:
+            raise UserError(f"unknown key '{key}'{nearest(key, known)}")
+        if (
+            name == "run"
+            and key in CHOICES
+            and not override.is_sweep_override()
+            and override.value() not in CHOICES[key]
+        ):
+            raise UserError(f"unknown {key} '{override.value()}'{nearest(str(override.value()), CHOICES[key])}")
+
+
+def _keys(schema: type, prefix: str = "", leaves_only: bool = False):
+    for item in dataclasses.fields(schema):
+        is_group = dataclasses.is_dataclass(item.type)
+        if not (is_group and leaves_only):
+            yield prefix + item.name
+        if is_group:
+            yield from _keys(item.type, f"{prefix}{item.name}.", leaves_only)
+
+
+def value_of(config: Config, key: str):
+    """The field that a dotted key names."""
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def nearest(word: str, names: list[str]) -> str:
+    """'; did you mean ...?' for a mistyped name, or the list of names if it is short."""
+    plain = {name.replace("_", "").replace("-", ""): name for name in names}
+    found = difflib.get_close_matches(word.replace("_", "").replace("-", ""), list(plain), n=3, cutoff=0.6)
+    if found:
+        return f"; did you mean {' or '.join(plain[name] for name in found)}?"
+    return f"; there are {', '.join(names)}" if len(names) <= 8 else "; see --help"
+
+
+def _one_line(error: Exception, words: list[str]) -> str:
+    cause = error.__cause__ or error
+    text = str(cause).splitlines()[0]
+    key = getattr(cause, "full_key", None)
+    return f"{key}: {text}" if key and key not in text else f"{text} (in {' '.join(words)})"
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work, before anything is built."""
+    for key, least in AT_LEAST.items():
+        value = value_of(config, key)
+        if not (math.isfinite(value) and value >= least):
+            raise UserError(f"{key}={value} must be at least {least}")
+    for key, choices in ONE_OF.items():
+        value = value_of(config, key)
+        if value not in choices:
+            raise UserError(f"unknown {key} '{value}'{nearest(value, list(choices))}")
+    check_video_size(config.eval.video_size, "eval.video_size")
+    env, agent, replay = config.env, config.agent, config.replay
+    if replay.batch_size > replay.capacity:
+        raise UserError(f"replay.batch_size={replay.batch_size} is larger than replay.capacity={replay.capacity}")
+    if not 0 < agent.discount <= 1:
+        raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
+    if not 0 < agent.tau <= 1:
+        raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
+    if not 0 <= agent.action_layer < len(agent.hidden):
+        raise UserError(
+            f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"
+        )
+    if agent.batch_norm and replay.batch_size == 1:
+        raise UserError("agent.batch_norm=true needs replay.batch_size of 2 or more")
+    if env.action_repeat % env.renderings:
+        raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
+    if config.obs == "pixels":
+        map_size(config)
+
+
+AT_LEAST = {
+    "seed": 0, "frames": 1, "threads": 0, "checkpoint_minutes": 0, "env.size": 8, "env.action_repeat": 1,
+    "env.frame_stack": 1, "env.renderings": 1, "env.camera": -1, "env.shadow_size": 1, "replay.capacity": 1,
+    "replay.batch_size": 1, "replay.n_step": 1, "noise.start": 0, "noise.end": 0, "noise.frames": 1, "noise.theta": 0,
+    "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0, "noise.target_clip": 0, "agent.actor_lr": 0,
+    "agent.critic_lr": 0, "agent.critic_weight_decay": 0, "agent.critics": 1, "agent.feature_dim": 0,
+    "agent.random_shift": 0, "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0,
+    "eval.every": 1, "eval.episodes": 1, "eval.video_size": 0,
+}  # fmt: skip
+ONE_OF = {
+    "wandb": ("auto", "online", "offline", "off"),
+    "noise.kind": ("gaussian", "ou"),
+    "agent.init": ("orthogonal", "fan_in"),
+    "agent.encoder_trained_by": ("critic", "both"),
+}
+
+
+def check_video_size(size: int, key: str) -> None:
+    """The codec wants even sides."""
+    if size % 2 or size < 0:
+        raise UserError(f"{key}={size} must be an even number of pixels")
+
+
+def map_size(config: Config) -> int:
+    """Side of the encoder's last map; UserError where a convolution does not fit."""
+    if not config.agent.conv or any(len(layer) != 4 for layer in config.agent.conv):
+        raise UserError("agent.conv must list [filters,kernel,stride,padding] for each layer")
+    side = config.env.size
+    for _, kernel, stride, padding in config.agent.conv:
+        if min(kernel, stride) < 1 or side + 2 * padding < kernel:
+            raise UserError(f"agent.conv does not fit env.size={config.env.size}: kernel {kernel} on a map of {side}")
+        side = (side + 2 * padding - kernel) // stride + 1
+    return side
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The fields, as key=value of `old`, in which a run and a new command disagree and that matter to learning."""
+    keys = [key for key in _keys(Config, leaves_only=True) if key not in FREE_ON_RESUME]
+    return [f"{key}={value_of(old, key)}" for key in keys if value_of(old, key) != value_of(new, key)]

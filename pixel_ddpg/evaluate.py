@@ -1,0 +1,61 @@
+"""python -m pixel_ddpg.evaluate run=...: returns of a trained policy, without noise."""
+
+import json
+import pathlib
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from omegaconf import MISSING
+from rich.console import Console
+from rich.table import Table
+
+from pixel_ddpg import config, tasks
+from pixel_ddpg.environment import Environment
+from pixel_ddpg.episodes import run_episodes
+
+
+@dataclass
+class Evaluate:
+    """Options of the command."""
+
+    run: str = MISSING  # a run's folder
+    episodes: int = 10
+    seed: int = 1000
+    video: bool = False
+    video_size: int = 256
+
+
+config.register_command("evaluate", Evaluate)
+
+
+@config.command("evaluate")
+def main(options: Evaluate) -> None:
+    if options.episodes < 1:
+        raise config.UserError(f"episodes={options.episodes} must be at least 1")
+    config.check_video_size(options.video_size, "video_size")
+    from pixel_ddpg import trainer
+
+    run_dir = pathlib.Path(options.run)
+    settings, agent, frame = trainer.load_run(run_dir)
+    environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, options.seed)
+    video = run_dir / "videos" / f"evaluation-{frame}.mp4" if options.video else None
+    returns, lengths = run_episodes(environment, agent.act, options.episodes, video, options.video_size)
+    result = {
+        "run": options.run, "task": settings.task, "obs": settings.obs, "preset": settings.preset, "frame": frame,
+        "seed": options.seed, "return": float(np.mean(returns)), "sd": float(np.std(returns)), "returns": returns,
+        "lengths": lengths, "video": str(video) if video else None,
+    }  # fmt: skip
+    table = Table(
+        "episode", "return", "frames", title=f"{settings.task} from {settings.obs}, {settings.preset}, frame {frame}"
+    )
+    for index, (value, length) in enumerate(zip(returns, lengths)):
+        table.add_row(str(index), f"{value:.1f}", str(length))
+    table.add_row("mean", f"{result['return']:.1f} +- {result['sd']:.1f}", "")
+    Console(stderr=True).print(table)
+    (run_dir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""metrics.jsonl, which is the truth, and W&B, which mirrors it."""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+
+
+class Metrics:
+    """Appends rows to metrics.jsonl. `rows` counts the lines that are there."""
+
+    def __init__(self, path: pathlib.Path, length: int = 0):
+        """Go on after the first `length` bytes, which a checkpoint knows; what follows is made again."""
+        self._file = open(path, "ab")  # noqa: SIM115
+        self._file.truncate(min(length, self.length))
+        self._file.seek(0, os.SEEK_END)
+
+    @property
+    def length(self) -> int:
+        """Bytes written."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def write(self, row: dict) -> dict:
+        """Append a row and return it as written: a number that is not finite becomes null, with a warning."""
+        clean = {key: _finite(key, value) for key, value in row.items()}
+        self._file.write(json.dumps(clean).encode() + b"\n")
+        self._file.flush()
+        return clean
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """No more rows."""
+        self._file.close()
+
+
+def _finite(key: str, value):
+    if isinstance(value, list):
+        return [_finite(key, item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        print(f"pixel_ddpg: {key} is {value}; metrics.jsonl has null", file=sys.stderr)
+        return None
+    return value
+
+
+def read_rows(path: pathlib.Path) -> list[dict]:
+    """All whole rows of a metrics.jsonl; a line that a crash cut short is left out."""
+    rows = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        if line.endswith(b"\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+class WandbMirror:
+    """Sends every row of metrics.jsonl once to one W&B run; its step is the row's number.
+
+    Online, a run that goes on continues after the last row the server has. Offline files are made anew from
+    metrics.jsonl, because a killed process leaves one that is cut short: the last file always holds all rows.
+    """
+
+    def __init__(self, run_dir: pathlib.Path, mode: str, project: str, run_id: str, config: dict):
+        self._run, self._rows = None, 0
+        if mode == "auto":
+            mode = "online" if has_wandb_key() else "offline"
+        if mode == "off":
+            return
+        import wandb
+
+        for old in run_dir.glob("wandb/offline-run-*"):
+            shutil.rmtree(old)
+        self._run = wandb.init(
+            project=project, id=run_id, name=str(run_dir), dir=run_dir, config=config, mode=mode, resume="allow",
+            settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
+        )  # fmt: skip
+        self._run.define_metric("*", step_metric="frame")
+        self._sent = self._run.step if mode == "online" else 0
+        for row in read_rows(run_dir / "metrics.jsonl"):
+            self.write(row)
+
+    def write(self, row: dict) -> None:
+        """Mirror one row: its numbers are named kind/key."""
+        if self._run is None:
+            return
+        if self._rows >= self._sent:
+            common = ("frame", "step", "update", "hours")
+            numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+            named = {key if key in common else f"{row['kind']}/{key}": value for key, value in numbers.items()}
+            self._run.log(named, step=self._rows)
+        self._rows += 1
+
+    def close(self) -> None:
+        """Finish the W&B run."""
+        if self._run is not None:
+            self._run.finish()
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B would log in without asking."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,107 @@
+"""Facts about the machine: devices, threads, memory, versions, commit."""
+
+import contextlib
+import ctypes
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import psutil
+import torch
+
+from pixel_ddpg import rendering
+from pixel_ddpg.config import UserError
+
+PACKAGES = ("torch", "mujoco", "dm-control", "gymnasium", "numpy", "hydra-core", "wandb", "opencv-python", "av")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for auto, cpu or cuda[:k]; UserError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device '{name}'; there are auto, cpu, cuda and cuda:<number>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA GPUs; try device=cpu")
+    return device
+
+
+def prepare_cpu(threads: int) -> int:
+    """Set torch's threads, and keep freed memory in the process: fresh pages cost half of a small update.
+
+    Returns the number of threads.
+    """
+    threads = threads or rendering.available_threads()
+    torch.set_num_threads(threads)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not give the heap's end back
+    return threads
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of a GPU, or of RAM within the container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limit = int((pathlib.Path("/sys/fs/cgroup") / name).read_text())
+            free = min(free, limit - psutil.Process().memory_info().rss)
+    return free
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory this process holds: on the GPU where it trains there, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def can_render() -> bool:
+    """Whether a GL backend was found."""
+    return os.environ.get("MUJOCO_GL") not in ("disable", "disabled", "off", "false", "0")
+
+
+def facts(device: torch.device, threads: int) -> dict:
+    """What a result depends on: commit, versions, hardware."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "ram_bytes": psutil.virtual_memory().total,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "device": str(device),
+        "threads": threads,
+    }
+
+
+def commit() -> str | None:
+    """The commit of this code, with + for changes that are not committed; None outside a checkout."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        git = ["git", "-C", str(folder)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,119 @@
+"""Encoder, Actor and Critic, and their initialisations."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pixel_ddpg.config import Agent
+
+
+class Encoder(nn.Module):
+    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map, float32 (B, features)."""
+
+    def __init__(self, channels: int, settings: Agent):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for filters, kernel, stride, padding in settings.conv:
+            layers += [nn.Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
+            channels = filters
+        self.convolutions = nn.Sequential(*layers)
+        self._offset = settings.pixel_offset
+
+    def forward(self, observation: Tensor) -> Tensor:
+        pixels = observation.float() / 255
+        if self._offset:
+            pixels = pixels - self._offset
+        return self.convolutions(pixels).flatten(1)
+
+
+class Actor(nn.Module):
+    """The deterministic policy: features (B, f) to actions (B, a) in [-1, 1]."""
+
+    def __init__(self, features: int, action_dim: int, settings: Agent):
+        super().__init__()
+        head, width = _head(features, settings)
+        layers = [head]
+        if settings.batch_norm:
+            layers.append(nn.BatchNorm1d(width))
+        for size in settings.hidden:
+            layers.append(_layer(width, size, settings.layer_norm, settings.batch_norm))
+            width = size
+        self.policy = nn.Sequential(*layers, nn.Linear(width, action_dim), nn.Tanh())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.policy(features)
+
+
+class Critic(nn.Module):
+    """One or more estimates Q(s, a) on one shared head: features (B, f), actions (B, a) to (critics, B)."""
+
+    def __init__(self, features: int, action_dim: int, settings: Agent):
+        super().__init__()
+        self.head, width = _head(features, settings)
+        self.estimates = nn.ModuleList([_Q(width, action_dim, settings) for _ in range(settings.critics)])
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        head = self.head(features)
+        return torch.stack([estimate(head, action) for estimate in self.estimates])
+
+
+class _Q(nn.Module):
+    """One estimate (B,); the action enters at hidden layer `action_layer`, BatchNorm stands only before it."""
+
+    def __init__(self, width: int, action_dim: int, settings: Agent):
+        super().__init__()
+        before: list[nn.Module] = [nn.BatchNorm1d(width)] if settings.batch_norm else []
+        after: list[nn.Module] = []
+        for index, size in enumerate(settings.hidden):
+            if index < settings.action_layer:
+                before.append(_layer(width, size, settings.layer_norm, settings.batch_norm))
+            else:
+                width += action_dim * (index == settings.action_layer)
+                after.append(_layer(width, size, settings.layer_norm, False))
+            width = size
+        self.before, self.after = nn.Sequential(*before), nn.Sequential(*after, nn.Linear(width, 1))
+
+    def forward(self, head: Tensor, action: Tensor) -> Tensor:
+        return self.after(torch.cat([self.before(head), action], dim=-1)).squeeze(-1)
+
+
+def _head(features: int, settings: Agent) -> tuple[nn.Module, int]:
+    """DrQ-v2's trunk, or nothing; and its width."""
+    if not settings.feature_dim:
+        return nn.Identity(), features
+    width = settings.feature_dim
+    return nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width), nn.Tanh()), width
+
+
+def _layer(inputs: int, outputs: int, layer_norm: bool, batch_norm: bool) -> nn.Sequential:
+    norms = [nn.BatchNorm1d(outputs)] * batch_norm + [nn.LayerNorm(outputs)] * layer_norm
+    return nn.Sequential(nn.Linear(inputs, outputs), *norms, nn.ReLU())
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, settings: Agent, generator: torch.Generator) -> None:
+    """DrQ-v2's orthogonal weights or the paper's U(+-1/sqrt(fan-in)); last layers U(+-final_init) where that is set."""
+    for module in network.modules():
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            continue
+        if settings.init == "orthogonal":
+            gain = math.sqrt(2) if isinstance(module, nn.Conv2d) else 1.0
+            nn.init.orthogonal_(module.weight, gain, generator=generator)
+            module.bias.zero_()
+        else:
+            _uniform(module, 1 / math.sqrt(module.weight[0].numel()), generator)
+    if settings.final_init:
+        for last in _last_layers(network):
+            _uniform(last, settings.final_init, generator)
+
+
+def _last_layers(network: nn.Module) -> list[nn.Linear]:
+    if isinstance(network, Actor):
+        return [network.policy[-2]]
+    return [estimate.after[-1] for estimate in network.estimates] if isinstance(network, Critic) else []
+
+
+def _uniform(module: nn.Linear | nn.Conv2d, bound: float, generator: torch.Generator) -> None:
+    nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(module.bias, -bound, bound, generator=generator)

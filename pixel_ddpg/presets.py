@@ -1,0 +1,146 @@
+"""The presets: what each algorithm sets, per kind of observation, and its exceptions per task.
+
+A field that a preset does not name keeps the default of `config.py`. Numbers come from the paper (Lillicrap et al.,
+arXiv 1509.02971v6, section 7), from DrQ-v2 (Yarats et al., arXiv 2107.09645, and its configuration files) or,
+for `fast`, from the measurements in experiments/results/.
+"""
+
+# The paper, section 7, low-dimensional state: two hidden layers of 400 and 300 (129,306 parameters in the actor and
+# 129,601 in the critic for cheetah, without BatchNorm's), the action enters at the second. The paper leaves open: the
+# step of the OU process (1 agent step here), which layers "all layers of mu" are (the input and both hidden layers
+# here, not the output), and when updates begin (as soon as one batch is stored).
+DDPG_STATE = {
+    "agent": {
+        "actor_lr": 1e-4, "critic_lr": 1e-3, "critic_weight_decay": 1e-2, "tau": 0.001, "discount": 0.99,
+        "critics": 1, "hidden": [400, 300], "feature_dim": 0, "action_layer": 1, "batch_norm": True, "layer_norm": False,
+        "init": "fan_in", "final_init": 3e-3, "target_actor": True, "random_shift": 0,
+    },
+    "env": {"action_repeat": 1, "frame_stack": 1},
+    "replay": {"capacity": 1_000_000, "batch_size": 64, "n_step": 1},
+    "noise": {"kind": "ou", "theta": 0.15, "sigma": 0.2, "dt": 1.0, "random_frames": 0, "target_clip": 0.0},
+    "train": {"start_steps": 64, "updates_per_step": 1.0},
+}  # fmt: skip
+
+# The paper, section 7, pixels: 3 convolutions of 32 filters, two layers of 200; one observation is the three renderings
+# of the last three simulation steps. Kernels and strides are open; 7/4, 7/1, 3/1 without padding ends in a 7x7 map and
+# counts 427,801 parameters in the critic for one action ("about 430,000"). BatchNorm is described for the
+# low-dimensional case only, so there is none here. Actor and critic share the convolutions, which the critic trains.
+DDPG_PIXELS = {
+    "agent": DDPG_STATE["agent"] | {
+        "conv": [[32, 7, 4, 0], [32, 7, 1, 0], [32, 3, 1, 0]], "pixel_offset": 0.0, "hidden": [200, 200],
+        "batch_norm": False, "final_init": 3e-4, "target_encoder": True,
+    },
+    "env": {"size": 64, "action_repeat": 3, "renderings": 3, "frame_stack": 1},
+    "replay": {"capacity": 1_000_000, "batch_size": 16, "n_step": 1},
+    "noise": DDPG_STATE["noise"],
+    "train": {"start_steps": 16, "updates_per_step": 1.0},
+}  # fmt: skip
+
+# DrQ-v2's config.yaml and drqv2.py. Its noise schedules count agent steps; here they count frames (2 a step).
+DRQV2 = {
+    "agent": {
+        "actor_lr": 1e-4, "critic_lr": 1e-4, "tau": 0.01, "discount": 0.99, "critics": 2, "hidden": [1024, 1024],
+        "feature_dim": 50, "action_layer": 0, "batch_norm": False, "layer_norm": False, "init": "orthogonal",
+        "final_init": 0.0, "conv": [[32, 3, 2, 0], [32, 3, 1, 0], [32, 3, 1, 0], [32, 3, 1, 0]], "pixel_offset": 0.5,
+        "random_shift": 4, "target_actor": False, "target_encoder": False,
+    },
+    "env": {"size": 84, "action_repeat": 2, "frame_stack": 3},
+    "replay": {"capacity": 1_000_000, "batch_size": 256, "n_step": 3},
+    "noise": {"kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 1_000_000, "random_frames": 4000, "target_clip": 0.3},
+    "train": {"start_steps": 2000, "updates_per_step": 0.5},
+}  # fmt: skip
+
+# Chosen by measurement on two CPU cores: experiments/results/README.md has the table of what was tried.
+FAST_PIXELS = {
+    "agent": {
+        "actor_lr": 5e-4, "critic_lr": 5e-4, "tau": 0.01, "discount": 0.99, "critics": 2, "hidden": [256, 256],
+        "feature_dim": 50, "action_layer": 0, "batch_norm": False, "layer_norm": True, "init": "orthogonal",
+        "final_init": 0.0, "conv": [[32, 5, 4, 2], [32, 3, 2, 1], [32, 3, 1, 1]], "pixel_offset": 0.5,
+        "random_shift": 4, "target_actor": False, "target_encoder": False,
+    },
+    "env": {"size": 64, "action_repeat": 2, "frame_stack": 3},
+    "replay": {"capacity": 1_000_000, "batch_size": 128, "n_step": 3},
+    "noise": {"kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 30_000, "random_frames": 2000, "target_clip": 0.3},
+    "train": {"start_steps": 200, "updates_per_step": 1.0},
+}  # fmt: skip
+FAST_STATE = {
+    "agent": FAST_PIXELS["agent"] | {"feature_dim": 0, "random_shift": 0},
+    "env": {"action_repeat": 2, "frame_stack": 1},
+    "replay": FAST_PIXELS["replay"] | {"batch_size": 256},
+    "noise": FAST_PIXELS["noise"],
+    "train": FAST_PIXELS["train"],
+}
+
+
+def _merge(base: dict, *changes: dict) -> dict:
+    result = {group: dict(fields) for group, fields in base.items()}
+    for change in changes:
+        for group, fields in change.items():
+            result[group] = result.get(group, {}) | fields
+    return result
+
+
+# The lecture's ladder: each rung adds one idea to the one before; all have the paper's networks and learning rates.
+# No replay is a replay of one transition; no target networks is tau = 1 (the target equals the network).
+NO_REPLAY = {
+    "replay": {"capacity": 1, "batch_size": 1},
+    "agent": {"tau": 1.0, "batch_norm": False},
+    "train": {"start_steps": 1},
+}
+ON_POLICY = {"noise": {"sigma": 0.0}}
+NO_TARGETS = {"agent": {"tau": 1.0}}
+NO_BATCH_NORM = {"agent": {"batch_norm": False}}
+
+SETTINGS: dict[tuple[str, str], dict] = {
+    ("fast", "pixels"): FAST_PIXELS,
+    ("fast", "state"): FAST_STATE,
+    ("drqv2", "pixels"): DRQV2,
+    ("drqv2", "state"): _merge(DRQV2, {"agent": {"feature_dim": 0, "random_shift": 0}, "env": {"frame_stack": 1}}),
+    **{
+        (name, obs): _merge(base, *changes)
+        for obs, base in (("state", DDPG_STATE), ("pixels", DDPG_PIXELS))
+        for name, changes in (
+            ("dpg", (NO_REPLAY, ON_POLICY)),
+            ("offpolicy_dpg", (NO_REPLAY,)),
+            ("dpg_replay", (NO_TARGETS,)),
+            ("ddpg2016_no_bn", (NO_BATCH_NORM,)),
+            ("ddpg2016", ()),
+        )
+    },
+}
+PRESETS: dict[str, str] = {
+    "fast": "most return per minute on two CPU cores (default)",
+    "drqv2": "DrQ-v2's recipe (Yarats et al., 2021)",
+    "ddpg2016": "the paper: replay, target networks, BatchNorm for state",
+    "ddpg2016_no_bn": "the paper without BatchNorm",
+    "dpg_replay": "replay and BatchNorm, no target networks: the paper's control",
+    "offpolicy_dpg": "exploration noise, no replay, no target networks",
+    "dpg": "on-policy deterministic actor-critic: no noise, no replay, no target networks",
+}
+
+# PlaNet's action repeats (Hafner et al., arXiv 1811.04551, table 1).
+PLANET_REPEAT = {"cartpole": 8, "cheetah": 4, "reacher": 4, "ball_in_cup": 4, "finger": 2, "walker": 2}
+# DrQ-v2's task files: (frames, noise schedule in frames); its schedules of 100k, 500k and 2M steps, 2 frames a step.
+DRQV2_EASY = ("cartpole-balance", "cartpole-balance_sparse", "cartpole-swingup", "ball_in_cup-catch", "finger-spin",
+              "hopper-stand", "pendulum-swingup", "walker-stand", "walker-walk")  # fmt: skip
+DRQV2_HARD = ("humanoid-stand", "humanoid-walk", "humanoid-run")
+
+
+def for_task(preset: str, task: str) -> dict:
+    """What a preset changes for one task, as nested fields; empty for most."""
+    domain = task.split("-")[0]
+    if preset == "fast":
+        return {"env": {"action_repeat": PLANET_REPEAT.get(domain, 2)}}
+    if preset != "drqv2":
+        return {}
+    frames, noise = (1_100_000, 200_000) if task in DRQV2_EASY else (3_100_000, 1_000_000)
+    if task in DRQV2_HARD:
+        frames, noise = 30_100_000, 4_000_000
+    changes: dict = {"frames": frames, "noise": {"frames": noise}}
+    if domain == "walker":
+        changes["replay"] = {"n_step": 1, "batch_size": 512}
+    if task == "quadruped-run":
+        changes["replay"] = {"capacity": 100_000}
+    if domain == "humanoid":
+        changes["agent"] = {"actor_lr": 8e-5, "critic_lr": 8e-5, "feature_dim": 100}
+    return changes

@@ -1,0 +1,75 @@
+"""The GL backend, chosen before mujoco is imported, and a camera that keeps its scene."""
+
+import contextlib
+import ctypes
+import os
+import sys
+
+import numpy as np
+
+from pixel_ddpg.config import UserError
+
+LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+MEND_GL = (
+    "install a software one with `apt-get install libegl1 libgl1-mesa-dri`, or set MUJOCO_GL to egl, osmesa or glfw"
+)
+
+
+def available_threads() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_backend(threads: int = 0) -> str:
+    """Set MUJOCO_GL, unless the user has, to the first library found here; 'disable' where there is none.
+
+    Call it before mujoco is imported. `threads` is for software GL; 0: all that this process may use.
+    """
+    os.environ.setdefault("LP_NUM_THREADS", str(threads or available_threads()))
+    if "MUJOCO_GL" not in os.environ and sys.platform == "linux":
+        os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
+    return os.environ.get("MUJOCO_GL", "the system's own")
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def gl_failures_explained():
+    """Turns the many ways in which GL fails to start into one UserError that says what to do."""
+    try:
+        yield
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        backend = os.environ.get("MUJOCO_GL", "unset")
+        raise UserError(f"no pictures with MUJOCO_GL={backend} ({text}): {MEND_GL}", code=1) from error
+
+
+class Renderer:
+    """Pictures of a physics through one camera, as uint8 (3, size, size); the scene is built once."""
+
+    def __init__(self, physics, size: int, camera: int, shadow_size: int):
+        with gl_failures_explained():
+            from dm_control.mujoco import engine
+
+            if camera >= physics.model.ncam:
+                raise UserError(f"env.camera={camera}: this task has cameras 0 to {physics.model.ncam - 1}")
+            physics.model.vis.quality.shadowsize = shadow_size  # read once, when the context is made
+            self._camera = engine.Camera(physics, height=size, width=size, camera_id=camera)
+
+    def render(self) -> np.ndarray:
+        """The current state, channels first."""
+        return np.ascontiguousarray(self._camera.render().transpose(2, 0, 1))
+
+
+def describe(physics) -> str:
+    """The renderer's own name of itself, such as 'llvmpipe (LLVM 15)' or a GPU's."""
+    from OpenGL import GL
+
+    with physics.contexts.gl.make_current() as context:
+        return context.call(GL.glGetString, GL.GL_RENDERER).decode()

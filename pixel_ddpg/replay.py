@@ -1,0 +1,220 @@
+"""A ring of single frames on the training device. Stacks, n-step returns and random shifts are gathered at sampling.
+
+Each observation is one slot; its action, reward and discount lead to the next slot. An episode of L transitions takes
+L + 1 slots. Slots and transitions are numbered from the run's first and never renumbered; slot g lies at g modulo the
+number of slots. The transitions that may be sampled are always one range of numbers, so that a draw is O(batch).
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixel_ddpg.config import UserError
+
+
+@dataclasses.dataclass
+class Batch:
+    """B transitions. `reward` is the n-step sum, `discount` gamma**k, or 0 after a termination."""
+
+    observation: Tensor  # uint8 (B, C, H, W) or float32 (B, d)
+    action: Tensor  # float32 (B, a)
+    reward: Tensor  # float32 (B,)
+    discount: Tensor  # float32 (B,)
+    next_observation: Tensor
+
+
+class Replay:
+    """The newest `capacity` transitions. Elements are what one step adds: uint8 (c, H, W) frames or float32 (d,)."""
+
+    TABLES = ("elements", "actions", "rewards", "discounts", "lasts", "ages")
+
+    def __init__(
+        self,
+        element_shape: tuple[int, ...],
+        action_dim: int,
+        capacity: int,
+        *,
+        frame_stack: int = 1,
+        n_step: int = 1,
+        discount: float = 0.99,
+        random_shift: int = 0,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ):
+        self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
+        self._shift = random_shift if len(element_shape) == 3 else 0
+        self.device = torch.device(device)
+        self.slots = self.slots_for(capacity, frame_stack, n_step)
+        dtype = torch.uint8 if len(element_shape) == 3 else torch.float32
+
+        def table(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(self.slots, *shape, dtype=dtype, device=self.device)
+
+        self.elements = table(*element_shape, dtype=dtype)
+        self.actions, self.rewards, self.discounts = table(action_dim), table(), table()
+        self.lasts = table(dtype=torch.bool)  # the slot is an episode's last observation
+        self.ages = table(dtype=torch.int64)  # steps since the episode's first observation
+        self._slot_of = table(dtype=torch.int64)  # transition -> slot
+        self._needs = np.zeros(self.slots, np.int64)  # transition -> number of the oldest slot its stack shows
+        self.next_slot = 0  # number of the slot that is written next
+        self._transitions = 0  # number of the transition that is added next
+        self._oldest = 0  # the oldest transition that may be sampled
+        self._age = 0  # steps of the current episode
+        self._open = False
+        self.draws = torch.Generator(self.device).manual_seed(seed)
+        self.shifts = torch.Generator(self.device).manual_seed(seed + 1)
+        self._offsets = torch.arange(frame_stack - 1, -1, -1, device=self.device)
+
+    @staticmethod
+    def slots_for(capacity: int, frame_stack: int, n_step: int) -> int:
+        """Slots that hold `capacity` transitions of one long episode with their stacks and n-step windows."""
+        return capacity + frame_stack + n_step
+
+    def __len__(self) -> int:
+        """How many transitions may be sampled now."""
+        return self._ready() - self._oldest
+
+    def _ready(self) -> int:
+        """The end of the range that may be sampled: n-step windows of a running episode must be complete."""
+        return self._transitions - (min(self._n_step - 1, self._age) if self._open else 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables."""
+        return sum(getattr(self, name).nbytes for name in self.TABLES) + self._slot_of.nbytes + self._needs.nbytes
+
+    def begin(self, element: np.ndarray) -> None:
+        """The first observation of an episode. An episode that was left unfinished counts as truncated."""
+        if self._open:
+            self.lasts[(self.next_slot - 1) % self.slots] = True
+        self._age, self._open = 0, True
+        self._write(element, last=False)
+
+    def add(self, element: np.ndarray, action: np.ndarray, reward: float, discount: float, last: bool) -> None:
+        """A step from the newest observation to `element`. `discount` is 0 only where the task terminated."""
+        start = self.next_slot - 1
+        at = start % self.slots
+        self.actions[at] = torch.as_tensor(action)
+        self.rewards[at], self.discounts[at] = reward, discount
+        self._number(start, self._age)
+        self._age += 1
+        self._open = not last
+        self._write(element, last)
+        self._oldest = max(self._oldest, self._transitions - self.capacity)
+
+    def _number(self, slot: int, age: int) -> None:
+        self._slot_of[self._transitions % self.slots] = slot % self.slots
+        self._needs[self._transitions % self.slots] = slot - min(age, self._stack - 1)
+        self._transitions += 1
+
+    def _write(self, element: np.ndarray, last: bool) -> None:
+        at = self.next_slot % self.slots
+        self.elements[at] = torch.as_tensor(element)
+        self.lasts[at], self.ages[at] = last, self._age
+        overwritten = self.next_slot - self.slots
+        self.next_slot += 1
+        while self._oldest < self._transitions and self._needs[self._oldest % self.slots] <= overwritten:
+            self._oldest += 1
+
+    def sample(self, size: int) -> Batch:
+        """Uniform draws with replacement from the transitions that are whole."""
+        drawn = torch.randint(self._oldest, self._ready(), (size,), generator=self.draws, device=self.device)
+        return self.gather(self._slot_of[drawn % self.slots])
+
+    def gather(self, slots: Tensor) -> Batch:
+        """The transitions that start at these slots; see Batch."""
+        reward = torch.zeros(slots.shape, device=self.device)
+        discount = torch.ones(slots.shape, device=self.device)
+        end = slots
+        for _ in range(self._n_step):
+            goes_on = ~self.lasts[end]
+            reward += torch.where(goes_on, discount * self.rewards[end], 0.0)
+            discount *= torch.where(goes_on, self._gamma * self.discounts[end], 1.0)
+            end = (end + goes_on) % self.slots
+        return Batch(self._observations(slots), self.actions[slots], reward, discount, self._observations(end))
+
+    def _observations(self, slots: Tensor) -> Tensor:
+        """The stacks that end at these slots; within an episode's first steps its first element repeats."""
+        back = torch.minimum(self._offsets, self.ages[slots][:, None])
+        stacked = (slots[:, None] - back) % self.slots
+        if self.elements.dim() == 2:
+            return self.elements[stacked].flatten(1)
+        return self._pictures(stacked)
+
+    def _pictures(self, stacked: Tensor) -> Tensor:
+        """uint8 (B, stack * c, H, W), each sample shifted by its own draw: an integer crop of the edge-padded picture.
+
+        Rows are copied whole from the ring, already in their shifted order; columns are then moved within each row.
+        """
+        _, channels, height, width = self.elements.shape
+        batch, stack = stacked.shape
+        shift = torch.zeros(2, batch, 1, dtype=torch.int64, device=self.device)
+        if self._shift:
+            shift = torch.randint(-self._shift, self._shift + 1, shift.shape, generator=self.shifts, device=self.device)
+        rows = (torch.arange(height, device=self.device) + shift[0]).clamp_(0, height - 1)
+        planes = stacked[..., None] * channels + torch.arange(channels, device=self.device)
+        index = planes.view(batch, stack * channels, 1) * height + rows[:, None]
+        pictures = self.elements.view(-1, width).index_select(0, index.view(-1))
+        pictures = pictures.view(batch, stack * channels, height, width)
+        if self._shift:
+            columns = (torch.arange(width, device=self.device) + shift[1]).clamp_(0, width - 1)
+            pictures = pictures.gather(3, columns[:, None, None].expand_as(pictures))
+        return pictures
+
+    def state_dict(self) -> dict:
+        """Counters and random streams, without the slots."""
+        return {
+            "next_slot": self.next_slot,
+            "transitions": self._transitions,
+            "oldest": self._oldest,
+            "age": self._age,
+            "open": self._open,
+            "draws": self.draws.get_state().tolist(),
+            "shifts": self.shifts.get_state().tolist(),
+        }
+
+    def slots_since(self, first: int) -> dict[str, Tensor]:
+        """The tables' rows of the slots numbered `first` to the newest, on the CPU."""
+        index = torch.arange(max(first, self.next_slot - self.slots), self.next_slot, device=self.device) % self.slots
+        return {name: getattr(self, name)[index].cpu() for name in self.TABLES}
+
+    def load_slots(self, first: int, rows: dict[str, Tensor]) -> None:
+        """Put back what `slots_since(first)` gave."""
+        index = torch.arange(first, first + len(rows["ages"]), device=self.device) % self.slots
+        for name in self.TABLES:
+            getattr(self, name)[index] = rows[name].to(self.device)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a `state_dict`, after `load_slots`; transitions are numbered again from the slots."""
+        self.next_slot, self._oldest = state["next_slot"], state["oldest"]
+        self._age, self._open = state["age"], state["open"]
+        present = range(max(0, self.next_slot - self.slots), self.next_slot - 1)
+        starts = [slot for slot in present if not self.lasts[slot % self.slots]]
+        self._transitions = state["transitions"] - len(starts)
+        ages = self.ages.tolist()
+        for slot in starts:
+            self._number(slot, ages[slot % self.slots])
+        self.draws.set_state(torch.tensor(state["draws"], dtype=torch.uint8))
+        self.shifts.set_state(torch.tensor(state["shifts"], dtype=torch.uint8))
+
+
+def element_bytes(element_shape: tuple[int, ...], action_dim: int) -> int:
+    """Bytes a slot takes in all tables."""
+    element = int(np.prod(element_shape)) * (1 if len(element_shape) == 3 else 4)
+    return element + 4 * action_dim + 4 + 4 + 1 + 8 + 8 + 8
+
+
+def place(nbytes: int, device: torch.device, free_on_device: int, free_in_ram: int) -> tuple[torch.device, str]:
+    """Where a replay of `nbytes` lives and why; UserError where it fits nowhere. A tenth is left free."""
+    if device.type != "cpu" and nbytes <= 0.9 * free_on_device:
+        return device, "on the GPU"
+    if nbytes > 0.9 * free_in_ram:
+        raise UserError(
+            f"the replay needs {nbytes / 2**30:.1f} GiB, {free_in_ram / 2**30:.1f} GiB of RAM are free: "
+            "set a smaller replay.capacity or env.size"
+        )
+    if device.type == "cpu":
+        return device, "in RAM"
+    return torch.device("cpu"), f"in RAM, because the GPU has {free_on_device / 2**30:.1f} GiB free"

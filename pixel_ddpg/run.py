@@ -1,0 +1,222 @@
+"""python -m pixel_ddpg.run task=cheetah-run obs=pixels: train one agent, or go on with its run."""
+
+import fcntl
+import hashlib
+import pathlib
+import shutil
+import sys
+import time
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pixel_ddpg import config as config_module
+from pixel_ddpg import checkpoint, machine, rendering, replay, tasks, trainer
+from pixel_ddpg.config import Config, UserError
+from pixel_ddpg.environment import Environment
+from pixel_ddpg.logger import Metrics, WandbMirror
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@config_module.command("run")
+def main(config: Config) -> None:
+    config_module.check(config)
+    run_dir = pathlib.Path(config.run_dir)
+    found = prepare_folder(config, run_dir)
+    if found and checkpointed_frame(run_dir) >= config.frames:
+        console.print(f"{run_dir} is done: {checkpointed_frame(run_dir):,} frames; a larger frames= makes it go on")
+        return
+    with open_lock(run_dir):
+        threads = machine.prepare_cpu(config.threads)
+        rendering.choose_backend(threads)
+        device = machine.choose_device(config.device)
+        environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
+        replay_device = print_plan(config, environment, device, threads)
+        run = trainer.Trainer(config, device, replay_device)
+        length = run.restore() if found else 0
+        trainer.write_config(config, run_dir)
+        metrics = Metrics(run_dir / "metrics.jsonl", length)
+        run_id = hashlib.sha256(f"{run_dir.resolve()}-{(run_dir / 'config.yaml').stat().st_ino}".encode()).hexdigest()[
+            :12
+        ]
+        mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, run_id, vars(config))
+        if found:
+            console.print(f"goes on at frame {run.frame:,}")
+        run.log_run(machine.facts(device, threads), metrics, mirror)
+        train(run, metrics, mirror, run_dir)
+
+
+def prepare_folder(config: Config, run_dir: pathlib.Path) -> bool:
+    """Whether there is a checkpoint to go on from. Refuses what would mix or destroy a run."""
+    if not (run_dir / "config.yaml").exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return False
+    if not config.resume:
+        if not config.overwrite:
+            raise UserError(f"{run_dir} has a run; add overwrite=true to delete it, or leave out resume=false to go on")
+        shutil.rmtree(run_dir)
+        run_dir.mkdir(parents=True)
+        return False
+    if changed := config_module.differences(trainer.read_config(run_dir), config):
+        raise UserError(
+            f"{run_dir} was started with {' '.join(changed)}: repeat that, choose another run_dir=, "
+            "or start anew with resume=false overwrite=true"
+        )
+    return bool(checkpoint.checkpoints(run_dir))
+
+
+def checkpointed_frame(run_dir: pathlib.Path) -> int:
+    """The frame of the newest checkpoint."""
+    return int(checkpoint.newest(run_dir).name)
+
+
+class open_lock:
+    """Only one process trains in a folder; the lock goes with the process, however it ends."""
+
+    def __init__(self, run_dir: pathlib.Path):
+        self._file, self._run_dir = open(run_dir / ".lock", "w"), run_dir
+
+    def __enter__(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {self._run_dir}", 1) from None
+
+    def __exit__(self, *error) -> None:
+        self._file.close()
+
+
+def print_plan(config: Config, environment: Environment, device: torch.device, threads: int) -> torch.device:
+    """Say what is going to happen, at what cost; returns where the replay will live."""
+    shape, action_dim = trainer.element_shape(config, environment), environment.action_spec().shape[0]
+    slots = replay.Replay.slots_for(trainer.replay_capacity(config), config.env.frame_stack, config.replay.n_step)
+    nbytes = slots * replay.element_bytes(shape, action_dim)
+    place, why = replay.place(nbytes, device, machine.free_memory(device), machine.free_memory(torch.device("cpu")))
+    agent = trainer.make_agent(config, environment, device)
+    network_bytes = sum(tensor.nbytes for tensor in agent.parameters()) * 3  # with Adam's two moments
+    disk = nbytes + 2 * network_bytes
+    free_disk = shutil.disk_usage(config.run_dir).free
+    if disk > free_disk:
+        raise UserError(
+            f"checkpoints will take {disk / 2**30:.1f} GiB, {free_disk / 2**30:.1f} GiB are free for {config.run_dir}: "
+            "free some, choose another run_dir= or a smaller replay.capacity", 1,
+        )  # fmt: skip
+    hours = estimate_hours(config, environment, agent, device)
+    drawn = (
+        f"{rendering.choose_backend()}, {rendering.describe(environment.task_env.physics)}"
+        if config.obs == "pixels"
+        else "none"
+    )
+    rows = {
+        "task": f"{config.task} from {config.obs}, {config.frames:,} frames, action repeat {config.env.action_repeat}",
+        "preset": f"{config.preset}, seed {config.seed}",
+        "observation": f"{environment.observation_spec().dtype} {environment.observation_spec().shape}",
+        "device": f"{device_name(device)}, {threads} threads",
+        "rendering": drawn,
+        "replay": f"{slots * config.env.action_repeat:,} frames ({slots:,} steps), {nbytes / 2**30:.2f} GiB, {why}",
+        "checkpoints": f"up to {disk / 2**30:.2f} GiB in {config.run_dir}",
+        "time": f"about {format_hours(hours)} for the whole run, measured just now",
+    }
+    for name, value in rows.items():
+        console.print(f"[bold]{name:12}[/bold] {value}")
+    return place
+
+
+def device_name(device: torch.device) -> str:
+    """cpu, or cuda with the GPU's name."""
+    return str(device) + (f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "")
+
+
+def format_hours(hours: float) -> str:
+    """3 min, 2.5 h, 4 days."""
+    return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+def estimate_hours(config: Config, environment: Environment, agent, device: torch.device) -> float:
+    """Hours for the whole run, from a few steps and updates on things that are thrown away."""
+    action = np.zeros(environment.action_spec().shape, np.float32)
+    observation = environment.reset().observation
+    step = _median_seconds(lambda: (agent.act(observation), environment.step(action)), 12)
+    batch = config.replay.batch_size
+    scratch = replay.Replay(
+        trainer.element_shape(config, environment), len(action), 64, frame_stack=config.env.frame_stack,
+        random_shift=config.agent.random_shift, device=device,
+    )  # fmt: skip
+    scratch.begin(environment.element)
+    for _ in range(32):
+        scratch.add(environment.element, action, 0.0, 1.0, False)
+    update = _median_seconds(lambda: agent.update(scratch.sample(batch))["q"].item(), 4)
+    steps = config.frames / config.env.action_repeat
+    evaluations = config.frames // config.eval.every + 1
+    episode = tasks.CATALOGUE[config.task].episode_frames / config.env.action_repeat
+    return (
+        steps * (step + config.train.updates_per_step * update) + evaluations * config.eval.episodes * episode * step
+    ) / 3600
+
+
+def _median_seconds(function, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+class Screen:
+    """A live line in a terminal; elsewhere one plain line for each evaluation."""
+
+    def __init__(self, frames: int, done: int):
+        self._last = time.monotonic(), done
+        self._progress = Progress(
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} frames"), BarColumn(None),
+            TextColumn("return {task.fields[last]}  {task.fields[speed]} frames/s  left"), TimeRemainingColumn(),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._bar = self._progress.add_task("", total=frames, completed=done, last="-", speed="-")
+
+    def __enter__(self) -> "Screen":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._progress.stop()
+
+    def step(self, run: trainer.Trainer) -> None:
+        """After each agent step."""
+        self._progress.update(self._bar, completed=run.frame)
+
+    def row(self, row: dict) -> None:
+        """A metrics row was written."""
+        if row["kind"] == "eval":
+            self._progress.console.print(
+                f"frame {row['frame']:>9,}  return {row['return']:7.1f}  ({len(row['returns'])} episodes, "
+                f"{min(row['returns']):.0f} to {max(row['returns']):.0f})  update {row['update']:,}  {format_hours(row['hours'])}"
+            )
+        elif row["kind"] == "train":
+            self._progress.update(self._bar, last=f"{row['return']:.1f}", speed=f"{row['frames_per_second']:.0f}")
+
+
+def train(run: trainer.Trainer, metrics: Metrics, mirror: WandbMirror, run_dir: pathlib.Path) -> None:
+    """Train to the end; status.json tells how it ended."""
+    trainer.write_status(run_dir, "running", frame=run.frame)
+    try:
+        with Screen(run.config.frames, run.frame) as screen:
+            run.train(metrics, mirror, screen.row, screen.step)
+    except UserError as error:
+        trainer.write_status(run_dir, "stopped" if error.code == 130 else "failed", frame=run.frame, why=str(error))
+        raise
+    finally:
+        mirror.close()
+        metrics.close()
+    trainer.write_status(run_dir, "done", frame=run.frame)
+    console.print(
+        f"done: {run_dir}/metrics.jsonl" + "".join(f", {path}" for path in sorted(run_dir.glob("videos/*.mp4"))[-1:])
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The catalogue: every task by name, without importing a simulator."""
+
+import csv
+import pathlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: where it comes from and what it looks like."""
+
+    name: str  # domain-task, as in cheetah-run
+    origin: str  # dm_control.suite
+    tags: tuple[str, ...]
+    state_dim: int  # nq + nv
+    action_dim: int
+    observation_dim: int  # the flat low-dimensional observation
+    control_timestep: float  # seconds a frame
+    time_limit: float  # seconds
+    camera: int  # the fixed camera the agent looks through
+
+    @property
+    def episode_frames(self) -> int:
+        """Frames until an episode runs out of time."""
+        return round(self.time_limit / self.control_timestep)
+
+    def load(self, seed: int):
+        """The task's dm_env environment, every random draw of which derives from `seed`."""
+        from dm_control import suite
+
+        kwargs = {"random": seed}
+        if self.name.startswith("lqr-"):  # endless in dm_control
+            kwargs["time_limit"] = self.time_limit
+        return suite.load(*self.name.split("-"), task_kwargs=kwargs)
+
+
+# lqr runs for ever in dm_control; here it ends after 1000 control steps like the other tasks.
+_LQR_TIME_LIMIT = 30.0
+
+
+def _read_suite() -> dict[str, Task]:
+    rows = csv.DictReader((pathlib.Path(__file__).parent / "suite.csv").read_text().splitlines())
+    tasks = [
+        Task(
+            name=f"{row['domain']}-{row['task']}",
+            origin="dm_control.suite",
+            tags=tuple(row["tags"].split("|")) if row["tags"] != "(none)" else (),
+            state_dim=int(row["dim_state_nq_plus_nv"]),
+            action_dim=int(row["dim_action"]),
+            observation_dim=int(row["dim_obs_flat"]),
+            control_timestep=float(row["control_timestep"]),
+            time_limit=_LQR_TIME_LIMIT if row["domain"] == "lqr" else float(row["time_limit_s"]),
+            camera=2 if row["domain"] == "quadruped" else 0,  # as DrQ-v2: the closer one
+        )
+        for row in rows
+    ]
+    return {task.name: task for task in tasks}
+
+
+CATALOGUE: dict[str, Task] = _read_suite()

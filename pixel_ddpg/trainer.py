@@ -1,0 +1,300 @@
+"""The loop: act, step, store, update, evaluate, log, save. A run is a folder, and goes on from where it stands."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import signal
+import time
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pixel_ddpg import checkpoint, machine, tasks
+from pixel_ddpg.agent import DDPG
+from pixel_ddpg.config import Config, UserError
+from pixel_ddpg.environment import Environment
+from pixel_ddpg.episodes import run_episodes
+from pixel_ddpg.exploration import Exploration, scheduled_scale
+from pixel_ddpg.logger import Metrics, WandbMirror
+from pixel_ddpg.replay import Replay
+
+STREAMS = ("environment", "exploration", "init", "update_noise", "replay")
+
+
+def seeds(seed: int) -> dict[str, int]:
+    """An independent seed for every random stream of a run."""
+    return dict(zip(STREAMS, np.random.SeedSequence(seed).generate_state(len(STREAMS)).tolist()))
+
+
+def evaluation_seed(seed: int, frame: int) -> int:
+    """Evaluations draw from a stream of their own, the same whenever they happen."""
+    return int(np.random.SeedSequence((seed, 1 + frame)).generate_state(1)[0])
+
+
+def make_agent(config: Config, environment: Environment, device: torch.device) -> DDPG:
+    """A new agent for an environment."""
+    shape, action_dim = environment.observation_spec().shape, environment.action_spec().shape[0]
+    stream = seeds(config.seed)
+    return DDPG(shape, action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"])
+
+
+def replay_capacity(config: Config) -> int:
+    """Transitions the ring is made for: no more than the budget can fill."""
+    return min(config.replay.capacity, math.ceil(config.frames / config.env.action_repeat) + episodes(config))
+
+
+def episodes(config: Config) -> int:
+    """How many observations without an action the budget's episodes have, at least."""
+    return config.frames // tasks.CATALOGUE[config.task].episode_frames + 1
+
+
+class Trainer:
+    """One run. `progress` is called after each step, `announce` with each metrics row as it is written."""
+
+    def __init__(self, config: Config, device: torch.device, replay_device: torch.device):
+        self.config, self.run_dir = config, pathlib.Path(config.run_dir)
+        stream = seeds(config.seed)
+        task = tasks.CATALOGUE[config.task]
+        self.environment = Environment(task, config.obs, config.env, stream["environment"])
+        self.evaluation = Environment(task, config.obs, config.env, 0)
+        self.agent = make_agent(config, self.environment, device)
+        self.exploration = Exploration(config.noise, self.action_dim, stream["exploration"])
+        self.replay = Replay(
+            element_shape(config, self.environment),
+            self.action_dim,
+            replay_capacity(config),
+            frame_stack=config.env.frame_stack,
+            n_step=config.replay.n_step,
+            discount=config.agent.discount,
+            random_shift=config.agent.random_shift,
+            device=replay_device,
+            seed=stream["replay"],
+        )
+        self.frame = self.step = self.updates = self.evaluations = 0
+        self._hours_before, self._started = 0.0, time.monotonic()
+        self._return = self._last_return = 0.0
+        self._sums: dict[str, torch.Tensor] = {}
+        self._summed = 0
+        self._time_step = None
+        self._stop = False
+
+    @property
+    def action_dim(self) -> int:
+        """Components of an action."""
+        return self.environment.action_spec().shape[0]
+
+    @property
+    def hours(self) -> float:
+        """Wall clock of this run, over all its parts."""
+        return self._hours_before + (time.monotonic() - self._started) / 3600
+
+    # --- the loop ---
+
+    def train(
+        self, metrics: Metrics, mirror: WandbMirror, announce=lambda row: None, progress=lambda trainer: None
+    ) -> None:
+        """Go on to the end of the budget. A signal saves and raises UserError (exit code 130)."""
+        self._metrics, self._mirror, self._announce = metrics, mirror, announce
+        self._episode_clock = (time.monotonic(), self.frame, self.updates)
+        next_save = time.monotonic() + 60 * self.config.checkpoint_minutes
+        with self._signals():
+            while self.frame < self.config.frames:
+                if self.frame >= self.evaluations * self.config.eval.every:
+                    self._evaluate()
+                self._advance()
+                progress(self)
+                if time.monotonic() >= next_save or self._stop:
+                    self.save()
+                    next_save = time.monotonic() + 60 * self.config.checkpoint_minutes
+                if self._stop:
+                    raise UserError(
+                        f"stopped at frame {self.frame:,}, saved in {self.run_dir}; the same command goes on", 130
+                    )
+            self._evaluate(final=True)
+            self.save()
+
+    def _advance(self) -> None:
+        """One agent step, and the updates that are due."""
+        if self._time_step is None or self._time_step.last():
+            self._begin_episode()
+        if self.exploration.is_random(self.frame):
+            action = self.exploration.random_action()
+        else:
+            action = self.exploration(self.agent.act(self._time_step.observation), self.frame)
+            if not np.isfinite(action).all():
+                self._not_finite("an action")
+        before = self.environment.frames
+        self._time_step = time_step = self.environment.step(action)
+        self.replay.add(self.environment.element, action, time_step.reward, time_step.discount, time_step.last())
+        self._return += time_step.reward
+        self.frame += self.environment.frames - before
+        self.step += 1
+        self._update()
+        if time_step.last():
+            self._end_episode()
+
+    def _update(self) -> None:
+        if self.step < self.config.train.start_steps or not len(self.replay):
+            return
+        ratio = self.config.train.updates_per_step
+        self.agent.noise_scale.fill_(scheduled_scale(self.config.noise, self.frame))
+        for _ in range(math.floor(self.step * ratio) - math.floor((self.step - 1) * ratio)):
+            batch = self.replay.sample(self.config.replay.batch_size)
+            if self.agent.device != self.replay.device:
+                moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items()}
+                batch = dataclasses.replace(batch, **moved)
+            for name, value in self.agent.update(batch).items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._summed += 1
+            self.updates += 1
+
+    def _begin_episode(self) -> None:
+        self._time_step = self.environment.reset()
+        self.replay.begin(self.environment.element)
+        self.exploration.reset()
+        self._return = 0.0
+
+    def _end_episode(self) -> None:
+        """Log the episode and the means since the last one."""
+        means = {name: (value / self._summed).item() for name, value in self._sums.items()}
+        if not all(math.isfinite(value) for value in means.values()):
+            self._log("train", {"return": self._return, **means})
+            self._not_finite("a loss")
+        clock, frame, updates = self._episode_clock
+        seconds = time.monotonic() - clock
+        self._log("train", {
+            "return": self._return, "critic_loss": None, "actor_loss": None, "q": None, **means,
+            "frames_per_second": (self.frame - frame) / seconds, "updates_per_second": (self.updates - updates) / seconds,
+            "memory_bytes": machine.memory_bytes(self.agent.device),
+        })  # fmt: skip
+        self._last_return = self._return
+        self._sums, self._summed = {}, 0
+        self._episode_clock = (time.monotonic(), self.frame, self.updates)
+
+    def _evaluate(self, final: bool = False) -> None:
+        """Episodes without noise, in the other environment; training does not notice."""
+        settings = self.config.eval
+        video = self.run_dir / "videos" / f"{self.frame}.mp4" if final and settings.video_size else None
+        if video and not machine.can_render():
+            video = None
+        self.evaluation.seed(evaluation_seed(self.config.seed, self.frame))
+        returns, lengths = run_episodes(self.evaluation, self.agent.act, settings.episodes, video, settings.video_size)
+        self._log("eval", {"return": float(np.mean(returns)), "returns": returns, "length": float(np.mean(lengths))})
+        self.evaluations = math.floor(self.frame / settings.every) + 1
+
+    def _log(self, kind: str, values: dict) -> None:
+        counters = {"frame": self.frame, "step": self.step, "update": self.updates, "hours": self.hours}
+        row = self._metrics.write({"kind": kind, **counters, **values})
+        self._mirror.write(row)
+        self._announce(row)
+
+    def log_run(self, facts: dict, metrics: Metrics, mirror: WandbMirror) -> None:
+        """A row of kind "run": what this part of the run is made with."""
+        self._metrics, self._mirror, self._announce = metrics, mirror, lambda row: None
+        self._log("run", facts)
+
+    def _not_finite(self, what: str) -> None:
+        saved = checkpoint.newest(self.run_dir)
+        kept = f"the checkpoint of frame {int(saved.name):,} is kept" if saved else "no checkpoint had been made"
+        raise UserError(
+            f"{what} is not finite at frame {self.frame:,}; {kept}; try a smaller agent.critic_lr in another run_dir", 1
+        )
+
+    @contextlib.contextmanager
+    def _signals(self):
+        """The first SIGINT or SIGTERM asks for a checkpoint and the end, the second one ends at once."""
+
+        def ask(number, frame):
+            self._stop = True
+            signal.signal(number, signal.default_int_handler)
+
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    # --- saving and going on ---
+
+    def save(self) -> None:
+        """A checkpoint of everything; refused where a sum of losses is not finite."""
+        if not all(torch.isfinite(value) for value in self._sums.values()):
+            self._not_finite("a loss")
+        self._metrics.sync()
+        state = {
+            "frame": self.frame, "step": self.step, "updates": self.updates, "evaluations": self.evaluations,
+            "hours": self.hours, "return": self._return, "summed": self._summed, "metrics_length": self._metrics.length,
+            "begun": self._time_step is not None,
+            "environment": self.environment.state_dict(), "exploration": self.exploration.state_dict(),
+        }  # fmt: skip
+        tensors = {f"agent.{name}": tensor for name, tensor in self.agent.tensors().items()}
+        tensors |= {f"sums.{name}": tensor for name, tensor in self._sums.items()}
+        checkpoint.save_checkpoint(self.run_dir, self.frame, tensors, state, self.replay)
+
+    def restore(self) -> int:
+        """Go on from the newest checkpoint; returns the length of metrics.jsonl that it knows."""
+        tensors, state = checkpoint.load_checkpoint(self.run_dir, self.agent.device)
+        checkpoint.load_replay(self.run_dir, state, self.replay)
+        self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
+        self._sums = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("sums.")}
+        self._summed, self._return = state["summed"], state["return"]
+        self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
+        self.evaluations, self._hours_before = state["evaluations"], state["hours"]
+        self._started = time.monotonic()
+        if state["begun"]:
+            self._time_step = self.environment.load_state_dict(state["environment"])
+        self.exploration.load_state_dict(state["exploration"])
+        return state["metrics_length"]
+
+
+def element_shape(config: Config, environment: Environment) -> tuple[int, ...]:
+    """What one step adds to the replay: an observation without its stack."""
+    first, *rest = environment.observation_spec().shape
+    return (first // config.env.frame_stack, *rest)
+
+
+# --- folders of runs ---
+
+
+def read_config(run_dir: pathlib.Path) -> Config:
+    """The configuration a run was started with."""
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{run_dir} is not a run: it has no config.yaml")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path} is not of this version ({str(error).splitlines()[0]})") from None
+
+
+def write_config(config: Config, run_dir: pathlib.Path) -> None:
+    """Keep the configuration beside the run."""
+    checkpoint.write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+
+
+def write_status(run_dir: pathlib.Path, state: str, **facts) -> None:
+    """status.json: running, done, stopped or failed."""
+    checkpoint.write_atomically(
+        run_dir / "status.json", json.dumps({"state": state, **facts}, indent=2).encode() + b"\n"
+    )
+
+
+def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:
+    """Configuration, agent and frame of a run's newest checkpoint, on the CPU."""
+    run_dir = pathlib.Path(run_dir)
+    config = read_config(run_dir)
+    tensors, state = checkpoint.load_checkpoint(run_dir)
+    environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
+    agent = make_agent(config, environment, torch.device("cpu"))
+    agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
+    return config, agent, state["frame"]
+
+
+def load_agent(run_dir: str | pathlib.Path) -> DDPG:
+    """The agent of a run's newest checkpoint, on the CPU."""
+    return load_run(run_dir)[1]

@@ -1,0 +1,35 @@
+"""mp4 files (libx264)."""
+
+import pathlib
+
+import av
+import numpy as np
+
+
+class Video:
+    """Writes pictures, uint8 (3, size, size), to an mp4; use it as a context."""
+
+    def __init__(self, path: pathlib.Path, frames_per_second: float):
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(path), "w")
+        self._stream = self._container.add_stream("libx264", rate=round(frames_per_second))
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = {"crf": "23", "movflags": "+faststart"}
+        self._sized = False
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def add(self, picture: np.ndarray) -> None:
+        """One more frame."""
+        if not self._sized:
+            self._stream.height, self._stream.width = picture.shape[1:]
+            self._sized = True
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(self, *error) -> None:
+        if self._sized:
+            self._container.mux(self._stream.encode())
+        self._container.close()
