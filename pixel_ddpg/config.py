@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -131,13 +132,16 @@ FREE_ON_RESUME = (
     "eval.video_size",
 )
 
-NO_FILES = {
-    "hydra": {
-        "run": {"dir": "."},
-        "output_subdir": None,
-        "help": {"app_name": "pixel_ddpg", "header": "", "footer": ""},
-    }
-}
+HELP = f"""python -m pixel_ddpg.<command> key=value ...
+
+task=    a name from `python -m pixel_ddpg.list`
+obs=     pixels or state
+preset=  {", ".join(presets.PRESETS)}
+
+Every key and its default:
+
+$CONFIG"""
+NO_FILES = {"hydra": {"run": {"dir": "."}, "output_subdir": None, "help": {"template": HELP}}}
 QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]
 
 
@@ -170,7 +174,8 @@ def register_command(name: str, schema: type) -> None:
     store = ConfigStore.instance().store
     SCHEMAS[name] = schema
     store(name=f"{name}_schema", node=schema)
-    store(name=name, node={"defaults": [f"{name}_schema", *QUIET, "_self_"], **NO_FILES})
+    task = [{"task": None}] if any(item.name == "task" for item in dataclasses.fields(schema)) else []
+    store(name=name, node={"defaults": [f"{name}_schema", *task, *QUIET, "_self_"], **NO_FILES})
 
 
 def compose(overrides: list[str], name: str = "run"):
@@ -185,24 +190,23 @@ def compose(overrides: list[str], name: str = "run"):
 
 
 def command(name: str) -> Callable:
-    """Hydra's main for a function of the typed config; mistakes are told in one line."""
+    """The main function of a command: `key=value` words to its typed options, mistakes told in one line.
 
-    def decorate(function: Callable[..., int | None]) -> Callable[[], None]:
-        @hydra.main(version_base="1.3", config_path=None, config_name=name)
-        def with_hydra(config):
+    Hydra's own flags (--help, --cfg job, --multirun, ...) work as everywhere.
+    """
+
+    def decorate(function: Callable[..., int | None]) -> Callable[[], int | None]:
+        def with_hydra(options) -> None:
             with one_line_errors():
-                sys.exit(function(OmegaConf.to_object(config)))
+                function(OmegaConf.to_object(options))
 
         @functools.wraps(function)
-        def main() -> None:
-            words = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra"))]
+        def main() -> int | None:
             with one_line_errors():
-                lost = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
-                if lost and not any(word.startswith("-") for word in sys.argv[1:]):
-                    raise UserError(f"'{lost[0]}' is not of the form key=value (try --help)")
-                if not any(word in ("-m", "--multirun") for word in sys.argv[1:]):
-                    compose(words, name)
-            with_hydra()
+                if any(word.startswith("-") for word in sys.argv[1:]):
+                    _check_words([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], name)
+                    return hydra.main(version_base="1.3", config_path=None, config_name=name)(with_hydra)()
+                return function(compose(sys.argv[1:], name))
 
         return main
 
@@ -223,6 +227,9 @@ class one_line_errors:
                 f"the disk is full ({error.filename or 'while writing'}): free some space and run it again",
                 1,
             )
+        elif isinstance(error, BrokenPipeError):  # the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
         elif isinstance(error, KeyboardInterrupt):
             message, code = "interrupted", 130
         else:
@@ -245,8 +252,7 @@ def _check_words(words: list[str], name: str) -> None:
         if key not in known:
             raise UserError(f"unknown key '{key}'{nearest(key, known)}")
         if (
-            name == "run"
-            and key in CHOICES
+            key in CHOICES
             and not override.is_sweep_override()
             and override.value() not in CHOICES[key]
         ):

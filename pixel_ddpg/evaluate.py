@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +18,7 @@ from pixel_ddpg.episodes import run_episodes
 class Evaluate:
     """Options of the command."""
 
-    run: str = MISSING  # a run's folder
+    run: str = ""  # a run's folder
     episodes: int = 10
     seed: int = 1000
     video: bool = False
@@ -31,6 +30,8 @@ config.register_command("evaluate", Evaluate)
 
 @config.command("evaluate")
 def main(options: Evaluate) -> None:
+    if not options.run:
+        raise config.UserError("which run? run=runs/<task>/<obs>/<preset>/seed0")
     if options.episodes < 1:
         raise config.UserError(f"episodes={options.episodes} must be at least 1")
     config.check_video_size(options.video_size, "video_size")

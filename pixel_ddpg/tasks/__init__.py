@@ -26,8 +26,10 @@ class Task:
 
     def load(self, seed: int):
         """The task's dm_env environment, every random draw of which derives from `seed`."""
+        from absl import logging
         from dm_control import suite
 
+        logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
         kwargs = {"random": seed}
         if self.name.startswith("lqr-"):  # endless in dm_control
             kwargs["time_limit"] = self.time_limit

@@ -1,0 +1,37 @@
+# Everything runs in the project's own .venv, which `make install` builds and every target uses.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: help install demo test lint doctor clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
+
+install: .venv/installed  ## build .venv with all that the project needs
+.venv/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found: install one, or name it with PYTHON="; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: install  ## train cartpole-swingup from pixels for a few minutes; writes a video and a learning curve
+	$(BIN)/python -m pixel_ddpg.run task=cartpole-swingup obs=pixels frames=24000 eval.every=4000 eval.episodes=4 \
+		wandb=off run_dir=$(DEMO)
+	$(BIN)/python -m experiments.figures runs=[$(DEMO)] out=$(DEMO)/learning_curve.png
+	@echo "video:          $$(ls -t $(DEMO)/videos/*.mp4 | head -1)"
+	@echo "learning curve: $(DEMO)/learning_curve.png"
+
+test: install  ## the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: install  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+doctor: install  ## is everything here that training needs?
+	$(BIN)/python -m pixel_ddpg.doctor
+
+clean:  ## delete .venv and caches; runs stay
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,131 @@
+"""python -m experiments.figures: learning curves of runs, beside published ones, and what the agent sees."""
+
+import csv
+import pathlib
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from pixel_ddpg import config, trainer
+from pixel_ddpg.logger import read_rows
+
+REFERENCE = pathlib.Path(__file__).parent / "reference"
+COLOURS = {"pixels": "#1f6feb", "state": "#2da44e"}
+
+
+@dataclass
+class Figures:
+    """Options of the command."""
+
+    runs: list[str] = field(default_factory=list)  # folders of runs, at any depth
+    out: str = "learning_curves.png"
+    observations: list[str] = field(default_factory=list)  # instead: tasks whose frames are shown as the agent sees them
+
+
+config.register_command("figures", Figures)
+
+
+def find_runs(folders: list[str]) -> list[pathlib.Path]:
+    """The folders at or below the given ones that hold a run; UserError where there is none."""
+    found = sorted({path.parent for folder in folders for path in pathlib.Path(folder).rglob("metrics.jsonl")})
+    if not found:
+        raise config.UserError(f"no runs in {', '.join(folders) or 'runs=[]'}")
+    return found
+
+
+def evaluations(run: pathlib.Path) -> list[dict]:
+    """The rows of kind eval."""
+    return [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "eval"]
+
+
+def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, float]]]:
+    """DrQ-v2's curves of a task by seed, up to a frame; empty where there are none."""
+    name = task.replace("ball_in_cup", "cup").replace("-", "_")
+    path = REFERENCE / "drqv2_curves" / f"dmc_{name}.csv"
+    seeds: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in csv.DictReader(path.open()) if path.exists() else []:
+        if int(row["frame"]) <= last_frame:
+            seeds[row["seed"]].append((int(row["frame"]), float(row["episode_reward"])))
+    return seeds
+
+
+def learning_curves(runs: list[pathlib.Path], out: pathlib.Path) -> None:
+    """One panel a task: every seed of ours, and DrQ-v2's ten seeds in grey."""
+    panels = defaultdict(list)
+    for run in runs:
+        panels[trainer.read_config(run).task].append(run)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (task, members) in zip(axes.flat, sorted(panels.items())):
+        draw_panel(axis, task, members)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+
+
+def draw_panel(axis, task: str, runs: list[pathlib.Path]) -> None:
+    """The curves of one task; the x axis counts thousand frames."""
+    curves = {run: [(row["frame"], row["return"]) for row in evaluations(run)] for run in runs}
+    last = max((frame for curve in curves.values() for frame, _ in curve), default=0)
+    for number, curve in enumerate(published_curve(task, last).values()):
+        axis.plot(*_thousands(curve), color="0.75", linewidth=0.8, label="DrQ-v2, ten seeds" if number == 0 else None)
+    seen = set()
+    for run, curve in curves.items():
+        settings = trainer.read_config(run)
+        label = f"{settings.preset}, {settings.obs}"
+        style = "-" if settings.preset == "fast" else "--"
+        axis.plot(*_thousands(curve), style, marker=".", color=COLOURS[settings.obs], label=None if label in seen else label)
+        seen.add(label)
+    axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0, None))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _thousands(curve: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
+    return [frame / 1000 for frame, _ in curve], [value for _, value in curve]
+
+
+def observation_rows(tasks: list[str], out: pathlib.Path, steps: int = 6) -> None:
+    """One row a task: the newest frame of successive observations under random actions, as the agent sees it."""
+    from pixel_ddpg.environment import make_env
+
+    figure, axes = plt.subplots(len(tasks), steps, figsize=(1.5 * steps, 1.65 * len(tasks)), squeeze=False)
+    for row, task in zip(axes, tasks):
+        env = make_env(task, obs="pixels", seed=0)
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        for axis in row:
+            for _ in range(3):
+                observation = env.step(env.action_space.sample())[0]
+            axis.imshow(observation[-3:].transpose(1, 2, 0), interpolation="nearest")
+            axis.set_axis_off()
+        row[0].set_title(task, fontsize=9, loc="left")
+    figure.tight_layout(pad=0.4)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=100)
+    plt.close(figure)
+
+
+@config.command("figures")
+def main(options: Figures) -> None:
+    out = pathlib.Path(options.out)
+    if options.observations:
+        for task in options.observations:
+            config.compose([f"task={task}"])
+        observation_rows(options.observations, out)
+    else:
+        learning_curves(find_runs(options.runs), out)
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

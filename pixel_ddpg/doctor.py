@@ -1,0 +1,139 @@
+"""python -m pixel_ddpg.doctor: is everything here that training needs? For each lack, the command that mends it."""
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from pixel_ddpg import config, rendering
+
+MEND_INSTALL = "make install"
+
+
+class Unwell(Exception):
+    """A check failed: what is wrong, and the command that mends it."""
+
+    def __init__(self, what: str, mend: str):
+        super().__init__(what)
+        self.mend = mend
+
+
+@dataclass
+class Doctor:
+    """The command has no options."""
+
+
+config.register_command("doctor", Doctor)
+
+
+def check_python() -> str:
+    if not (3, 11) <= sys.version_info[:2] < (3, 13):
+        raise Unwell(platform.python_version(), "install Python 3.11 or 3.12, then `make install`")
+    return platform.python_version()
+
+
+def check_torch() -> str:
+    import torch
+
+    threads = rendering.available_threads()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{torch.__version__}, {threads} CPU threads, {', '.join(gpus) or 'no CUDA GPU: trains on the CPU'}"
+
+
+def check_mujoco() -> str:
+    found = {name: importlib.metadata.version(name) for name in ("mujoco", "dm-control")}
+    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    if not found["mujoco"].startswith("3.17."):
+        raise Unwell(f"{text} do not fit together", "pip install 'mujoco>=3.17,<3.18' dm-control==1.0.50")
+    return text
+
+
+def check_rendering() -> str:
+    from pixel_ddpg.environment import make_env
+
+    backend = rendering.choose_backend()
+    try:
+        env = make_env("cheetah-run", obs="pixels")
+    except config.UserError as error:
+        raise Unwell(str(error).rsplit(": ", 1)[0], rendering.MEND_GL) from None
+    env.reset(seed=0)
+    renderer, start, count = env.environment.make_renderer(64), time.perf_counter(), 50
+    for _ in range(count):
+        renderer.render()
+    speed = count / (time.perf_counter() - start)
+    return f"{backend}, {rendering.describe(env.environment.task_env.physics)}, {speed:.0f} frames/s of 64x64"
+
+
+def check_opencv() -> str:
+    try:
+        import cv2
+    except ImportError as error:
+        raise Unwell(f"opencv does not load ({error})", "apt-get install libgl1 libglib2.0-0") from None
+    return f"{cv2.__version__} (only windows need it)"
+
+
+def check_video() -> str:
+    import av
+
+    try:
+        av.Codec("libx264", "w")
+    except ValueError:
+        raise Unwell("PyAV has no libx264", "pip install --force-reinstall av") from None
+    return f"av {av.__version__} with libx264"
+
+
+def check_memory() -> str:
+    import torch
+
+    from pixel_ddpg import machine
+
+    free = machine.free_memory(torch.device("cpu")) / 2**30
+    if free < 2:
+        raise Unwell(f"{free:.1f} GiB of RAM free", "close other programs: a run of 100k frames wants about 2 GiB")
+    return f"{free:.1f} GiB of RAM free"
+
+
+def check_disk() -> str:
+    free = shutil.disk_usage(".").free / 2**30
+    if free < 1:
+        raise Unwell(f"{free:.1f} GiB free here", "free some, or set run_dir= to another disk")
+    return f"{free:.1f} GiB free here"
+
+
+def check_wandb() -> str:
+    from pixel_ddpg.logger import has_wandb_key
+
+    state = "a key was found: runs are mirrored online" if has_wandb_key() else "no key: runs are kept offline"
+    return f"{importlib.metadata.version('wandb')}, {state}"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "Python": check_python, "torch": check_torch, "MuJoCo": check_mujoco, "rendering": check_rendering,
+    "opencv": check_opencv, "video": check_video, "memory": check_memory, "disk": check_disk, "W&B": check_wandb,
+}  # fmt: skip
+
+
+def examine(checks: dict[str, Callable[[], str]], console: Console) -> int:
+    """Run the checks; returns how many failed."""
+    failed = 0
+    for name, check in checks.items():
+        try:
+            console.print(f"[green]ok[/green]    {name:10} {check()}")
+        except (Unwell, ImportError) as error:
+            failed += 1
+            console.print(f"[red]fails[/red] {name:10} {error}\n                 mend it: {getattr(error, 'mend', MEND_INSTALL)}")
+    return failed
+
+
+@config.command("doctor")
+def main(options: Doctor) -> int:
+    return 1 if examine(CHECKS, Console(highlight=False, soft_wrap=True)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

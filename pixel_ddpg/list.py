@@ -1,0 +1,63 @@
+"""python -m pixel_ddpg.list: every task; filters by name and tag; --json for programs."""
+
+import dataclasses
+import fnmatch
+import json
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from pixel_ddpg import config, tasks
+
+
+@dataclass
+class List:
+    """Options of the command."""
+
+    name: str = "*"  # a pattern, such as walker-*
+    tag: str = ""  # benchmarking, easy, hard
+    json: bool = False  # the same as --json
+
+
+config.register_command("list", List)
+
+
+def select(name: str, tag: str) -> list[tasks.Task]:
+    """The tasks whose name matches the pattern and that have the tag; UserError where there are none."""
+    tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
+    if tag and tag not in tags:
+        raise config.UserError(f"unknown tag '{tag}'{config.nearest(tag, tags)}")
+    found = [task for task in tasks.CATALOGUE.values() if fnmatch.fnmatch(task.name, name) and (not tag or tag in task.tags)]
+    if not found:
+        raise config.UserError(f"no task is called '{name}'{config.nearest(name, list(tasks.CATALOGUE))}")
+    return found
+
+
+def details(task: tasks.Task) -> dict:
+    """All there is to know of a task, with what preset fast shows of it."""
+    settings = config.compose([f"task={task.name}", "obs=pixels"])
+    shape = [3 * settings.env.frame_stack, settings.env.size, settings.env.size]
+    return dataclasses.asdict(task) | {"pixels": shape, "action_repeat": settings.env.action_repeat}
+
+
+@config.command("list")
+def main(options: List) -> None:
+    rows = [details(task) for task in select(options.name, options.tag)]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    columns = ("task", "tags", "action", "state", "pixels", "repeat", "frames", "origin")
+    table = Table(*(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left")
+    for row in rows:
+        frames = round(row["time_limit"] / row["control_timestep"])
+        pixels = "x".join(map(str, row["pixels"]))
+        numbers = map(str, (row["action_dim"], row["observation_dim"], pixels, row["action_repeat"], frames))
+        table.add_row(row["name"], " ".join(row["tags"]), *numbers, row["origin"])
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    sys.argv = ["json=true" if word == "--json" else word for word in sys.argv]
+    sys.exit(main())
