@@ -154,10 +154,13 @@ class DDPG(nn.Module):
         self.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
         self._noise_draws.set_state(tensors["noise_draws"])
         for name, optimizer in self.optimizers.items():
+            parameters = optimizer.param_groups[0]["params"]
             state = optimizer.state_dict()
             state["state"] = {}
             for key, tensor in tensors.items():
                 if key.startswith(f"optimizer.{name}."):
                     index, field = key.split(".")[2:]
+                    if tensor.shape == parameters[int(index)].shape:  # the fused kernel wants the parameter's layout
+                        tensor = torch.empty_like(parameters[int(index)], requires_grad=False).copy_(tensor)
                     state["state"].setdefault(int(index), {})[field] = tensor
             optimizer.load_state_dict(state)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Column, Table
 
-from pixel_ddpg import config, tasks
+from pixel_ddpg import config, presets, tasks
 
 
 @dataclass
@@ -37,9 +37,9 @@ def select(name: str, tag: str) -> list[tasks.Task]:
 
 def details(task: tasks.Task) -> dict:
     """All there is to know of a task, with what preset fast shows of it."""
-    settings = config.compose([f"task={task.name}", "obs=pixels"])
-    shape = [3 * settings.env.frame_stack, settings.env.size, settings.env.size]
-    return dataclasses.asdict(task) | {"pixels": shape, "action_repeat": settings.env.action_repeat}
+    env = presets.SETTINGS["fast", "pixels"]["env"] | presets.for_task("fast", task.name)["env"]
+    shape = [3 * env["frame_stack"], env["size"], env["size"]]
+    return dataclasses.asdict(task) | {"pixels": shape, "action_repeat": env["action_repeat"]}
 
 
 @config.command("list")

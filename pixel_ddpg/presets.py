@@ -23,7 +23,7 @@ DDPG_STATE = {
 
 # The paper, section 7, pixels: 3 convolutions of 32 filters, two layers of 200; one observation is the three renderings
 # of the last three simulation steps. Kernels and strides are open; 7/4, 7/1, 3/1 without padding ends in a 7x7 map and
-# counts 427,801 parameters in the critic for one action ("about 430,000"). BatchNorm is described for the
+# counts 427,801 parameters in the actor for one action ("about 430,000"). BatchNorm is described for the
 # low-dimensional case only, so there is none here. Actor and critic share the convolutions, which the critic trains.
 DDPG_PIXELS = {
     "agent": DDPG_STATE["agent"] | {

@@ -52,7 +52,11 @@ def main(config: Config) -> None:
 def prepare_folder(config: Config, run_dir: pathlib.Path) -> bool:
     """Whether there is a checkpoint to go on from. Refuses what would mix or destroy a run."""
     if not (run_dir / "config.yaml").exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            (run_dir / ".lock").touch()
+        except OSError as error:
+            raise UserError(f"cannot write to {run_dir} ({error.strerror}): choose another run_dir=") from None
         return False
     if not config.resume:
         if not config.overwrite:

@@ -1,0 +1,87 @@
+"""Runs small enough for tests."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import torch
+
+from pixel_ddpg import checkpoint, config, trainer
+from pixel_ddpg.logger import Metrics, WandbMirror, read_rows
+
+ANY = [
+    "task=cartpole-swingup", "frames=1600", "threads=1", "wandb=off", "env.action_repeat=8", "agent.hidden=[12,12]",
+    "replay.batch_size=8", "train.start_steps=20", "train.updates_per_step=0.5", "noise.random_frames=200",
+    "eval.every=700", "eval.episodes=1", "eval.video_size=0",
+]  # fmt: skip
+STATE = [*ANY, "obs=state"]
+PIXELS = [*ANY, "obs=pixels", "env.size=16", "agent.conv=[[4,4,4,0],[4,2,1,0]]", "agent.random_shift=2"]
+VOLATILE = ("hours", "frames_per_second", "updates_per_second", "memory_bytes")
+CPU = torch.device("cpu")
+
+
+class Stop(Exception):
+    """Raised to leave the loop."""
+
+
+def make_trainer(words: list[str], run_dir: pathlib.Path) -> trainer.Trainer:
+    settings = config.compose([*words, f"run_dir={run_dir}"])
+    config.check(settings)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    trainer.write_config(settings, run_dir)
+    return trainer.Trainer(settings, CPU, CPU)
+
+
+def train(words: list[str], run_dir: pathlib.Path, stop_at_step: int | None = None) -> trainer.Trainer:
+    """Train or go on; with `stop_at_step`, save there and leave without another word."""
+    run = make_trainer(words, run_dir)
+    length = run.restore() if checkpoint.checkpoints(run_dir) else 0
+
+    def maybe_stop(run):
+        if run.step == stop_at_step:
+            run.save()
+            raise Stop
+
+    metrics = Metrics(run_dir / "metrics.jsonl", length)
+    try:
+        run.train(metrics, WandbMirror(run_dir, "off", "", "", {}), progress=maybe_stop)
+    except Stop:
+        pass
+    finally:
+        metrics.close()
+    return run
+
+
+def rows(run_dir: pathlib.Path) -> list[dict]:
+    """All metrics that must not depend on when and where a run was made."""
+    kept = [row for row in read_rows(run_dir / "metrics.jsonl") if row["kind"] != "run"]
+    return [{key: value for key, value in row.items() if key not in VOLATILE} for row in kept]
+
+
+def final_tensors(run_dir: pathlib.Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_checkpoint(run_dir)[0]
+
+
+def assert_same_run(first: pathlib.Path, second: pathlib.Path) -> None:
+    """To the bit: metrics, weights, optimisers, random streams."""
+    assert rows(first) == rows(second)
+    one, other = final_tensors(first), final_tensors(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def start(module: str, *words: str, **options) -> subprocess.Popen:
+    """The real command, in a process of its own."""
+    environment = {**os.environ, **options.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, **options,
+    )  # fmt: skip
+
+
+def command(module: str, *words: str, **options) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the real command."""
+    process = start(module, *words, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err

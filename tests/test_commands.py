@@ -1,0 +1,170 @@
+"""The real commands, as a stranger would type and kill them."""
+
+import json
+import os
+import signal
+import time
+
+import av
+import pytest
+from small import PIXELS, STATE, assert_same_run, command, rows, start
+
+RUN = "pixel_ddpg.run"
+
+
+def wait_for_rows(run_dir, count, process, seconds=120):
+    """Until metrics.jsonl has so many rows, or the process ends."""
+    end = time.monotonic() + seconds
+    path = run_dir / "metrics.jsonl"
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.01)
+
+
+def assert_one_line(err, *parts):
+    assert err.startswith("pixel_ddpg: ") and err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err
+
+
+@pytest.mark.parametrize("words", [STATE, PIXELS], ids=["state", "pixels"])
+def test_kill_9_and_the_same_command_end_as_one_run(words, tmp_path):
+    """Killed at any moment, then typed again: metrics and weights equal those of a run that was left alone."""
+    words = [*words, "frames=4000", "checkpoint_minutes=0"]
+    assert command(RUN, *words, f"run_dir={tmp_path}/whole")[0] == 0
+    for kill_at in (3, 5, 7):
+        process = start(RUN, *words, f"run_dir={tmp_path}/parts")
+        wait_for_rows(tmp_path / "parts", kill_at, process)
+        time.sleep(0.05 * kill_at)
+        process.kill()
+        process.communicate()
+    code, out, _ = command(RUN, *words, f"run_dir={tmp_path}/parts")
+    assert code == 0 and "goes on at frame" in out
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
+    """Ctrl-C that loses the minutes since the last checkpoint, or prints a traceback."""
+    words = [*STATE, "frames=2400", f"run_dir={tmp_path}/run"]
+    process = start(RUN, *words)
+    wait_for_rows(tmp_path / "run", 2, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert_one_line(err, "saved", "the same command goes on")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+    code, out, _ = command(RUN, *words)
+    assert code == 0 and "goes on at frame" in out
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+    assert command(RUN, *[word for word in STATE if "frames" not in word], "frames=2400", f"run_dir={tmp_path}/whole")[0] == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_from_beginning_to_end(tmp_path):
+    """The plan, one line an evaluation, the video, evaluate, play, figures; what a finished or other run answers."""
+    run_dir = tmp_path / "run"
+    words = [*PIXELS, "eval.video_size=64", f"run_dir={run_dir}"]
+    code, out, err = command(RUN, *words)
+    assert (code, err) == (0, "")
+    for part in ("cartpole-swingup from pixels", "fast, seed 0", "1 threads", "in RAM", "GiB", "measured", "frame     1,600"):
+        assert part in out, part
+    with av.open(run_dir / "videos" / "1600.mp4") as film:
+        assert film.streams.video[0].codec_context.name == "h264"
+        assert sum(1 for _ in film.decode(video=0)) == 126
+    facts = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()][0]
+    assert facts["kind"] == "run" and facts["versions"]["mujoco"] and facts["cpu"] and "commit" in facts
+
+    code, out, _ = command(RUN, *words)
+    assert code == 0 and "is done" in out
+    code, _, err = command(RUN, *words, "agent.tau=0.5")
+    assert code == 2
+    assert_one_line(err, "agent.tau=0.01", "overwrite=true")
+    code, _, err = command(RUN, *words, "resume=false")
+    assert code == 2
+    assert_one_line(err, "has a run")
+
+    code, out, _ = command("pixel_ddpg.evaluate", f"run={run_dir}", "episodes=2", "video=true", "video_size=64")
+    result = json.loads(out)
+    assert code == 0 and len(result["returns"]) == 2 and os.path.exists(result["video"])
+    assert json.loads((run_dir / "evaluation.json").read_text()) == result
+    code, out, _ = command("pixel_ddpg.play", f"agent={run_dir}", "size=64", f"out={tmp_path}/film.mp4", "window=off")
+    assert code == 0 and "return" in out and (tmp_path / "film.mp4").stat().st_size > 1000
+    code, out, _ = command("experiments.figures", f"runs=[{tmp_path}]", f"out={tmp_path}/curves.png")
+    assert code == 0 and (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+    before = rows(run_dir)
+    assert command(RUN, *words, "resume=false", "overwrite=true")[0] == 0
+    assert rows(run_dir) == before
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    """Two runs that mix their metrics."""
+    words = [*STATE, "frames=100000", f"run_dir={tmp_path}"]
+    process = start(RUN, *words)
+    wait_for_rows(tmp_path, 2, process)
+    code, _, err = command(RUN, *words)
+    process.kill()
+    process.communicate()
+    assert code == 1
+    assert_one_line(err, "another process")
+
+
+@pytest.mark.parametrize("agent", ["random", "zero"])
+def test_play_needs_no_run(agent, tmp_path):
+    """The first thing a visitor types."""
+    words = ["task=reacher-easy", f"agent={agent}", "size=32", "window=off", f"out={tmp_path}/film.mp4"]
+    code, out, err = command("pixel_ddpg.play", *words)
+    assert (code, err) == (0, "") and (tmp_path / "film.mp4").exists() and "1000 frames" in out
+
+
+def test_list_is_complete_and_can_be_filtered():
+    """A task that cannot be found."""
+    code, out, _ = command("pixel_ddpg.list", "--json")
+    assert code == 0 and len(json.loads(out)) == 51
+    code, out, _ = command("pixel_ddpg.list", "tag=easy", "name=p*")
+    assert code == 0 and "point_mass-easy" in out and "cheetah" not in out
+    code, _, err = command("pixel_ddpg.list", "name=nothing")
+    assert code == 2
+    assert_one_line(err, "nothing")
+
+
+def test_doctor_tells_what_mends_each_lack():
+    """A lack without its remedy, or with exit code 0."""
+    code, out, _ = command("pixel_ddpg.doctor")
+    assert code == 0 and out.count("\n") == out.count("ok ") == 9
+    code, out, _ = command("pixel_ddpg.doctor", env={"MUJOCO_GL": "nonsense"})
+    assert code == 1 and "fails rendering" in out and "mend it: " in out
+
+
+def test_state_trains_without_any_gl(tmp_path):
+    """A headless machine without libEGL cannot train from state; from pixels it gets one line."""
+    words = [*STATE, "frames=800", "eval.video_size=64", f"run_dir={tmp_path}"]
+    code, _, err = command(RUN, *words, env={"MUJOCO_GL": "disable"})
+    assert code == 0, err
+    code, _, err = command(RUN, *PIXELS, f"run_dir={tmp_path}/pixels", env={"MUJOCO_GL": "disable"})
+    assert code == 1
+    assert_one_line(err, "apt-get install")
+
+
+MISTAKES = {
+    ("pixel_ddpg.evaluate", "run=nowhere"): "is not a run",
+    ("pixel_ddpg.evaluate",): "which run?",
+    ("pixel_ddpg.play", "task=cheetah-ru"): "cheetah-run",
+    ("pixel_ddpg.play", "size=63"): "even",
+    ("pixel_ddpg.play", "agent=nowhere"): "is not a run",
+    ("pixel_ddpg.run", "run_dir=/proc/nothing"): "cannot",
+    ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=/tmp"): "GiB",
+    ("pixel_ddpg.run", "device=cuda:9"): "CUDA",
+    ("experiments.figures", "runs=[nowhere]"): "no runs",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_mistakes_get_one_line(words, tmp_path):
+    """A traceback, or exit code 0, for a user's mistake."""
+    code, _, err = command(*words, cwd=tmp_path)
+    assert code in (1, 2)
+    assert_one_line(err, MISTAKES[words])

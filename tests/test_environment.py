@@ -1,0 +1,618 @@
+"""What an agent sees of a task: action repeat, frames, stacks, endings, pictures, and both interfaces."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import av
+import dm_env
+import gymnasium
+import numpy as np
+import pytest
+from absl.testing import absltest
+from dm_env import test_utils
+from gymnasium.utils import env_checker
+
+import pixel_ddpg
+from pixel_ddpg import config, episodes, rendering, tasks
+from pixel_ddpg.config import UserError
+from pixel_ddpg.environment import Environment, make_env
+
+NAMES = list(tasks.CATALOGUE)
+EACH_TASK = pytest.mark.parametrize("name", NAMES)
+EACH_OBS = pytest.mark.parametrize("obs", ["state", "pixels"])
+SMALL = {"size": 16, "shadow_size": 16}
+
+
+def make(name: str, obs: str = "state", seed: int = 0, limit: int | None = None, **options) -> Environment:
+    """An environment, small if nothing else is asked for, with episodes of `limit` frames."""
+    options = {"action_repeat": 1, "frame_stack": 1, **SMALL, **options}
+    environment = Environment(tasks.CATALOGUE[name], obs, config.Env(**options), seed)
+    if limit:
+        environment.task_env._step_limit = limit
+    return environment
+
+
+def random_actions(environment: Environment, count: int, seed: int = 0) -> list[np.ndarray]:
+    shape = environment.action_spec().shape
+    return list(np.random.default_rng(seed).uniform(-1, 1, (count, *shape)).astype(np.float32))
+
+
+def play(environment: Environment, actions) -> list[dm_env.TimeStep]:
+    """The first time step of an episode and one for each action."""
+    return [environment.reset()] + [environment.step(action) for action in actions]
+
+
+def assert_same(one: list[dm_env.TimeStep], other: list[dm_env.TimeStep]) -> None:
+    assert len(one) == len(other)
+    for first, second in zip(one, other):
+        assert (first.step_type, first.reward, first.discount) == (second.step_type, second.reward, second.discount)
+        np.testing.assert_array_equal(first.observation, second.observation, strict=True)
+
+
+def applied_controls(environment: Environment, action: np.ndarray) -> np.ndarray:
+    """What reaches the task for one action of the agent."""
+    seen, step = [], environment.task_env.step
+
+    def spy(control):
+        seen.append(control)
+        return step(control)
+
+    environment.task_env.step = spy
+    environment.reset()
+    environment.step(action)
+    return seen[0]
+
+
+def python(code: str, **variables) -> subprocess.CompletedProcess:
+    """A fresh interpreter; a variable of None is unset."""
+    env = {name: value for name, value in {**os.environ, **variables}.items() if value is not None}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+
+
+# --- the two interfaces, on every task ---
+
+
+class Contract(test_utils.EnvironmentTestMixin, absltest.TestCase):
+    """dm_env's own tests, on an environment that is given to it."""
+
+    given: Environment
+
+    def make_object_under_test(self):
+        return self.given
+
+    def make_action_sequence(self):
+        yield from random_actions(self.given, 6)
+
+
+@EACH_OBS
+@EACH_TASK
+def test_keeps_the_contract_of_dm_env(name, obs):
+    """A time step that is not what the specs say, or an episode that does not begin, go on and end as it must."""
+    Contract.given = make(name, obs, limit=5, action_repeat=2, frame_stack=2)
+    names = sorted(name for name in dir(Contract) if name.startswith("test_"))
+    names.sort(key="test_step_on_fresh_environment".__ne__)  # it stays fresh for one test only
+    assert len(names) == 4
+    for name in names:
+        Contract(name).debug()
+
+
+@EACH_OBS
+@EACH_TASK
+def test_passes_gymnasiums_checker(name, obs):
+    """Observations outside their space, resets that ignore the seed, buffers that are used twice, and so on."""
+    environment = gymnasium.make(f"pixel_ddpg/{name}-{obs}-v0", **SMALL).unwrapped
+    thorough = name == "cartpole-swingup"  # makes further environments
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "(?s).*(minimum value is -infinity|maximum value is infinity)")
+        env_checker.check_env(environment, skip_render_check=not thorough, skip_close_check=not thorough)
+
+
+def test_all_tasks_are_registered():
+    """A task that gymnasium.make does not know."""
+    ids = {f"pixel_ddpg/{name}-{obs}-v0" for name in NAMES for obs in ("pixels", "state")}
+    assert ids == {name for name in gymnasium.registry if name.startswith("pixel_ddpg/")}
+
+
+def test_gymnasium_make_honours_options():
+    """Options that gymnasium.make drops on the way."""
+    environment = gymnasium.make("pixel_ddpg/cheetah-run-pixels-v0", size=24, frame_stack=2, render_mode="rgb_array")
+    assert environment.observation_space == gymnasium.spaces.Box(0, 255, (6, 24, 24), np.uint8)
+    environment.reset(seed=1)
+    picture = environment.render()
+    assert picture.shape == (256, 256, 3) and picture.dtype == np.uint8 and picture.std() > 1
+
+
+# --- make_env ---
+
+
+def test_make_env_takes_the_presets_options():
+    """An environment unlike the one that the preset trains with."""
+    assert make_env("cartpole-swingup", "state").environment.step_seconds == pytest.approx(0.08)
+    assert make_env("cartpole-swingup", "state", preset="ddpg2016").environment.step_seconds == pytest.approx(0.01)
+    paper = make_env("cartpole-swingup", preset="ddpg2016")
+    assert paper.observation_space.shape == (9, 64, 64)
+    assert paper.environment.step_seconds == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"size": 16}, (9, 16, 16)),
+        ({"size": 16, "frame_stack": 1}, (3, 16, 16)),
+        ({"size": 16, "frame_stack": 2, "renderings": 2}, (12, 16, 16)),
+    ],
+)
+def test_make_env_honours_options_of_pixels(options, shape):
+    """An option that changes nothing."""
+    environment = pixel_ddpg.make_env("cartpole-swingup", **options)
+    assert environment.reset()[0].shape == environment.observation_space.shape == shape
+
+
+def test_make_env_honours_repeat_camera_and_shadows():
+    """An option that changes nothing."""
+    assert make_env("cheetah-run", "state", action_repeat=5).environment.step_seconds == pytest.approx(0.05)
+    assert make_env("cheetah-run", "state", frame_stack=3).observation_space.shape == (51,)
+    pictures = [
+        make_env("cheetah-run", seed=1, **options).reset()[0]
+        for options in ({}, {"camera": 0}, {"camera": 1}, {"shadow_size": 8})
+    ]
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+    assert not np.array_equal(pictures[0], pictures[3])
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("cheeta-run", {}, "cheetah-run"),
+        ("cheetah-run", {"sise": 3}, "did you mean size"),
+        ("cheetah-run", {"action_repeats": 3}, "did you mean action_repeat"),
+        ("cheetah-run", {"obs": "pixel"}, "did you mean pixels"),
+        ("cheetah-run", {"preset": "drq"}, "did you mean drqv2"),
+        ("cheetah-run", {"size": "big"}, "env.size"),
+        ("cheetah-run", {"frame_stack": 0}, "env.frame_stack=0"),
+        ("cheetah-run", {"seed": -1}, "seed=-1"),
+        ("cheetah-run", {"renderings": 3}, "env.renderings=3"),
+    ],
+)
+def test_make_env_refuses_what_does_not_fit(task, options, words):
+    """A mistyped option that is silently ignored, or that ends in a traceback."""
+    with pytest.raises(UserError, match=words) as caught:
+        make_env(task, **options)
+    assert "\n" not in str(caught.value)
+
+
+@EACH_OBS
+def test_camera_out_of_range(obs):
+    """A camera that is not there; from state it would only be missed by the video, at the end of training."""
+    with pytest.raises(UserError, match=r"env\.camera=2: this task has cameras 0 to 1"):
+        make("cartpole-swingup", obs, camera=2)
+
+
+@pytest.mark.parametrize("size", [512, 1000])
+def test_size_beyond_the_framebuffer(size):
+    """mujoco's ValueError of six lines instead of one line for the user."""
+    with pytest.raises(UserError) as caught:
+        make("cartpole-swingup", "pixels", size=size)
+    assert "\n" not in str(caught.value)
+
+
+def test_video_beyond_the_framebuffer(tmp_path):
+    """A video size that only fails at the end of training, with a traceback."""
+    environment = make("cartpole-swingup", limit=2)
+    with pytest.raises(UserError):
+        episodes.film(environment, lambda observation: np.zeros(1, np.float32), tmp_path / "a.mp4", 1000)
+
+
+def test_any_seed_that_gymnasium_allows():
+    """A seed of 2**32 or more, which numpy's RandomState refuses with a ValueError."""
+    environment = make_env("cartpole-swingup", "state", seed=2**32)
+    first, _ = environment.reset(seed=2**40)
+    assert np.array_equal(first, environment.reset(seed=2**40)[0])
+
+
+# --- action repeat and endings ---
+
+
+class Counting(dm_env.Environment):
+    """A fake task: frame k pays k, and has its own discount; it lasts `length` frames."""
+
+    def __init__(self, length: int, discounts=None):
+        self._length, self._discounts = length, discounts or [1.0] * length
+        self.task, self.physics, self.frame = self, None, 0
+        self.random = np.random.RandomState(0)
+
+    def reset(self):
+        self.frame = 0
+        return dm_env.restart({"frame": np.zeros(1)})
+
+    def step(self, action):
+        assert self.frame < self._length, "stepped beyond the last frame"
+        self.frame += 1
+        kind = dm_env.StepType.LAST if self.frame == self._length else dm_env.StepType.MID
+        return dm_env.TimeStep(
+            kind, float(self.frame), self._discounts[self.frame - 1], {"frame": np.full(1, self.frame, float)}
+        )
+
+    def observation_spec(self):
+        return {"frame": dm_env.specs.Array((1,), float)}
+
+    def action_spec(self):
+        return dm_env.specs.BoundedArray((1,), float, -1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeTask(tasks.Task):
+    """A catalogue entry for Counting."""
+
+    discounts: tuple[float, ...] = ()
+
+    def load(self, seed: int):
+        return Counting(round(self.time_limit), self.discounts)
+
+
+def make_fake(length: int, discounts=(), **options) -> Environment:
+    task = FakeTask("fake-task", "test", (), 1, 1, 1, 1.0, length, 0, discounts)
+    return Environment(task, "state", config.Env(**{"frame_stack": 1, **options}), 0)
+
+
+ZERO = np.zeros(1, np.float32)
+
+
+def test_action_repeat_sums_rewards_and_stops_at_the_last_frame():
+    """Silent bug 7: 10 frames with repeat 4 are steps of 4, 4 and 2 frames."""
+    environment = make_fake(10, action_repeat=4)
+    steps = play(environment, [ZERO] * 3)
+    assert [step.reward for step in steps] == [None, 1 + 2 + 3 + 4, 5 + 6 + 7 + 8, 9 + 10]
+    assert [step.observation[0] for step in steps] == [0, 4, 8, 10]
+    assert [step.last() for step in steps] == [False, False, False, True]
+    assert environment.frames == 10
+
+
+def test_a_real_episode_has_all_its_frames_whatever_the_repeat():
+    """Silent bug 7 on a real task: 1000 frames with repeat 7, the last step holds 6 of them."""
+    plain, repeated = make("cartpole-swingup"), make("cartpole-swingup", action_repeat=7)
+    held = random_actions(plain, 143)
+    one = play(plain, np.repeat(held, 7, axis=0)[:1000])
+    other = play(repeated, held)
+    assert one[-1].last() and other[-1].last() and repeated.frames == 1000
+    assert [step.last() for step in other].count(True) == 1
+    np.testing.assert_array_equal(one[-1].observation, other[-1].observation)
+    rewards = [sum(step.reward for step in one[1 + i : 8 + i]) for i in range(0, 1000, 7)]
+    np.testing.assert_allclose([step.reward for step in other[1:]], rewards, rtol=1e-12)
+
+
+def test_discounts_are_multiplied():
+    """The discount of a step is that of all its frames, not of the last one."""
+    steps = play(make_fake(6, (1.0, 0.5, 0.5, 1.0, 0.5, 1.0), action_repeat=3), [ZERO] * 2)
+    assert [step.discount for step in steps] == [None, 0.25, 0.5]
+    ended = play(make_fake(3, (1.0, 1.0, 0.0), action_repeat=3), [ZERO])
+    assert ended[-1].discount == 0.0
+
+
+def test_a_step_after_the_end_begins_an_episode():
+    """dm_env's rule; the action of that step must not reach the task."""
+    environment = make_fake(2)
+    steps = play(environment, [ZERO] * 2)
+    assert steps[-1].last() or environment.step(ZERO).last()
+    assert environment.step(ZERO).first() and environment.frames == 0
+
+
+@EACH_TASK
+def test_a_time_limit_is_a_truncation(name):
+    """Silent bugs 1 and 2: running out of time must not look like a termination."""
+    environment = make_env(name, "state", action_repeat=3)
+    environment.environment.task_env._step_limit = 4
+    environment.reset()
+    action = np.zeros(environment.action_space.shape, np.float32)
+    assert environment.step(action)[2:4] == (False, False)
+    _, _, terminated, truncated, info = environment.step(action)
+    assert (terminated, truncated, info["discount"]) == (False, True, 1.0)
+
+
+@pytest.mark.parametrize("name", ["lqr-lqr_2_1", "lqr-lqr_6_2"])
+def test_lqr_terminates(name):
+    """Silent bug 1: the one termination of the suite has discount 0.0, which is falsy."""
+    environment = make_env(name, "state", action_repeat=4)
+    environment.reset()
+    physics = environment.environment.task_env.physics
+    physics.set_state(np.zeros(physics.get_state().shape))
+    action = np.zeros(environment.action_space.shape, np.float32)
+    _, _, terminated, truncated, info = environment.step(action)
+    assert (terminated, truncated, info["discount"]) == (True, False, 0.0)
+    assert environment.environment.frames == 1
+
+
+# --- stacks and renderings ---
+
+
+def stacked(elements: list[np.ndarray], depth: int) -> list[np.ndarray]:
+    """The naive reference for one episode: the last `depth` elements, oldest first."""
+    padded = [elements[0]] * (depth - 1) + elements
+    return [np.concatenate(padded[i : i + depth]) for i in range(len(elements))]
+
+
+@EACH_OBS
+def test_stack_is_oldest_first_and_forgets_the_last_episode(obs):
+    """Silent bugs 5 and 7: a wrong order, a reset that does not repeat the first frame, a frame of the last episode."""
+    plain, deep = (make("cheetah-run", obs, limit=8, action_repeat=2, frame_stack=depth) for depth in (1, 3))
+    actions = random_actions(plain, 4)
+    for _ in range(2):
+        expected = stacked([step.observation for step in play(plain, actions)], 3)
+        seen = [step.observation for step in play(deep, actions)]
+        np.testing.assert_array_equal(seen, expected)
+        assert not np.array_equal(np.split(seen[-1], 3)[0], np.split(seen[-1], 3)[1])
+
+
+def test_element_is_the_newest_part():
+    """What a replay keeps is not what the agent sees."""
+    environment = make("cheetah-run", "pixels", frame_stack=3)
+    for step in play(environment, random_actions(environment, 3)):
+        np.testing.assert_array_equal(environment.element, step.observation[-3:])
+
+
+def test_observations_are_not_overwritten():
+    """A buffer that is used again changes an observation which somebody still holds."""
+    environment = make("cheetah-run", "pixels", frame_stack=1)
+    steps = play(environment, random_actions(environment, 3))
+    copies = [step.observation.copy() for step in steps]
+    play(environment, random_actions(environment, 3))
+    for step, copy in zip(steps, copies):
+        np.testing.assert_array_equal(step.observation, copy)
+
+
+@pytest.mark.parametrize(("repeat", "limit"), [(3, 9), (6, 12), (3, 7), (6, 9)])
+def test_renderings_are_of_one_step_and_do_not_overlap(repeat, limit):
+    """The paper's observation: three pictures, evenly spread over the frames of a step; a short last step repeats."""
+    plain = make("cheetah-run", "pixels", limit=limit)
+    paper = make("cheetah-run", "pixels", limit=limit, action_repeat=repeat, renderings=3)
+    held = random_actions(plain, -(-limit // repeat))
+    frames = [step.observation for step in play(plain, np.repeat(held, repeat, axis=0)[:limit])]
+    seen = [step.observation for step in play(paper, held)]
+    np.testing.assert_array_equal(seen[0], np.tile(frames[0], (3, 1, 1)))
+    for step, observation in enumerate(seen[1:]):
+        wanted = [min(step * repeat + (i + 1) * repeat // 3, limit) for i in range(3)]
+        np.testing.assert_array_equal(observation, np.concatenate([frames[i] for i in wanted]))
+
+
+# --- actions ---
+
+
+@EACH_TASK
+def test_actions_reach_the_tasks_bounds(name):
+    """[-1, 1] must be the task's whole range (quadruped's goes to 1.1); lqr's has no bounds and is passed as it is."""
+    environment = make(name)
+    spec = environment.task_env.action_spec()
+    shape = environment.action_spec().shape
+    for sign, bound in ((-1, spec.minimum), (1, spec.maximum)):
+        if name.startswith("lqr"):
+            bound = sign
+        control = applied_controls(environment, np.full(shape, sign, np.float32))
+        np.testing.assert_allclose(control, np.broadcast_to(bound, shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["quadruped-walk", "lqr-lqr_2_1", "cheetah-run"])
+def test_actions_outside_are_clipped(name):
+    """An action beyond [-1, 1] must do what the nearest one inside does."""
+    environment = make(name)
+    shape = environment.action_spec().shape
+    far, near = np.full(shape, 7.0, np.float32), np.ones(shape, np.float32)
+    np.testing.assert_array_equal(applied_controls(environment, far), applied_controls(environment, near))
+    np.testing.assert_array_equal(applied_controls(environment, -far), applied_controls(environment, -near))
+
+
+def test_lqr_actions_are_not_scaled():
+    """Bounds of 1e10 taken for a scale."""
+    environment = make("lqr-lqr_2_1")
+    np.testing.assert_allclose(applied_controls(environment, np.array([0.3], np.float32)), [0.3], rtol=1e-6)
+
+
+# --- pictures ---
+
+
+def test_pixels_are_bytes_and_show_the_motion():
+    """Floats, channels last, a constant picture, or one that stays the same while the scene moves."""
+    environment = make("cartpole-swingup", "pixels", size=64, shadow_size=256, frame_stack=3, action_repeat=8)
+    first = environment.reset().observation
+    assert first.dtype == np.uint8 and first.shape == (9, 64, 64) and first.flags.c_contiguous
+    assert first.std() > 5
+    for _ in range(5):
+        last = environment.step(np.ones(1, np.float32)).observation
+    assert not np.array_equal(first[-3:], last[-3:])
+
+
+@pytest.mark.parametrize("name", ["cartpole-swingup", "cheetah-run"])
+def test_small_shadow_map_changes_little(name):
+    """A cheaper picture that is another picture; or one that is upside down or has its channels swapped."""
+    environment = make(name, "pixels", seed=1, size=64, shadow_size=256)
+    mine = environment.reset().observation
+    reference = tasks.CATALOGUE[name].load(1)
+    reference.reset()
+    theirs = reference.physics.render(64, 64, camera_id=environment.task.camera).transpose(2, 0, 1)
+    difference = np.abs(mine.astype(int) - theirs.astype(int)).mean()
+    assert difference < {"cartpole-swingup": 0.05}.get(name, 0.5)
+    assert mine.std() > 5
+
+
+def test_backend_is_chosen_before_mujoco():
+    """Silent bug 15: mujoco reads MUJOCO_GL once, when it is imported."""
+    code = """if True:
+        import os, sys
+        import pixel_ddpg
+        assert not {"mujoco", "dm_control"} & set(sys.modules), "imported too early"
+        environment = pixel_ddpg.make_env("cartpole-swingup", size=16)
+        assert environment.reset()[0].std() > 0
+        print(os.environ["MUJOCO_GL"], "mujoco" in sys.modules)"""
+    result = python(code, MUJOCO_GL=None)
+    assert result.returncode == 0, result.stderr
+    backend, imported = result.stdout.split()
+    assert backend in rendering.LIBRARIES and imported == "True"
+
+
+TRY = """if True:
+    import pixel_ddpg
+    from pixel_ddpg.config import UserError
+    try:
+        print(pixel_ddpg.make_env("{name}", obs="{obs}", size=16).reset()[0].shape)
+    except UserError as error:
+        print(len(str(error).splitlines()), error)"""
+
+
+def without(backend: str) -> bool:
+    return backend not in rendering.LIBRARIES or not rendering._loads(rendering.LIBRARIES[backend])
+
+
+@pytest.mark.parametrize("backend", ["osmesa", "bogus", "disable", "glfw"])
+def test_a_backend_that_is_not_there_is_told_in_one_line(backend):
+    """A traceback from the depths of OpenGL; a text that does not name MUJOCO_GL."""
+    if not without(backend):
+        pytest.skip(f"{backend} works here")
+    result = python(TRY.format(name="cartpole-swingup", obs="pixels"), MUJOCO_GL=backend, DISPLAY=None)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"1 no pictures with MUJOCO_GL={backend}")
+
+
+def test_state_needs_no_gl():
+    """A machine without GL that cannot train from state."""
+    result = python(TRY.format(name="cartpole-swingup", obs="state"), MUJOCO_GL="disable")
+    assert (result.returncode, result.stdout) == (0, "(5,)\n"), result.stderr
+
+
+def test_the_one_task_that_needs_gl_for_its_state_says_so():
+    """quadruped-escape draws its terrain anew at each reset, which asks for a GL context: a traceback."""
+    result = python(TRY.format(name="quadruped-escape", obs="state"), MUJOCO_GL="disable")
+    assert result.returncode == 0, result.stderr.splitlines()[-1]
+    assert result.stdout.startswith("(101,)") or "MUJOCO_GL=disable" in result.stdout
+
+
+# --- saving and going on ---
+
+
+def second_episode_then_restored(name: str, obs: str, other_seed: int, **options):
+    """An environment in its second episode, and a fresh one that was brought there through JSON."""
+    original = make(name, obs, 5, limit=9, action_repeat=2, **options)
+    play(original, random_actions(original, 5))  # 9 frames, the whole first episode
+    last = play(original, random_actions(original, 2, seed=1))[-1]
+    copy = make(name, obs, other_seed, limit=9, action_repeat=2, **options)
+    assert_same([copy.load_state_dict(json.loads(json.dumps(original.state_dict())))], [last])
+    np.testing.assert_array_equal(copy.element, original.element)
+    assert copy.frames == original.frames == 4
+    return original, copy
+
+
+def assert_go_on_alike(original: Environment, copy: Environment) -> None:
+    """To the end of this episode, into the next and the one after."""
+    actions = random_actions(original, 12, seed=2)
+    one, other = ([environment.step(action) for action in actions] for environment in (original, copy))
+    assert_same(one, other)
+    assert sum(step.first() for step in one) == 2
+
+
+@EACH_TASK
+def test_restored_environment_goes_on_to_the_bit(name):
+    """Silent bug 13: a resumed run that sees other starts, states or rewards than the uninterrupted one."""
+    other_seed = 5 if name.startswith("lqr") else 77  # lqr's seed also makes its model: see below
+    assert_go_on_alike(*second_episode_then_restored(name, "state", other_seed))
+
+
+@pytest.mark.parametrize(
+    "name", ["cartpole-swingup", "reacher-easy", "cheetah-run", "finger-spin", "manipulator-bring_ball",
+             "quadruped-walk", "quadruped-escape", "swimmer-swimmer6"],
+)  # fmt: skip
+def test_restored_pixels_go_on_to_the_bit(name):
+    """Silent bug 13: a picture, or a stack, that is not brought back."""
+    assert_go_on_alike(*second_episode_then_restored(name, "pixels", 77, frame_stack=3))
+
+
+def test_lqr_is_the_same_system_for_every_seed():
+    """The evaluation's environment has another seed than training's: it must not be another system."""
+    one, other = (make("lqr-lqr_2_1", seed=seed).task_env.physics.model for seed in (1, 2))
+    np.testing.assert_array_equal(one.jnt_stiffness, other.jnt_stiffness)
+    np.testing.assert_array_equal(one.dof_damping, other.dof_damping)
+
+
+def test_restored_at_the_end_of_an_episode():
+    """A checkpoint between two episodes."""
+    original = make("cheetah-run", limit=4)
+    play(original, random_actions(original, 4))
+    copy = make("cheetah-run", seed=9, limit=4)
+    assert copy.load_state_dict(json.loads(json.dumps(original.state_dict()))).last()
+    assert_same([original.step(np.zeros(6))], [copy.step(np.zeros(6))])
+
+
+def test_seed_takes_effect_at_the_next_reset():
+    """An evaluation that depends on what its environment did before."""
+    used, fresh = make("reacher-easy", seed=1, limit=4), make("reacher-easy", seed=2, limit=4)
+    play(used, random_actions(used, 3))
+    used.seed(11), fresh.seed(11)
+    assert_same(play(used, random_actions(used, 4)), play(fresh, random_actions(used, 4)))
+
+
+def test_environments_share_no_random_numbers(tmp_path):
+    """Silent bug 12: evaluating, or filming, in one environment must not change what another sees."""
+
+    def starts(disturb) -> list[np.ndarray]:
+        training, evaluation = make("reacher-easy", seed=1, limit=3), make("reacher-easy", seed=1, limit=3)
+        np.random.seed(0)
+        seen = []
+        for _ in range(3):
+            seen += [step.observation for step in play(training, random_actions(training, 3))]
+            if disturb:
+                np.random.seed(1)
+                policy = lambda observation: np.ones(2, np.float32)  # noqa: E731
+                episodes.run_episodes(evaluation, policy, 2, tmp_path / "a.mp4", 32)
+        return seen
+
+    np.testing.assert_array_equal(starts(True), starts(False))
+
+
+# --- episodes and films ---
+
+
+def test_run_episodes_returns_and_lengths():
+    """Returns of the first step only, or lengths in steps instead of frames."""
+    seen = []
+
+    def policy(observation):
+        seen.append(observation[0])
+        return ZERO
+
+    returns, lengths = episodes.run_episodes(make_fake(10, action_repeat=4), policy, 2)
+    assert returns == [55.0, 55.0] and lengths == [10, 10]
+    assert seen == [0, 4, 8] * 2
+
+
+@EACH_OBS
+def test_film_is_an_mp4_that_plays_in_the_tasks_time(obs, tmp_path):
+    """A film that no player opens, of the wrong size or speed, that lacks frames or shows nothing."""
+    environment = make("cheetah-run", obs, limit=11, action_repeat=4)
+    path = tmp_path / "videos" / "0.mp4"
+    total, frames = episodes.film(environment, lambda observation: np.ones(6, np.float32), path, 96)
+    assert frames == 11 and np.isfinite(total)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 96, 96)
+        assert stream.average_rate == 25  # 4 frames of 10 ms
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == 4  # the first one and three steps
+    assert all(picture.std() > 5 for picture in pictures)
+    assert np.abs(pictures[0].astype(int) - pictures[-1].astype(int)).mean() > 0.5
+
+
+def test_filming_does_not_change_the_episode(tmp_path):
+    """A film's renderer that touches the physics or the pictures of the agent."""
+    plain, filmed = (make("cheetah-run", "pixels", size=32, limit=8) for _ in range(2))
+    results = []
+
+    def policy(observation):
+        return np.tanh(observation[0, :6, 3] / 255 - 0.5).astype(np.float32)
+
+    results.append(episodes.run_episode(plain, policy))
+    results.append(episodes.film(filmed, policy, tmp_path / "a.mp4", 64))
+    assert results[0] == results[1]
+    np.testing.assert_array_equal(plain.element, filmed.element)

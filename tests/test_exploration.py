@@ -1,0 +1,123 @@
+"""The exploration noise: its statistics, its schedule in frames, its memory."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pixel_ddpg.config import Noise
+from pixel_ddpg.exploration import Exploration, scheduled_scale
+
+OU = {"kind": "ou", "theta": 0.15, "sigma": 0.2}
+SCHEDULE = {"start": 1.0, "end": 0.1, "frames": 1000}
+
+
+def perturbations(exploration, steps, frame=0, action_dim=2):
+    return np.array([exploration(np.zeros(action_dim), frame) for _ in range(steps)])
+
+
+# --- Ornstein-Uhlenbeck ---
+
+
+@pytest.mark.parametrize("dt, std, correlation", [(1.0, 0.2 / (1 - 0.85**2) ** 0.5, 0.85), (0.25, 0.3685, 0.9625)])
+def test_ou_has_its_stationary_spread_and_memory(dt, std, correlation):
+    """sigma * dt instead of sigma * sqrt(dt), or white noise: 0.38 and 0.85 for the paper's process at dt = 1."""
+    noise = perturbations(Exploration(Noise(**OU, dt=dt), 20, 0), 6000, action_dim=20)[200:]
+    assert noise.std() == pytest.approx(std, rel=0.03)
+    assert noise.mean() == pytest.approx(0, abs=0.02)
+    assert np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1] == pytest.approx(correlation, abs=0.02)
+    assert abs(np.corrcoef(noise[:, 0], noise[:, 1])[0, 1]) < 0.2  # components are independent
+
+
+def test_ou_starts_anew_with_each_episode():
+    """Noise carried over an episode's end: after a reset its spread is one step's, 0.2, not 0.38."""
+    exploration = Exploration(Noise(**OU), 50, 0)
+    perturbations(exploration, 100, action_dim=50)
+    exploration.reset()
+    assert perturbations(exploration, 1, action_dim=50).std() == pytest.approx(0.2, rel=0.25)
+    exploration.reset()
+    assert exploration.state_dict()["state"] == [0.0] * 50
+
+
+def test_ou_without_sigma_is_the_policy():
+    """The on-policy rung (sigma = 0) that explores after all."""
+    exploration = Exploration(Noise(kind="ou", sigma=0.0), 2, 0)
+    action = np.array([0.3, -0.7], np.float32)
+    assert np.array_equal(exploration(action, 0), action)
+
+
+# --- Gaussian ---
+
+
+@pytest.mark.parametrize("frame, scale", [(0, 1.0), (500, 0.55), (999, 0.1009), (1000, 0.1), (10**7, 0.1)])
+def test_8_the_schedule_counts_frames(frame, scale):
+    """A schedule that ends early, late, or falls below its end."""
+    assert scheduled_scale(Noise(**SCHEDULE), frame) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("frame, std", [(0, 0.3), (500, 0.2), (1000, 0.1)])
+def test_gaussian_noise_follows_its_schedule(frame, std):
+    """Noise of another frame's scale, or with a memory."""
+    exploration = Exploration(Noise(kind="gaussian", start=0.3, end=0.1, frames=1000), 10, 0)
+    noise = perturbations(exploration, 2000, frame, action_dim=10)
+    assert noise.std() == pytest.approx(std, rel=0.03)
+    assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 0.03
+
+
+# --- both ---
+
+
+@pytest.mark.parametrize("kind", ["ou", "gaussian"])
+def test_actions_stay_inside_their_range(kind):
+    """Noise that leaves [-1, 1], and actions that are not float32 around the policy's."""
+    exploration = Exploration(Noise(kind=kind, sigma=1.0, start=2.0), 3, 0)
+    actions = np.array([exploration(np.full(3, 0.5, np.float32), 0) for _ in range(200)])
+    assert actions.dtype == np.float32
+    assert actions.min() == -1 and actions.max() == 1 and actions.mean() > 0
+
+
+def test_the_policys_action_is_left_as_it_was():
+    """Noise added in place."""
+    action = np.full(3, 0.5, np.float32)
+    Exploration(Noise(), 3, 0)(action, 0)
+    assert np.array_equal(action, np.full(3, 0.5, np.float32))
+
+
+def test_8_random_frames_count_frames():
+    """The random phase ends at this frame, not a step later; 0 has none."""
+    exploration = Exploration(Noise(random_frames=100), 1, 0)
+    assert [exploration.is_random(frame) for frame in (0, 99, 100, 10**6)] == [True, True, False, False]
+    assert not Exploration(Noise(random_frames=0), 1, 0).is_random(0)
+
+
+def test_random_actions_are_uniform():
+    """Random actions that avoid the edges or one half."""
+    exploration = Exploration(Noise(), 4, 0)
+    actions = np.array([exploration.random_action() for _ in range(3000)])
+    assert actions.dtype == np.float32 and actions.shape == (3000, 4)
+    counts, _ = np.histogram(actions, bins=10, range=(-1, 1))
+    assert counts.sum() == 12_000 and abs(counts / 1200 - 1).max() < 0.12
+
+
+def all_kinds_of_actions(exploration):
+    actions = [exploration(np.zeros(2), 0) for _ in range(5)] + [exploration.random_action()]
+    exploration.reset()
+    return np.array(actions + [exploration(np.zeros(2), 0)])
+
+
+@pytest.mark.parametrize("kind", ["ou", "gaussian"])
+def test_13_a_restored_noise_goes_on_exactly(kind):
+    """A resumed run that explores elsewhere: the process or its random stream is lost on the way through JSON."""
+    exploration, fresh = (Exploration(Noise(kind=kind), 2, seed) for seed in (1, 2))
+    perturbations(exploration, 7)
+    fresh.load_state_dict(json.loads(json.dumps(exploration.state_dict())))
+    assert np.array_equal(all_kinds_of_actions(exploration), all_kinds_of_actions(fresh))
+
+
+def test_13_noise_follows_its_seed_alone():
+    """A stream that the global generator moves, or that ignores its seed."""
+    one, same, other = (Exploration(Noise(), 2, seed) for seed in (1, 1, 2))
+    first = perturbations(one, 5)
+    np.random.seed(3)  # noqa: NPY002
+    assert np.array_equal(first, perturbations(same, 5))
+    assert not np.array_equal(first, perturbations(other, 5))

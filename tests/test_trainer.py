@@ -1,0 +1,185 @@
+"""Runs that survive: the same seed is the same run, and so is a run that was interrupted anywhere."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import torch
+from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
+
+from pixel_ddpg import checkpoint, config, trainer
+from pixel_ddpg.logger import Metrics, WandbMirror
+
+VARIANTS = {
+    "fast-state": STATE,
+    "fast-pixels": PIXELS,
+    "ddpg2016-state": [*STATE, "preset=ddpg2016"],
+    "ddpg2016-pixels": [*PIXELS, "preset=ddpg2016", "env.renderings=2", "agent.random_shift=0"],
+    "both-train-the-encoder": [*PIXELS, "agent.encoder_trained_by=both", "agent.target_encoder=true"],
+    "no-replay": [*STATE, "preset=dpg", "replay.batch_size=1", "train.start_steps=1"],
+    "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path):
+    """Anything missing from a checkpoint: noise, generators, optimisers, the running episode, half a log interval."""
+    words = VARIANTS[name]
+    train(words, tmp_path / "whole")
+    stops = sorted(np.random.default_rng(len(name)).integers(2, 198, 3).tolist())
+    for stop in dict.fromkeys([*stops, None]):
+        train(words, tmp_path / "parts", stop_at_step=stop)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path):
+    """A random stream that does not derive from the seed."""
+    torch.manual_seed(1)
+    train(STATE, tmp_path / "a")
+    torch.manual_seed(2)
+    np.random.seed(3)
+    train(STATE, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    train([*STATE, "seed=1"], tmp_path / "c")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def test_evaluating_more_often_changes_no_training(tmp_path):
+    """Silent bug 12: evaluation that draws from training's streams or touches its environment."""
+    train([*STATE, "preset=ddpg2016"], tmp_path / "rare")
+    train([*STATE, "preset=ddpg2016", "eval.every=200", "eval.episodes=2"], tmp_path / "often")
+    kept = [[row for row in rows(tmp_path / name) if row["kind"] == "train"] for name in ("rare", "often")]
+    assert kept[0] == kept[1] != []
+
+
+def test_evaluation_has_no_noise(tmp_path):
+    """Silent bug 12: evaluating the same weights on the same episodes twice must agree."""
+    run = train(STATE, tmp_path)
+    run.evaluation.seed(5)
+    first = trainer.run_episodes(run.evaluation, run.agent.act, 2)
+    run.evaluation.seed(5)
+    assert trainer.run_episodes(run.evaluation, run.agent.act, 2) == first
+
+
+def test_schedules_and_budgets_count_frames(tmp_path):
+    """Silent bug 8: with action repeat 8, 1600 frames are 200 steps, evaluated at 0, 704, 1400 and the end."""
+    run = train(STATE, tmp_path)
+    assert (run.frame, run.step) == (1600, 200)
+    evaluated = [row["frame"] for row in rows(tmp_path) if row["kind"] == "eval"]
+    assert evaluated == [0, 704, 1400, 1600]
+    assert run.updates == sum(int(step * 0.5) - int((step - 1) * 0.5) for step in range(20, 201))
+    run.frame = run.config.noise.frames // 2
+    run._update()
+    assert run.agent.noise_scale.item() == pytest.approx((run.config.noise.start + run.config.noise.end) / 2)
+
+
+def test_every_metric_of_the_design_is_there(tmp_path):
+    """A report that reads a field which is not written."""
+    train(STATE, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    common = {"kind", "frame", "step", "update", "hours"}
+    for row in lines:
+        extra = {"return", "returns", "length"} if row["kind"] == "eval" else {
+            "return", "critic_loss", "actor_loss", "q", "frames_per_second", "updates_per_second", "memory_bytes",
+        }  # fmt: skip
+        assert set(row) == common | extra
+
+
+def test_a_checkpoint_costs_what_was_added(tmp_path):
+    """A replay that is written whole each time."""
+    train(PIXELS, tmp_path, stop_at_step=100)
+    train(PIXELS, tmp_path, stop_at_step=110)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "checkpoints" / "replay").iterdir()}
+    first, second = (sizes[name] for name in sorted(sizes))
+    assert second < first / 5
+
+
+def test_a_ring_that_wrapped_keeps_no_old_pieces(tmp_path):
+    """Pieces that no checkpoint needs fill the disk."""
+    words = [*STATE, "replay.capacity=20", "train.start_steps=10"]
+    for stop in range(20, 200, 15):
+        train(words, tmp_path, stop_at_step=stop)
+    assert len(list((tmp_path / "checkpoints" / "replay").iterdir())) <= 5
+    assert len(checkpoint.checkpoints(tmp_path)) == 2
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    """A run lost to one bad file though another checkpoint is there."""
+    train(STATE, tmp_path / "whole")
+    train(STATE, tmp_path / "parts", stop_at_step=60)
+    train(STATE, tmp_path / "parts", stop_at_step=120)
+    (checkpoint.newest(tmp_path / "parts") / "tensors.safetensors").write_bytes(b"nothing")
+    train(STATE, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    """A half-written checkpoint that replaces a whole one."""
+    train(STATE, tmp_path / "parts", stop_at_step=60)
+    written = checkpoint.write_atomically
+
+    def full(path, data):
+        if path.name == "state.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(OSError):
+        train(STATE, tmp_path / "parts", stop_at_step=100)
+    monkeypatch.undo()
+    assert int(checkpoint.newest(tmp_path / "parts").name) == 480
+    train(STATE, tmp_path / "parts")
+    train(STATE, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    """An old checkpoint that ends in a KeyError."""
+    train(STATE, tmp_path, stop_at_step=30)
+    path = checkpoint.newest(tmp_path) / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    with pytest.raises(config.UserError, match="another version"):
+        make_trainer(STATE, tmp_path).restore()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """A run that goes on with NaN weights and overwrites its last good checkpoint."""
+    train(STATE, tmp_path, stop_at_step=60)
+    run = make_trainer(STATE, tmp_path)
+    metrics = Metrics(tmp_path / "metrics.jsonl", run.restore())
+    with torch.no_grad():
+        next(run.agent.critic.parameters()).fill_(float("nan"))
+    with pytest.raises(config.UserError, match="not finite.*frame of|not finite.*kept"):
+        run.train(metrics, WandbMirror(tmp_path, "off", "", "", {}))
+    assert int(checkpoint.newest(tmp_path).name) == 480
+    run = make_trainer(STATE, tmp_path)
+    run._sums = {"q": torch.tensor(float("inf"))}
+    with pytest.raises(config.UserError, match="not finite"):
+        run.save()
+
+
+def test_more_frames_go_on_from_the_end(tmp_path):
+    """A larger budget that starts anew, or a ring that cannot grow."""
+    train(STATE, tmp_path)
+    before = rows(tmp_path)
+    run = train([*STATE, "frames=2400"], tmp_path)
+    assert run.frame == 2400
+    assert rows(tmp_path)[: len(before)] == before
+
+
+def test_true_terminations_are_not_bootstrapped(tmp_path):
+    """Silent bugs 1 and 2, end to end: discount 0 reaches the replay where a task terminates, 1 at a time limit."""
+    words = [word for word in STATE if not word.startswith("task=")]
+    run = make_trainer([*words, "task=lqr-lqr_2_1", "env.action_repeat=1"], tmp_path)
+    run._begin_episode()
+    run.environment.task_env.physics.data.qpos[:] = 1e-9
+    run.environment.task_env.physics.data.qvel[:] = 0
+    zero = np.zeros(run.action_dim, np.float32)
+    time_step = run.environment.step(zero)
+    run.replay.add(run.environment.element, zero, time_step.reward, time_step.discount, time_step.last())
+    assert time_step.last() and run.replay.sample(1).discount.item() == 0.0
+
+    limited = train(STATE, tmp_path / "limited")
+    ends = limited.replay.lasts.nonzero().flatten()
+    assert len(ends) and all(limited.replay.discounts[end - 1] == 1.0 for end in ends)
