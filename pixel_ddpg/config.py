@@ -112,6 +112,7 @@ class Config:
     checkpoint_minutes: float = 5.0  # 0: after every step
     wandb: str = "auto"  # auto (online with a key, else offline), online, offline, off
     wandb_project: str = "pixel-ddpg"
+    wandb_id: str = ""  # chosen when the run begins; it stays one W&B run however often it goes on
     env: Env = field(default_factory=Env)
     agent: Agent = field(default_factory=Agent)
     replay: Replay = field(default_factory=Replay)
@@ -129,6 +130,7 @@ FREE_ON_RESUME = (
     "checkpoint_minutes",
     "wandb",
     "wandb_project",
+    "wandb_id",
     "eval.video_size",
 )
 

@@ -1,8 +1,9 @@
 """python -m pixel_ddpg.run task=cheetah-run obs=pixels: train one agent, or go on with its run."""
 
+import dataclasses
 import fcntl
-import hashlib
 import pathlib
+import secrets
 import shutil
 import sys
 import time
@@ -18,6 +19,7 @@ from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.logger import Metrics, WandbMirror
 
+LOCK = ".lock"
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -25,11 +27,11 @@ console = Console(highlight=False, soft_wrap=True)
 def main(config: Config) -> None:
     config_module.check(config)
     run_dir = pathlib.Path(config.run_dir)
-    found = prepare_folder(config, run_dir)
-    if found and checkpointed_frame(run_dir) >= config.frames:
-        console.print(f"{run_dir} is done: {checkpointed_frame(run_dir):,} frames; a larger frames= makes it go on")
-        return
     with open_lock(run_dir):
+        found = prepare_folder(config, run_dir)
+        if found and checkpointed_frame(run_dir) >= config.frames:
+            console.print(f"{run_dir} is done: {checkpointed_frame(run_dir):,} frames; a larger frames= makes it go on")
+            return
         threads = machine.prepare_cpu(config.threads)
         rendering.choose_backend(threads)
         device = machine.choose_device(config.device)
@@ -39,10 +41,7 @@ def main(config: Config) -> None:
         length = run.restore() if found else 0
         trainer.write_config(config, run_dir)
         metrics = Metrics(run_dir / "metrics.jsonl", length)
-        run_id = hashlib.sha256(f"{run_dir.resolve()}-{(run_dir / 'config.yaml').stat().st_ino}".encode()).hexdigest()[
-            :12
-        ]
-        mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, run_id, vars(config))
+        mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, config.wandb_id, dataclasses.asdict(config))
         if found:
             console.print(f"goes on at frame {run.frame:,}")
         run.log_run(machine.facts(device, threads), metrics, mirror)
@@ -51,24 +50,23 @@ def main(config: Config) -> None:
 
 def prepare_folder(config: Config, run_dir: pathlib.Path) -> bool:
     """Whether there is a checkpoint to go on from. Refuses what would mix or destroy a run."""
+    config.wandb_id = secrets.token_hex(6)
     if not (run_dir / "config.yaml").exists():
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            (run_dir / ".lock").touch()
-        except OSError as error:
-            raise UserError(f"cannot write to {run_dir} ({error.strerror}): choose another run_dir=") from None
         return False
     if not config.resume:
         if not config.overwrite:
             raise UserError(f"{run_dir} has a run; add overwrite=true to delete it, or leave out resume=false to go on")
-        shutil.rmtree(run_dir)
-        run_dir.mkdir(parents=True)
+        for path in run_dir.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         return False
-    if changed := config_module.differences(trainer.read_config(run_dir), config):
+    started = trainer.read_config(run_dir)
+    if changed := config_module.differences(started, config):
         raise UserError(
             f"{run_dir} was started with {' '.join(changed)}: repeat that, choose another run_dir=, "
             "or start anew with resume=false overwrite=true"
         )
+    config.wandb_id = started.wandb_id
     return bool(checkpoint.checkpoints(run_dir))
 
 
@@ -81,7 +79,12 @@ class open_lock:
     """Only one process trains in a folder; the lock goes with the process, however it ends."""
 
     def __init__(self, run_dir: pathlib.Path):
-        self._file, self._run_dir = open(run_dir / ".lock", "w"), run_dir
+        self._run_dir = run_dir
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            self._file = open(run_dir / LOCK, "w")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"cannot write to {run_dir} ({error.strerror}): choose another run_dir=") from None
 
     def __enter__(self) -> None:
         try:

@@ -19,12 +19,13 @@ from gymnasium.utils import env_checker
 import pixel_ddpg
 from pixel_ddpg import config, episodes, rendering, tasks
 from pixel_ddpg.config import UserError
-from pixel_ddpg.environment import Environment, make_env
+from pixel_ddpg.environment import Environment, GymEnvironment, make_env
 
 NAMES = list(tasks.CATALOGUE)
 EACH_TASK = pytest.mark.parametrize("name", NAMES)
 EACH_OBS = pytest.mark.parametrize("obs", ["state", "pixels"])
 SMALL = {"size": 16, "shadow_size": 16}
+ZERO = np.zeros(1, np.float32)
 
 
 def make(name: str, obs: str = "state", seed: int = 0, limit: int | None = None, **options) -> Environment:
@@ -79,20 +80,29 @@ def python(code: str, **variables) -> subprocess.CompletedProcess:
 class Contract(test_utils.EnvironmentTestMixin, absltest.TestCase):
     """dm_env's own tests, on an environment that is given to it."""
 
+    __test__ = False
     given: Environment
 
     def make_object_under_test(self):
         return self.given
 
     def make_action_sequence(self):
-        yield from random_actions(self.given, 6)
+        yield from random_actions(self.given, 4)
 
 
-@EACH_OBS
-@EACH_TASK
-def test_keeps_the_contract_of_dm_env(name, obs):
+@pytest.fixture(scope="module", params=[(name, obs) for name in NAMES for obs in ("state", "pixels")], ids="-".join)
+def small(request) -> GymEnvironment:
+    """Each task once, for the two tests below; a GL context is dear."""
+    name, obs = request.param
+    environment = GymEnvironment(make(name, obs, action_repeat=2, frame_stack=2))
+    environment.spec = gymnasium.spec(f"pixel_ddpg/{name}-{obs}-v0")
+    return environment
+
+
+def test_keeps_the_contract_of_dm_env(small, monkeypatch):
     """A time step that is not what the specs say, or an episode that does not begin, go on and end as it must."""
-    Contract.given = make(name, obs, limit=5, action_repeat=2, frame_stack=2)
+    monkeypatch.setattr(small.environment.task_env, "_step_limit", 3)
+    monkeypatch.setattr(Contract, "given", small.environment, raising=False)
     names = sorted(name for name in dir(Contract) if name.startswith("test_"))
     names.sort(key="test_step_on_fresh_environment".__ne__)  # it stays fresh for one test only
     assert len(names) == 4
@@ -100,16 +110,23 @@ def test_keeps_the_contract_of_dm_env(name, obs):
         Contract(name).debug()
 
 
-@EACH_OBS
-@EACH_TASK
-def test_passes_gymnasiums_checker(name, obs):
-    """Observations outside their space, resets that ignore the seed, buffers that are used twice, and so on."""
-    environment = gymnasium.make(f"pixel_ddpg/{name}-{obs}-v0", **SMALL).unwrapped
-    thorough = name == "cartpole-swingup"  # makes further environments
+def check(environment: gymnasium.Env, **skips) -> None:
+    """Gymnasium's checker, whose warnings are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "(?s).*(minimum value is -infinity|maximum value is infinity)")
-        env_checker.check_env(environment, skip_render_check=not thorough, skip_close_check=not thorough)
+        env_checker.check_env(environment, **skips)
+
+
+def test_passes_gymnasiums_checker(small):
+    """Observations outside their space, resets that ignore the seed, buffers that are used twice, and so on."""
+    check(small, skip_render_check=True, skip_close_check=True)
+
+
+@EACH_OBS
+def test_passes_all_of_gymnasiums_checker(obs):
+    """As above, with gymnasium.make, rendering and closing."""
+    check(gymnasium.make(f"pixel_ddpg/cartpole-swingup-{obs}-v0", render_mode="rgb_array", **SMALL).unwrapped)
 
 
 def test_all_tasks_are_registered():
@@ -194,19 +211,23 @@ def test_camera_out_of_range(obs):
         make("cartpole-swingup", obs, camera=2)
 
 
-@pytest.mark.parametrize("size", [512, 1000])
-def test_size_beyond_the_framebuffer(size):
-    """mujoco's ValueError of six lines instead of one line for the user."""
-    with pytest.raises(UserError) as caught:
-        make("cartpole-swingup", "pixels", size=size)
-    assert "\n" not in str(caught.value)
+def works_or_says_why(function) -> None:
+    """It may be refused, in one line."""
+    try:
+        function()
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_size_beyond_the_framebuffer():
+    """mujoco's ValueError of six lines (the suite's framebuffers are 640x480) instead of one line or a picture."""
+    works_or_says_why(lambda: make("cartpole-swingup", "pixels", size=512).reset())
 
 
 def test_video_beyond_the_framebuffer(tmp_path):
-    """A video size that only fails at the end of training, with a traceback."""
+    """A video size that fails with a traceback, at the end of training and before its last checkpoint."""
     environment = make("cartpole-swingup", limit=2)
-    with pytest.raises(UserError):
-        episodes.film(environment, lambda observation: np.zeros(1, np.float32), tmp_path / "a.mp4", 1000)
+    works_or_says_why(lambda: episodes.film(environment, lambda observation: ZERO, tmp_path / "a.mp4", 512))
 
 
 def test_any_seed_that_gymnasium_allows():
@@ -261,9 +282,6 @@ def make_fake(length: int, discounts=(), **options) -> Environment:
     return Environment(task, "state", config.Env(**{"frame_stack": 1, **options}), 0)
 
 
-ZERO = np.zeros(1, np.float32)
-
-
 def test_action_repeat_sums_rewards_and_stops_at_the_last_frame():
     """Silent bug 7: 10 frames with repeat 4 are steps of 4, 4 and 2 frames."""
     environment = make_fake(10, action_repeat=4)
@@ -306,8 +324,7 @@ def test_a_step_after_the_end_begins_an_episode():
 @EACH_TASK
 def test_a_time_limit_is_a_truncation(name):
     """Silent bugs 1 and 2: running out of time must not look like a termination."""
-    environment = make_env(name, "state", action_repeat=3)
-    environment.environment.task_env._step_limit = 4
+    environment = GymEnvironment(make(name, limit=4, action_repeat=3))
     environment.reset()
     action = np.zeros(environment.action_space.shape, np.float32)
     assert environment.step(action)[2:4] == (False, False)
@@ -318,10 +335,10 @@ def test_a_time_limit_is_a_truncation(name):
 @pytest.mark.parametrize("name", ["lqr-lqr_2_1", "lqr-lqr_6_2"])
 def test_lqr_terminates(name):
     """Silent bug 1: the one termination of the suite has discount 0.0, which is falsy."""
-    environment = make_env(name, "state", action_repeat=4)
+    environment = GymEnvironment(make(name, action_repeat=4))
     environment.reset()
-    physics = environment.environment.task_env.physics
-    physics.set_state(np.zeros(physics.get_state().shape))
+    with environment.environment.task_env.physics.reset_context():
+        pass  # at rest, where the task ends
     action = np.zeros(environment.action_space.shape, np.float32)
     _, _, terminated, truncated, info = environment.step(action)
     assert (terminated, truncated, info["discount"]) == (True, False, 0.0)
@@ -352,8 +369,9 @@ def test_stack_is_oldest_first_and_forgets_the_last_episode(obs):
 def test_element_is_the_newest_part():
     """What a replay keeps is not what the agent sees."""
     environment = make("cheetah-run", "pixels", frame_stack=3)
-    for step in play(environment, random_actions(environment, 3)):
-        np.testing.assert_array_equal(environment.element, step.observation[-3:])
+    environment.reset()
+    for action in random_actions(environment, 3):
+        np.testing.assert_array_equal(environment.step(action).observation[-3:], environment.element)
 
 
 def test_observations_are_not_overwritten():

@@ -1,0 +1,128 @@
+"""python -m experiments.results: from the runs in experiments/results/ to the tables in its README and in the project's."""
+
+import csv
+import pathlib
+import re
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
+from pixel_ddpg import config, trainer
+from pixel_ddpg.logger import read_rows
+
+FOLDER = pathlib.Path(__file__).parent / "results"
+TASKS = ("cartpole-swingup", "reacher-easy", "ball_in_cup-catch", "cheetah-run", "finger-spin", "walker-walk")
+VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
+PUBLISHED = ("DrQ-v2 (action repeat 2)", "DrQ", "ResAct (AAAI 2025; the policy outputs a change of the previous action)")
+FRAMES = 100_000
+
+
+@dataclass
+class Results:
+    """The command has no options."""
+
+
+config.register_command("results", Results)
+
+
+def published() -> dict[str, dict[str, float]]:
+    """Method -> task -> mean return at 100k frames."""
+    rows = csv.DictReader((REFERENCE / "dmcontrol_100k.csv").open())
+    return {row["method"]: {task: float(row[task]) for task in TASKS} for row in rows}
+
+
+def final_return(run: pathlib.Path) -> float | None:
+    """The mean return of the evaluation at 100k frames; None for a run that is not there yet."""
+    return next((row["return"] for row in evaluations(run) if row["frame"] == FRAMES), None)
+
+
+def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
+    """(preset, obs, task) -> final return of each seed."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for run in find_runs([str(folder)]):
+        settings, value = trainer.read_config(run), final_return(run)
+        if value is not None:
+            found.setdefault((settings.preset, settings.obs, settings.task), []).append(value)
+    return found
+
+
+def comparison_table(folder: pathlib.Path) -> str:
+    """Markdown: ours by task and seed beside published means; a missing run is shown as missing."""
+    ours, others = measured(folder), published()
+    header = ["task", *(f"{preset}, {obs}" for preset, obs in VARIANTS), *(name.split(" (")[0] for name in PUBLISHED)]
+    header.append("fast pixels minus DrQ-v2")
+    lines = [" | ".join(header), " | ".join(["---"] * len(header))]
+    for task in TASKS:
+        cells = [_seeds(ours.get((*variant, task), [])) for variant in VARIANTS]
+        cells += [f"{others[name][task]:.0f}" for name in PUBLISHED]
+        mine = ours.get(("fast", "pixels", task))
+        cells.append(f"{np.mean(mine) - others[PUBLISHED[0]][task]:+.0f}" if mine else "missing")
+        lines.append(" | ".join([task, *cells]))
+    done = [task for task in TASKS if ("fast", "pixels", task) in ours]
+    means = [np.mean([np.mean(ours["fast", "pixels", task]) for task in done])] if done else []
+    means += [np.mean([others[name][task] for task in done]) for name in PUBLISHED] if done else []
+    note = f"\n\nMean over the {len(done)} tasks that were run from pixels with `fast`: " + ", ".join(
+        f"{name} {value:.0f}" for name, value in zip(("ours", *(name.split(" (")[0] for name in PUBLISHED)), means)
+    )
+    return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "")
+
+
+def _seeds(values: list[float]) -> str:
+    if not values:
+        return "missing"
+    return f"{np.mean(values):.0f}" + (f" ({', '.join(f'{value:.0f}' for value in values)})" if len(values) > 1 else "")
+
+
+def provenance_table(folder: pathlib.Path) -> str:
+    """Markdown: command, commit and machine of each run."""
+    lines = ["| run | return at 100k | hours | threads | commit |", "|---|---|---|---|---|"]
+    for run in find_runs([str(folder)]):
+        settings, rows = trainer.read_config(run), read_rows(run / "metrics.jsonl")
+        words = f"task={settings.task} obs={settings.obs} preset={settings.preset} seed={settings.seed}"
+        facts = [row for row in rows if row["kind"] == "run"]
+        commits = sorted({(row["commit"] or "unknown")[:9] for row in facts})
+        threads = sorted({str(row["threads"]) for row in facts})
+        value = final_return(run)
+        shown = "missing" if value is None else f"{value:.1f}"
+        lines.append(f"| `{words}` | {shown} | {rows[-1]['hours']:.2f} | {', '.join(threads)} | {', '.join(commits)} |")
+    return "\n".join(lines)
+
+
+def tuning_table(folder: pathlib.Path) -> str:
+    """Markdown: every setting that was tried, with the fields in which any two of them differ."""
+    runs = {run: trainer.read_config(run) for run in find_runs([str(folder)])}
+    skipped = ("run_dir", "threads", "task", "frames", "eval.", "env.action_repeat", "checkpoint", "wandb")
+    first, *rest = runs.values()
+    keys = sorted({change.split("=")[0] for other in rest for change in config.differences(first, other)})
+    keys = [key for key in keys if not key.startswith(skipped)]
+    frames = sorted({row["frame"] for run in runs for row in evaluations(run)})
+    lines = [" | ".join(["task", *keys, *(f"{frame // 1000}k" for frame in frames)])]
+    lines.append(" | ".join(["---"] * (1 + len(keys) + len(frames))))
+    for run, settings in sorted(runs.items(), key=lambda item: (item[1].task, str(item[0]))):
+        returns = {row["frame"]: f"{row['return']:.0f}" for row in evaluations(run)}
+        values = [str(config.value_of(settings, key)).replace("], [", "],<br>[") for key in keys]
+        lines.append(" | ".join([settings.task, *values, *(returns.get(frame, "") for frame in frames)]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def fill(path: pathlib.Path, name: str, text: str) -> None:
+    """Replace what stands between <!-- name --> and <!-- end name -->."""
+    old = path.read_text()
+    new = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", lambda m: m[1] + text + "\n" + m[2], old, flags=re.S)
+    path.write_text(new)
+
+
+@config.command("results")
+def main(options: Results) -> None:
+    runs, readme = FOLDER / "planet6", FOLDER.parent.parent / "README.md"
+    for path in (readme, FOLDER / "README.md"):
+        fill(path, "comparison", comparison_table(runs))
+    fill(FOLDER / "README.md", "provenance", provenance_table(runs))
+    fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
+    learning_curves(find_runs([str(runs)]), FOLDER / "learning_curves.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

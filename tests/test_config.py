@@ -1,0 +1,420 @@
+"""The presets' numbers, what overrides what, and every mistake told in one line."""
+
+import copy
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pixel_ddpg import config, machine, presets, tasks
+from pixel_ddpg.config import Config, UserError
+
+PAPER_STATE = "ddpg2016", "state"
+PAPER_PIXELS = "ddpg2016", "pixels"
+
+
+def compose(*words: str) -> Config:
+    settings = config.compose(list(words))
+    config.check(settings)
+    return settings
+
+
+def preset(name: str, obs: str, task: str = "cheetah-run") -> Config:
+    return compose(f"preset={name}", f"obs={obs}", f"task={task}")
+
+
+def assert_fields(settings: Config, **expected) -> None:
+    """`agent__tau=0.1` stands for agent.tau."""
+    found = {key: config.value_of(settings, key.replace("__", ".")) for key in expected}
+    assert found == expected
+
+
+def mistake(*words: str) -> str:
+    """The one line with which these words are refused."""
+    with pytest.raises(UserError) as caught:
+        compose(*words)
+    message = str(caught.value)
+    assert caught.value.code == 2 and message and "\n" not in message
+    return message
+
+
+def leaves(settings, prefix: str = ""):
+    """Every field as (dotted key, value)."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, value
+
+
+# --- presets ---
+
+
+@pytest.mark.parametrize("obs", ["pixels", "state"])
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_composes(name, obs):
+    """A preset that does not fit the schema or its own checks."""
+    settings = preset(name, obs)
+    assert_fields(settings, preset=name, obs=obs, task="cheetah-run")
+    assert type(settings) is Config and type(settings.agent) is config.Agent
+
+
+def test_every_task_composes_with_task_settings():
+    """A task whose settings name a field that is not there."""
+    for name in presets.PRESETS:
+        changes = {str(presets.for_task(name, task)): task for task in tasks.CATALOGUE}
+        for task in changes.values():  # one task for each kind of change
+            preset(name, "pixels", task)
+
+
+def test_default_is_fast_from_pixels():
+    """The command without a word trains something else than the README says."""
+    assert_fields(compose(), task="cartpole-swingup", obs="pixels", preset="fast", seed=0)
+
+
+@pytest.mark.parametrize(("name", "obs"), [PAPER_STATE, PAPER_PIXELS])
+def test_paper_numbers_common_to_both(name, obs):
+    """A number that is not the paper's (section 7)."""
+    assert_fields(
+        preset(name, obs), agent__actor_lr=1e-4, agent__critic_lr=1e-3, agent__critic_weight_decay=1e-2,
+        agent__discount=0.99, agent__tau=0.001, agent__critics=1, agent__target_actor=True, agent__init="fan_in",
+        agent__action_layer=1, agent__random_shift=0, agent__layer_norm=False, agent__feature_dim=0,
+        replay__capacity=1_000_000, replay__n_step=1, noise__kind="ou", noise__theta=0.15, noise__sigma=0.2,
+        noise__target_clip=0.0, noise__random_frames=0, train__updates_per_step=1.0,
+    )  # fmt: skip
+
+
+def test_paper_numbers_of_state():
+    """A number that is not the paper's low-dimensional one."""
+    assert_fields(
+        preset(*PAPER_STATE), agent__hidden=[400, 300], agent__final_init=3e-3, agent__batch_norm=True,
+        replay__batch_size=64, env__action_repeat=1, env__frame_stack=1, env__renderings=1,
+    )  # fmt: skip
+
+
+def test_paper_numbers_of_pixels():
+    """A number that is not the paper's for pixels: 9 maps of 64x64 from three renderings of three frames."""
+    settings = preset(*PAPER_PIXELS)
+    assert_fields(
+        settings, agent__hidden=[200, 200], agent__final_init=3e-4, agent__pixel_offset=0.0, replay__batch_size=16,
+        env__size=64, env__action_repeat=3, env__renderings=3, env__frame_stack=1, agent__target_encoder=True,
+    )  # fmt: skip
+    assert len(settings.agent.conv) == 3 and {layer[0] for layer in settings.agent.conv} == {32}
+    assert config.map_size(settings) == 7
+    assert 420_000 < critic_parameters(settings, channels=9, action_dim=1) < 440_000
+
+
+def critic_parameters(settings: Config, channels: int, action_dim: int) -> int:
+    """Counted by hand: convolutions, two hidden layers, the action at the second, one output."""
+    count = 0
+    for filters, kernel, _, _ in settings.agent.conv:
+        count += (channels * kernel**2 + 1) * filters
+        channels = filters
+    first, second = settings.agent.hidden
+    flat = channels * config.map_size(settings) ** 2
+    return count + (flat + 1) * first + (first + action_dim + 1) * second + second + 1
+
+
+def test_the_ladder_changes_what_it_says():
+    """A rung that differs from the paper's algorithm in more, or less, than its name."""
+    for obs in ("state", "pixels"):
+        paper = preset("ddpg2016", obs)
+        changed = {
+            name: {word.split("=")[0] for word in config.differences(paper, preset(name, obs))} - {"preset"}
+            for name in ("ddpg2016_no_bn", "dpg_replay", "offpolicy_dpg", "dpg")
+        }
+        norm = {"agent.batch_norm"} if obs == "state" else set()
+        no_replay = {"replay.capacity", "replay.batch_size", "train.start_steps", "agent.tau"} | norm
+        assert changed == {
+            "ddpg2016_no_bn": norm,
+            "dpg_replay": {"agent.tau"},
+            "offpolicy_dpg": no_replay,
+            "dpg": no_replay | {"noise.sigma"},
+        }
+        assert preset("dpg_replay", obs).agent.tau == 1.0
+        assert preset("dpg", obs).noise.sigma == 0.0
+        assert preset("dpg", obs).replay.capacity == 1
+
+
+def test_drqv2_numbers():
+    """A number that is not DrQ-v2's config.yaml."""
+    assert_fields(
+        preset("drqv2", "pixels"), agent__actor_lr=1e-4, agent__critic_lr=1e-4, agent__tau=0.01, agent__critics=2,
+        agent__hidden=[1024, 1024], agent__feature_dim=50, agent__random_shift=4, agent__target_actor=False,
+        agent__conv=[[32, 3, 2, 0], [32, 3, 1, 0], [32, 3, 1, 0], [32, 3, 1, 0]], agent__pixel_offset=0.5,
+        env__size=84, env__action_repeat=2, env__frame_stack=3, replay__batch_size=256, replay__n_step=3,
+        replay__capacity=1_000_000, noise__kind="gaussian", noise__start=1.0, noise__end=0.1, noise__target_clip=0.3,
+        noise__random_frames=4000, train__start_steps=2000, train__updates_per_step=0.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "frames", "noise_frames"),
+    [
+        ("cartpole-swingup", 1_100_000, 200_000),
+        ("walker-walk", 1_100_000, 200_000),
+        ("finger-spin", 1_100_000, 200_000),
+        ("cheetah-run", 3_100_000, 1_000_000),
+        ("walker-run", 3_100_000, 1_000_000),
+        ("quadruped-walk", 3_100_000, 1_000_000),
+        ("reacher-hard", 3_100_000, 1_000_000),
+        ("humanoid-stand", 30_100_000, 4_000_000),
+        ("humanoid-run", 30_100_000, 4_000_000),
+    ],
+)
+def test_drqv2_budgets_and_schedules(task, frames, noise_frames):
+    """Silent bug 8: DrQ-v2's schedules count steps of two frames, these count frames."""
+    assert_fields(preset("drqv2", "pixels", task), frames=frames, noise__frames=noise_frames)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("walker-stand", {"replay__n_step": 1, "replay__batch_size": 512, "replay__capacity": 1_000_000}),
+        ("walker-run", {"replay__n_step": 1, "replay__batch_size": 512}),
+        ("quadruped-run", {"replay__capacity": 100_000, "replay__n_step": 3, "replay__batch_size": 256}),
+        ("quadruped-walk", {"replay__capacity": 1_000_000}),
+        ("humanoid-walk", {"agent__actor_lr": 8e-5, "agent__critic_lr": 8e-5, "agent__feature_dim": 100}),
+        ("cheetah-run", {"agent__actor_lr": 1e-4, "agent__feature_dim": 50, "replay__batch_size": 256}),
+    ],
+)
+def test_drqv2_exceptions(task, expected):
+    """An exception in DrQ-v2's task files that is missing, or that spills over to another task."""
+    assert_fields(preset("drqv2", "pixels", task), **expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "repeat"),
+    [("cartpole-swingup", 8), ("cheetah-run", 4), ("reacher-easy", 4), ("ball_in_cup-catch", 4), ("finger-spin", 2),
+     ("walker-walk", 2), ("walker-run", 2), ("quadruped-walk", 2)],
+)  # fmt: skip
+@pytest.mark.parametrize("obs", ["pixels", "state"])
+def test_fast_repeats_actions_as_planet(task, repeat, obs):
+    """An action repeat that is not PlaNet's (table 1)."""
+    assert_fields(preset("fast", obs, task), env__action_repeat=repeat)
+
+
+def test_overrides_win_over_presets_and_task_settings():
+    """A word on the command line that a preset or a task's settings take back, in whatever order they stand."""
+    settings = compose(
+        "frames=7000", "env.action_repeat=3", "replay.batch_size=9", "noise.frames=11", "agent.hidden=[5]",
+        "task=walker-walk", "preset=drqv2", "agent.action_layer=0",
+    )  # fmt: skip
+    assert_fields(
+        settings, frames=7000, env__action_repeat=3, replay__batch_size=9, noise__frames=11, agent__hidden=[5],
+        replay__n_step=1, task="walker-walk",
+    )  # fmt: skip
+    assert_fields(compose("env.action_repeat=1", "preset=fast", "task=cartpole-swingup"), env__action_repeat=1)
+
+
+def test_run_dir_names_the_run():
+    """Two runs that would write to the same folder."""
+    words = ["task=cheetah-run", "obs=state", "preset=drqv2", "seed=3"]
+    assert compose(*words).run_dir == "runs/cheetah-run/state/drqv2/seed3"
+    assert compose(*words, "run_dir=elsewhere").run_dir == "elsewhere"
+
+
+def test_composing_leaves_no_trace():
+    """A second composition that remembers the first."""
+    before = compose("task=walker-walk")
+    compose("task=walker-walk", "agent.hidden=[5]", "env.size=32")
+    assert compose("task=walker-walk") == before
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [
+        ("task=cheeta-run", "did you mean cheetah-run"),
+        ("task=cheetah_run", "did you mean cheetah-run"),
+        ("task=cheetahrun", "did you mean cheetah-run"),
+        ("preset=fats", "did you mean fast"),
+        ("preset=ddpg2015", "ddpg2016"),
+        ("obs=pixel", "did you mean pixels"),
+        ("frame=100", "did you mean frames"),
+        ("agent.actor_rl=1", "did you mean agent.actor_lr"),
+        ("agent.taw=1", "did you mean agent.tau"),
+        ("env.framestack=2", "did you mean env.frame_stack"),
+        ("noise.kind=foo", "gaussian, ou"),
+        ("wandb=maybe", "auto, online, offline, off"),
+        ("agent.init=xavier", "orthogonal, fan_in"),
+        ("agent.encoder_trained_by=actor", "critic, both"),
+    ],
+)
+def test_unknown_names_are_told_with_the_nearest(word, suggestion):
+    """A mistyped name that is accepted, or refused without help."""
+    message = mistake(word)
+    assert suggestion in message and word.split("=")[0 if "unknown key" in message else 1] in message
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "frames", "frames 5", "=5", "frames=", "frames=-1", "frames=1.5", "frames=many", "frames=null", "resume=maybe",
+        "env.frame_stack=0", "env.size=big", "env=5", "env.size=[64]", "replay.batch_size=1000001",
+        "eval.video_size=255", "eval.video_size=-2", "agent.tau=nan", "agent.tau=true", "agent.actor_lr=inf",
+        "agent.hidden=[]", "agent.hidden=[0]", "agent.hidden=[-5,3]", "agent.hidden=256", "agent.hidden=[wide]",
+        "agent.hidden=[[1]]", "agent.hidden=null", "agent.action_layer=2", "agent.action_layer=-1",
+        "agent.conv=[]", "agent.conv=5", "agent.conv=[5]", "agent.conv=[[32,3,2]]", "agent.conv=[[32,3,2,0,1]]",
+        "agent.conv=[[32,65,1,0]]", "agent.conv=[[32,3,0,0]]", "agent.conv=[[32,0,1,0]]", "agent.conv=[[-32,3,2,0]]",
+        "agent.conv=[[0,3,2,0]]", "agent.conv=[[32,3,2,-1]]", "agent.conv=[[a,3,2,0]]", "agent.conv=[[32,3,2.5,0]]",
+        "task=[a,b]", "task=", "task=null", "task=cheetah-run,walker-walk", "~task", "+task=x", "++task=cheetah-run",
+        "env.size=${nothing}", "env.size=???", "settings=fast-state", "hydra.foo=1", "agent=null",
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_in_one_line(word):
+    """A value that cannot work, found hours later or told by a traceback."""
+    mistake(word)
+
+
+def with_value(settings: Config, key: str, value) -> Config:
+    """A copy with one field changed."""
+    settings = copy.deepcopy(settings)
+    *groups, name = key.split(".")
+    setattr(config.value_of(settings, ".".join(groups)) if groups else settings, name, value)
+    return settings
+
+
+def is_refused(settings: Config) -> bool:
+    try:
+        config.check(settings)
+    except UserError as error:
+        return error.code == 2 and "\n" not in str(error)
+    return False
+
+
+def test_numbers_below_their_least_and_not_finite():
+    """A number field without a bound, or a bound that lets nan and inf through."""
+    good = compose("task=walker-walk", "preset=drqv2")
+    accepted = []
+    for key, value in leaves(good):
+        if type(value) not in (int, float):
+            continue
+        bad = [math.nan, math.inf, -math.inf] if type(value) is float else []
+        if key != "agent.pixel_offset":  # may be anything finite
+            bad.append(config.AT_LEAST.get(key, 0) - 1)
+        accepted += [f"{key}={number}" for number in bad if not is_refused(with_value(good, key, number))]
+    assert accepted == []
+
+
+@pytest.mark.parametrize(("key", "bad"), [("tau", 0.0), ("tau", 1.01), ("discount", 0.0), ("discount", 1.5)])
+def test_weights_stay_within_one(key, bad):
+    """A discount or a target's weight that makes values explode or stand still."""
+    with pytest.raises(UserError, match=f"agent.{key}={bad}"):
+        config.check(with_value(compose(), f"agent.{key}", bad))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("replay.capacity=64", "replay.batch_size=65"),
+        ("env.renderings=3", "env.action_repeat=4"),
+        ("preset=ddpg2016", "obs=state", "replay.batch_size=1"),
+        ("env.size=8", "agent.conv=[[32,3,2,0],[32,5,1,0]]"),
+        ("preset=drqv2", "env.size=8"),
+    ],
+)
+def test_values_that_do_not_fit_each_other(words):
+    """Each is fine, together they are not."""
+    mistake(*words)
+
+
+def test_the_message_names_key_and_value():
+    """A refusal that does not say what to change."""
+    assert mistake("replay.batch_size=65", "replay.capacity=64").startswith("replay.batch_size=65 is larger")
+    assert "agent.tau=nan" in mistake("agent.tau=nan")
+    assert "env.size=64" in mistake("agent.conv=[[32,65,1,0]]")
+    assert "frames" in mistake("frames=many")
+
+
+def test_state_does_not_need_convolutions():
+    """A check of pixels' settings that stops training from state."""
+    compose("obs=state", "agent.conv=[]")
+
+
+@pytest.mark.parametrize("name", ["foo", "cud", "mps", "meta", "cuda:99", "cuda:x", ""])
+def test_unknown_device(name):
+    """torch's RuntimeError instead of one line."""
+    with pytest.raises(UserError) as caught:
+        machine.choose_device(name)
+    assert caught.value.code == 2 and "\n" not in str(caught.value)
+
+
+def test_devices_that_are_there():
+    """auto must be the GPU where there is one; cuda where there is none is refused."""
+    assert machine.choose_device("cpu") == torch.device("cpu")
+    if torch.cuda.is_available():
+        assert machine.choose_device("auto").type == machine.choose_device("cuda").type == "cuda"
+    else:
+        assert machine.choose_device("auto") == torch.device("cpu")
+        with pytest.raises(UserError, match="try device=cpu"):
+            machine.choose_device("cuda")
+
+
+# --- going on with another configuration ---
+
+
+def changed(value):
+    return [*value, 1] if isinstance(value, list) else not value if isinstance(value, bool) else f"{value}1"
+
+
+def test_differences_names_every_field_but_the_free_ones():
+    """A changed field that would silently go on as another experiment, or a harmless one that is refused."""
+    old = compose("task=walker-walk", "preset=drqv2")
+    assert config.differences(old, copy.deepcopy(old)) == []
+    assert set(config.FREE_ON_RESUME) <= {key for key, _ in leaves(old)}
+    for key, value in leaves(old):
+        expected = [] if key in config.FREE_ON_RESUME else [f"{key}={value}"]
+        assert config.differences(old, with_value(old, key, changed(value))) == expected
+
+
+def test_differences_of_two_commands():
+    """Several at once, told with the values of the run that is there."""
+    old = compose("task=cheetah-run", "agent.tau=0.02", "frames=1000")
+    new = compose("task=cheetah-run", "seed=1", "frames=2000", "eval.video_size=0", "wandb=off", "checkpoint_minutes=1")
+    assert config.differences(old, new) == ["seed=0", "agent.tau=0.02"]
+
+
+# --- the real command ---
+
+
+def command(*words: str, cwd) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "pixel_ddpg.run", *words]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("task=cheeta-run",),
+        ("task=cheetah-run", "100000"),
+        ("agent.tau=nan",),
+        ("eval.video_size=255",),
+        ("device=foo", "obs=state", "run_dir=here"),
+        ("agent.conv=[[32,65,1,0]]",),
+    ],
+)
+def test_command_tells_a_mistake_in_one_line(words, tmp_path):
+    """A traceback, a wrong exit code, or a message on stdout."""
+    result = command(*words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("pixel_ddpg: ")
+    assert "Traceback" not in result.stdout + result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--cfg", "job"), ("--cfg", "job", "task=walker-walk", "preset=drqv2")])
+def test_command_shows_its_configuration(words, tmp_path):
+    """No help, a configuration that is not the one that would run, or folders left behind."""
+    result = command(*words, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "action_repeat:" in result.stdout and "tau:" in result.stdout
+    if "preset=drqv2" in words:
+        assert "batch_size: 512" in result.stdout
+    assert list(tmp_path.iterdir()) == []

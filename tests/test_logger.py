@@ -1,0 +1,312 @@
+"""metrics.jsonl, and W&B's copy of it."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import types
+
+import pytest
+
+from pixel_ddpg.logger import Metrics, WandbMirror, has_wandb_key, read_rows
+
+ROWS = [
+    {"kind": "run", "frame": 0, "step": 0, "update": 0, "hours": 0.0, "cpu": "a name", "threads": 2, "gpu": None},
+    {"kind": "eval", "frame": 0, "step": 0, "update": 0, "hours": 0.1, "return": 1.5, "returns": [1.0, 2.0]},
+    {"kind": "train", "frame": 1000, "step": 500, "update": 300, "hours": 0.2, "return": 0.1 + 0.2, "q": None},
+    {"kind": "train", "frame": 2000, "step": 1000, "update": 800, "hours": 0.3, "return": -3.0, "q": 12.5},
+]
+
+
+def write_rows(path: pathlib.Path, rows: list[dict], length: int = 0) -> int:
+    metrics = Metrics(path, length)
+    for row in rows:
+        metrics.write(row)
+    metrics.sync()
+    written = metrics.length
+    metrics.close()
+    return written
+
+
+# --- metrics.jsonl ---
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    """A number that is rounded on the way, or a row that is lost."""
+    path = tmp_path / "metrics.jsonl"
+    assert write_rows(path, ROWS) == path.stat().st_size
+    assert read_rows(path) == ROWS
+    assert [json.loads(line) for line in path.read_text().splitlines()] == ROWS
+
+
+def test_rows_are_there_at_once(tmp_path):
+    """Rows that a killed process takes with it."""
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.write(ROWS[0])
+    assert read_rows(tmp_path / "metrics.jsonl") == ROWS[:1]
+    metrics.close()
+
+
+def test_no_file_has_no_rows(tmp_path):
+    """A run that has not written yet."""
+    assert read_rows(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_cut_last_line_is_left_out(tmp_path):
+    """A crash in the middle of a line that makes the whole file unreadable, wherever the line was cut."""
+    path = tmp_path / "metrics.jsonl"
+    length, before = write_rows(path, ROWS), write_rows(tmp_path / "three", ROWS[:3])
+    whole = path.read_bytes()
+    for end in (before + 1, (before + length) // 2, length - 1):
+        path.write_bytes(whole[:end])
+        assert read_rows(path) == ROWS[:3]
+
+
+def test_not_finite_becomes_null_with_a_warning(tmp_path, capsys):
+    """NaN in the file, which is not JSON."""
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    row = {"kind": "train", "q": math.nan, "critic_loss": math.inf, "returns": [1.0, -math.inf], "return": 2.0}
+    clean = {"kind": "train", "q": None, "critic_loss": None, "returns": [1.0, None], "return": 2.0}
+    assert metrics.write(row) == clean
+    metrics.close()
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == clean
+    warned = capsys.readouterr()
+    assert warned.out == "" and [line.split(" is ")[0] for line in warned.err.splitlines()] == [
+        "pixel_ddpg: q", "pixel_ddpg: critic_loss", "pixel_ddpg: returns",
+    ]  # fmt: skip
+
+
+def test_length_cuts_what_the_checkpoint_does_not_know(tmp_path):
+    """Rows after the checkpoint that a resumed run has twice, a cut line among them."""
+    path = tmp_path / "metrics.jsonl"
+    length = write_rows(path, ROWS[:2])
+    write_rows(path, ROWS[2:], length)
+    assert read_rows(path) == ROWS
+    path.write_bytes(path.read_bytes() + b'{"kind": "tr')
+    assert write_rows(path, ROWS[3:], length) > length
+    assert read_rows(path) == [*ROWS[:2], ROWS[3]]
+
+
+def test_length_zero_begins_anew_and_never_pads(tmp_path):
+    """A run without a checkpoint that keeps old rows; a length beyond the file that fills it with zero bytes."""
+    path = tmp_path / "metrics.jsonl"
+    write_rows(path, ROWS)
+    write_rows(path, ROWS[:1])
+    assert read_rows(path) == ROWS[:1]
+    write_rows(path, ROWS[1:2], 10**6)
+    assert read_rows(path) == ROWS[:2]
+
+
+# --- the key ---
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> pathlib.Path:
+    """An empty home, and no key in the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
+    return tmp_path
+
+
+def write_netrc(home: pathlib.Path, text: str) -> None:
+    (home / ".netrc").write_text(text)
+    (home / ".netrc").chmod(0o600)
+
+
+def test_no_key(home, monkeypatch):
+    """Training that stops to ask for a key."""
+    assert not has_wandb_key()
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    assert not has_wandb_key()
+
+
+def test_key_in_the_environment(home, monkeypatch):
+    """A key that is not seen."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert has_wandb_key()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"machine api.wandb.ai\n  login user\n  password {'0' * 40}\n", True),
+        ("machine example.org\n  login user\n  password secret\n", False),
+        ("this is not a netrc file\n", False),
+        ("", False),
+    ],
+)
+def test_key_in_netrc(home, text, found):
+    """A key that is not seen, another machine's taken for it, or a traceback over a broken file."""
+    write_netrc(home, text)
+    assert has_wandb_key() is found
+
+
+# --- the mirror, with a stand-in for wandb ---
+
+
+class FakeRun:
+    """Remembers what is logged."""
+
+    def __init__(self, step: int):
+        self.step, self.logged, self.finished = step, [], False
+
+    def define_metric(self, *args, **kwargs):
+        self.metric = args, kwargs
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """wandb whose server already has `fake.step` rows; `fake.options` are those of the last init."""
+    module = types.ModuleType("wandb")
+    module.step, module.options, module.run = 0, None, None
+
+    def init(**options):
+        module.options, module.run = options, FakeRun(module.step)
+        return module.run
+
+    module.init, module.Settings = init, dict
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def mirror(folder: pathlib.Path, mode: str) -> WandbMirror:
+    return WandbMirror(folder, mode, "project", "id", {})
+
+
+def test_auto_is_offline_without_a_key_and_online_with_one(fake, home, monkeypatch):
+    """A run that asks for a login, or one that stays at home although there is a key."""
+    mirror(home, "auto")
+    assert fake.options["mode"] == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    mirror(home, "auto")
+    assert fake.options["mode"] == "online"
+    assert (fake.options["id"], fake.options["resume"], fake.options["project"]) == ("id", "allow", "project")
+
+
+def test_off_does_nothing(fake, tmp_path):
+    """wandb=off that starts wandb, or leaves its folder."""
+    written = mirror(tmp_path, "off")
+    written.write(ROWS[1])
+    written.close()
+    assert fake.options is None and list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_numbers_named_by_kind(fake, tmp_path):
+    """A return of training in the curve of evaluations; texts and lists where W&B wants numbers."""
+    written = mirror(tmp_path, "offline")
+    for row in ROWS:
+        written.write(row)
+    written.close()
+    common = {key: ROWS[1][key] for key in ("frame", "step", "update", "hours")}
+    assert fake.run.logged[1] == (1, {**common, "eval/return": 1.5})
+    assert fake.run.logged[0][1]["run/threads"] == 2
+    assert "train/q" not in fake.run.logged[2][1] and fake.run.logged[3][1]["train/q"] == 12.5
+    assert [step for step, _ in fake.run.logged] == [0, 1, 2, 3] and fake.run.finished
+    assert fake.run.metric == (("*",), {"step_metric": "frame"})
+
+
+@pytest.mark.parametrize("known", [0, 2, 3])
+def test_online_sends_only_what_the_server_lacks(fake, tmp_path, known):
+    """A resumed run that sends rows twice, or leaves some out."""
+    write_rows(tmp_path / "metrics.jsonl", ROWS[:3])
+    fake.step = known
+    written = mirror(tmp_path, "online")
+    written.write(ROWS[3])
+    assert [step for step, _ in fake.run.logged] == list(range(known, 4))
+
+
+# --- the mirror, with wandb itself ---
+
+
+SCRIPT = """if True:
+    import os, pathlib, sys, time
+    from pixel_ddpg.logger import Metrics, WandbMirror
+    folder, first, last, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    path = folder / "metrics.jsonl"
+    metrics = Metrics(path, path.stat().st_size if path.exists() else 0)
+    mirror = WandbMirror(folder, "offline", "project", "abc123", {"seed": 3})
+    for i in range(first, last):
+        row = {"kind": "train", "frame": 10 * i, "step": i, "update": i, "hours": 0.1, "return": i + 0.5}
+        mirror.write(metrics.write(row))
+    if end == "close":
+        mirror.close()
+    print("written", flush=True)
+    time.sleep(60 * (end == "wait"))
+"""
+
+
+def run_script(folder: pathlib.Path, first: int, last: int, end: str) -> None:
+    """Write rows in a process of its own; with end="wait" it is killed without a chance to finish."""
+    words = [sys.executable, "-c", SCRIPT, str(folder), str(first), str(last), end]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout.readline() == "written\n"
+    if end == "wait":
+        process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    process.stdout.close()
+
+
+def scan(data: bytes):
+    """The whole records of a .wandb file: LevelDB's log format (blocks of 32 KiB) after a header of 7 bytes."""
+    assert data[:4] == b":W&B"
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # a block's end that is too short for a header is padding
+            position += left
+            continue
+        length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
+        position += 7
+        record += data[position : position + length]
+        position += length
+        if kind in (1, 4) and position <= len(data):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def offline_file(folder: pathlib.Path) -> tuple[set[str], list[dict]]:
+    """Run ids and rows of the only offline run in a folder."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    ids, rows = set(), []
+    for data in scan(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        if record.WhichOneof("record_type") == "run":
+            ids.add(record.run.run_id)
+        elif record.WhichOneof("record_type") == "history":
+            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            rows.append({key: json.loads(value) for key, value in items.items()})
+    return ids, rows
+
+
+def test_offline_run_survives_a_kill(tmp_path):
+    """A W&B run that lacks the rows which a killed process had written, or that has some twice."""
+    run_script(tmp_path, 0, 400, "wait")  # more than one block of 32 KiB
+    run_script(tmp_path, 400, 403, "wait")
+    run_script(tmp_path, 403, 405, "close")
+    ids, rows = offline_file(tmp_path)
+    assert ids == {"abc123"}
+    assert [row["frame"] for row in rows] == [10 * i for i in range(405)]
+    assert [row["train/return"] for row in rows] == [i + 0.5 for i in range(405)]
+    assert [row["_step"] for row in rows] == list(range(405))
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 405
+
+
+def test_importing_the_logger_does_not_import_wandb():
+    """A second of every start, and a thread, for a run with wandb=off."""
+    code = "import sys, pixel_ddpg.logger; sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
