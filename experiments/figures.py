@@ -24,7 +24,9 @@ class Figures:
 
     runs: list[str] = field(default_factory=list)  # folders of runs, at any depth
     out: str = "learning_curves.png"
-    observations: list[str] = field(default_factory=list)  # instead: tasks whose frames are shown as the agent sees them
+    observations: list[str] = field(
+        default_factory=list
+    )  # instead: tasks whose frames are shown as the agent sees them
 
 
 config.register_command("figures", Figures)
@@ -83,7 +85,9 @@ def draw_panel(axis, task: str, runs: list[pathlib.Path]) -> None:
         settings = trainer.read_config(run)
         label = f"{settings.preset}, {settings.obs}"
         style = "-" if settings.preset == "fast" else "--"
-        axis.plot(*_thousands(curve), style, marker=".", color=COLOURS[settings.obs], label=None if label in seen else label)
+        axis.plot(
+            *_thousands(curve), style, marker=".", color=COLOURS[settings.obs], label=None if label in seen else label
+        )
         seen.add(label)
     axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)

@@ -15,7 +15,11 @@ from pixel_ddpg.logger import read_rows
 FOLDER = pathlib.Path(__file__).parent / "results"
 TASKS = ("cartpole-swingup", "reacher-easy", "ball_in_cup-catch", "cheetah-run", "finger-spin", "walker-walk")
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
-PUBLISHED = ("DrQ-v2 (action repeat 2)", "DrQ", "ResAct (AAAI 2025; the policy outputs a change of the previous action)")
+PUBLISHED = (
+    "DrQ-v2 (action repeat 2)",
+    "DrQ",
+    "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
+)
 FRAMES = 100_000
 
 

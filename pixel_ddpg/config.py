@@ -253,11 +253,7 @@ def _check_words(words: list[str], name: str) -> None:
             continue
         if key not in known:
             raise UserError(f"unknown key '{key}'{nearest(key, known)}")
-        if (
-            key in CHOICES
-            and not override.is_sweep_override()
-            and override.value() not in CHOICES[key]
-        ):
+        if key in CHOICES and not override.is_sweep_override() and override.value() not in CHOICES[key]:
             raise UserError(f"unknown {key} '{override.value()}'{nearest(str(override.value()), CHOICES[key])}")
 
 
@@ -301,6 +297,10 @@ def check(config: Config) -> None:
         value = value_of(config, key)
         if value not in choices:
             raise UserError(f"unknown {key} '{value}'{nearest(value, list(choices))}")
+    if not config.agent.hidden or not all(isinstance(width, int) and width > 0 for width in config.agent.hidden):
+        raise UserError(f"agent.hidden={config.agent.hidden} must list the widths of one or more layers")
+    if not math.isfinite(config.agent.pixel_offset):
+        raise UserError(f"agent.pixel_offset={config.agent.pixel_offset} must be a number")
     check_video_size(config.eval.video_size, "eval.video_size")
     env, agent, replay = config.env, config.agent, config.replay
     if replay.batch_size > replay.capacity:
@@ -318,7 +318,7 @@ def check(config: Config) -> None:
     if env.action_repeat % env.renderings:
         raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
     if config.obs == "pixels":
-        map_size(config)
+        check_convolutions(config)
 
 
 AT_LEAST = {
@@ -344,16 +344,16 @@ def check_video_size(size: int, key: str) -> None:
         raise UserError(f"{key}={size} must be an even number of pixels")
 
 
-def map_size(config: Config) -> int:
-    """Side of the encoder's last map; UserError where a convolution does not fit."""
+def check_convolutions(config: Config) -> None:
+    """Every layer of the encoder must fit the map before it."""
     if not config.agent.conv or any(len(layer) != 4 for layer in config.agent.conv):
         raise UserError("agent.conv must list [filters,kernel,stride,padding] for each layer")
     side = config.env.size
-    for _, kernel, stride, padding in config.agent.conv:
-        if min(kernel, stride) < 1 or side + 2 * padding < kernel:
-            raise UserError(f"agent.conv does not fit env.size={config.env.size}: kernel {kernel} on a map of {side}")
+    for filters, kernel, stride, padding in config.agent.conv:
+        if min(filters, kernel, stride) < 1 or padding < 0 or side + 2 * padding < kernel:
+            layer = [filters, kernel, stride, padding]
+            raise UserError(f"agent.conv {layer} does not fit a map of {side} pixels (env.size={config.env.size})")
         side = (side + 2 * padding - kernel) // stride + 1
-    return side
 
 
 def differences(old: Config, new: Config) -> list[str]:

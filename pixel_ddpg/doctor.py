@@ -126,7 +126,9 @@ def examine(checks: dict[str, Callable[[], str]], console: Console) -> int:
             console.print(f"[green]ok[/green]    {name:10} {check()}")
         except (Unwell, ImportError) as error:
             failed += 1
-            console.print(f"[red]fails[/red] {name:10} {error}\n                 mend it: {getattr(error, 'mend', MEND_INSTALL)}")
+            console.print(
+                f"[red]fails[/red] {name:10} {error}\n                 mend it: {getattr(error, 'mend', MEND_INSTALL)}"
+            )
     return failed
 
 

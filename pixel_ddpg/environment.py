@@ -23,11 +23,11 @@ class Environment(dm_env.Environment):
     """
 
     def __init__(self, task: tasks.Task, obs: str, options: config_module.Env, seed: int):
-        rendering.choose_backend()
-        with rendering.gl_failures_explained():
-            self.task_env = task.load(seed)
+        self.task_env = task.load(seed)
         self.task, self._obs, self._options = task, obs, options
         self._camera = task.camera if options.camera < 0 else options.camera
+        if self._camera >= (cameras := self.task_env.physics.model.ncam):
+            raise config_module.UserError(f"env.camera={self._camera}: this task has cameras 0 to {cameras - 1}")
         self._renderer = self.make_renderer(options.size) if obs == "pixels" else None
         spec = self.task_env.action_spec()
         bounded = np.abs(spec.minimum).max() < UNBOUNDED and np.abs(spec.maximum).max() < UNBOUNDED
@@ -60,14 +60,15 @@ class Environment(dm_env.Environment):
 
     def seed(self, seed: int) -> None:
         """Begin the task's random stream anew; takes effect at the next reset."""
-        self._random.seed(seed)
+        self._random.seed(seed % 2**32)
 
     def reset(self) -> dm_env.TimeStep:
         """Start an episode; the stack is filled with its first element."""
         self._random_at_reset = self._random.get_state()
         self._actions = []
         self.frames, self._over = 0, False
-        time_step = self.task_env.reset()
+        with rendering.gl_failures_explained():  # quadruped-escape's own reset draws
+            time_step = self.task_env.reset()
         if self._obs == "pixels":
             first = np.tile(self._renderer.render(), (self._options.renderings, 1, 1))
         else:

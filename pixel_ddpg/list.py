@@ -29,7 +29,9 @@ def select(name: str, tag: str) -> list[tasks.Task]:
     tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
     if tag and tag not in tags:
         raise config.UserError(f"unknown tag '{tag}'{config.nearest(tag, tags)}")
-    found = [task for task in tasks.CATALOGUE.values() if fnmatch.fnmatch(task.name, name) and (not tag or tag in task.tags)]
+    found = [
+        task for task in tasks.CATALOGUE.values() if fnmatch.fnmatch(task.name, name) and (not tag or tag in task.tags)
+    ]
     if not found:
         raise config.UserError(f"no task is called '{name}'{config.nearest(name, list(tasks.CATALOGUE))}")
     return found
@@ -49,7 +51,9 @@ def main(options: List) -> None:
         print(json.dumps(rows, indent=2))
         return
     columns = ("task", "tags", "action", "state", "pixels", "repeat", "frames", "origin")
-    table = Table(*(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left"
+    )
     for row in rows:
         frames = round(row["time_limit"] / row["control_timestep"])
         pixels = "x".join(map(str, row["pixels"]))

@@ -55,7 +55,9 @@ def show(path: pathlib.Path) -> None:
     try:
         import cv2
     except ImportError as error:
-        raise config.UserError(f"no window ({error}): `apt-get install libgl1 libglib2.0-0`, or window=off", 1) from None
+        raise config.UserError(
+            f"no window ({error}): `apt-get install libgl1 libglib2.0-0`, or window=off", 1
+        ) from None
     film = cv2.VideoCapture(str(path))
     pause = max(1, round(1000 / film.get(cv2.CAP_PROP_FPS)))
     while (picture := film.read())[0] and cv2.waitKey(pause) == -1:

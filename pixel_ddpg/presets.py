@@ -53,14 +53,14 @@ DRQV2 = {
 # Chosen by measurement on two CPU cores: experiments/results/README.md has the table of what was tried.
 FAST_PIXELS = {
     "agent": {
-        "actor_lr": 5e-4, "critic_lr": 5e-4, "tau": 0.01, "discount": 0.99, "critics": 2, "hidden": [256, 256],
+        "actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.01, "discount": 0.99, "critics": 2, "hidden": [256, 256],
         "feature_dim": 50, "action_layer": 0, "batch_norm": False, "layer_norm": True, "init": "orthogonal",
         "final_init": 0.0, "conv": [[32, 5, 4, 2], [32, 3, 2, 1], [32, 3, 1, 1]], "pixel_offset": 0.5,
         "random_shift": 4, "target_actor": False, "target_encoder": False,
     },
     "env": {"size": 64, "action_repeat": 2, "frame_stack": 3},
     "replay": {"capacity": 1_000_000, "batch_size": 128, "n_step": 3},
-    "noise": {"kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 30_000, "random_frames": 2000, "target_clip": 0.3},
+    "noise": {"kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 20_000, "random_frames": 1000, "target_clip": 0.3},
     "train": {"start_steps": 200, "updates_per_step": 1.0},
 }  # fmt: skip
 FAST_STATE = {
@@ -120,6 +120,8 @@ PRESETS: dict[str, str] = {
 
 # PlaNet's action repeats (Hafner et al., arXiv 1811.04551, table 1).
 PLANET_REPEAT = {"cartpole": 8, "cheetah": 4, "reacher": 4, "ball_in_cup": 4, "finger": 2, "walker": 2}
+# A step of more frames gets more updates (one in two frames) and a smaller discount (a horizon of 200 to 270 frames).
+FAST_DISCOUNT = {2: 0.99, 4: 0.98, 8: 0.97}
 # DrQ-v2's task files: (frames, noise schedule in frames); its schedules of 100k, 500k and 2M steps, 2 frames a step.
 DRQV2_EASY = ("cartpole-balance", "cartpole-balance_sparse", "cartpole-swingup", "ball_in_cup-catch", "finger-spin",
               "hopper-stand", "pendulum-swingup", "walker-stand", "walker-walk")  # fmt: skip
@@ -130,7 +132,12 @@ def for_task(preset: str, task: str) -> dict:
     """What a preset changes for one task, as nested fields; empty for most."""
     domain = task.split("-")[0]
     if preset == "fast":
-        return {"env": {"action_repeat": PLANET_REPEAT.get(domain, 2)}}
+        repeat = PLANET_REPEAT.get(domain, 2)
+        return {
+            "env": {"action_repeat": repeat},
+            "agent": {"discount": FAST_DISCOUNT[repeat]},
+            "train": {"updates_per_step": repeat / 2},
+        }
     if preset != "drqv2":
         return {}
     frames, noise = (1_100_000, 200_000) if task in DRQV2_EASY else (3_100_000, 1_000_000)

@@ -44,7 +44,9 @@ def gl_failures_explained():
     """Turns the many ways in which GL fails to start into one UserError that says what to do."""
     try:
         yield
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         backend = os.environ.get("MUJOCO_GL", "unset")
         raise UserError(f"no pictures with MUJOCO_GL={backend} ({text}): {MEND_GL}", code=1) from error
@@ -57,14 +59,23 @@ class Renderer:
         with gl_failures_explained():
             from dm_control.mujoco import engine
 
-            if camera >= physics.model.ncam:
-                raise UserError(f"env.camera={camera}: this task has cameras 0 to {physics.model.ncam - 1}")
             physics.model.vis.quality.shadowsize = shadow_size  # read once, when the context is made
+            _enlarge_buffer(physics, size)
             self._camera = engine.Camera(physics, height=size, width=size, camera_id=camera)
 
     def render(self) -> np.ndarray:
         """The current state, channels first."""
         return np.ascontiguousarray(self._camera.render().transpose(2, 0, 1))
+
+
+def _enlarge_buffer(physics, size: int) -> None:
+    """Make room for pictures larger than the model's offscreen buffer, commonly 640x480."""
+    import mujoco
+
+    context = physics.contexts.mujoco.ptr
+    if size > min(context.offWidth, context.offHeight):
+        with physics.contexts.gl.make_current() as thread:
+            thread.call(mujoco.mjr_resizeOffscreen, size, size, context)
 
 
 def describe(physics) -> str:

@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pixel_ddpg import config as config_module
 from pixel_ddpg import checkpoint, machine, rendering, replay, tasks, trainer
+from pixel_ddpg import config as config_module
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.logger import Metrics, WandbMirror

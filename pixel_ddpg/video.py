@@ -1,5 +1,6 @@
 """mp4 files (libx264)."""
 
+import fractions
 import pathlib
 
 import av
@@ -13,7 +14,9 @@ class Video:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream("libx264", rate=round(frames_per_second))
+        self._stream = self._container.add_stream(
+            "libx264", rate=fractions.Fraction(frames_per_second).limit_denominator(1000)
+        )
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": "23", "movflags": "+faststart"}
         self._sized = False

@@ -59,7 +59,10 @@ def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
     code, out, _ = command(RUN, *words)
     assert code == 0 and "goes on at frame" in out
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
-    assert command(RUN, *[word for word in STATE if "frames" not in word], "frames=2400", f"run_dir={tmp_path}/whole")[0] == 0
+    assert (
+        command(RUN, *[word for word in STATE if "frames" not in word], "frames=2400", f"run_dir={tmp_path}/whole")[0]
+        == 0
+    )
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
@@ -69,7 +72,15 @@ def test_a_run_from_beginning_to_end(tmp_path):
     words = [*PIXELS, "eval.video_size=64", f"run_dir={run_dir}"]
     code, out, err = command(RUN, *words)
     assert (code, err) == (0, "")
-    for part in ("cartpole-swingup from pixels", "fast, seed 0", "1 threads", "in RAM", "GiB", "measured", "frame     1,600"):
+    for part in (
+        "cartpole-swingup from pixels",
+        "fast, seed 0",
+        "1 threads",
+        "in RAM",
+        "GiB",
+        "measured",
+        "frame     1,600",
+    ):
         assert part in out, part
     with av.open(run_dir / "videos" / "1600.mp4") as film:
         assert film.streams.video[0].codec_context.name == "h264"

@@ -104,8 +104,16 @@ def test_paper_numbers_of_pixels():
         env__size=64, env__action_repeat=3, env__renderings=3, env__frame_stack=1, agent__target_encoder=True,
     )  # fmt: skip
     assert len(settings.agent.conv) == 3 and {layer[0] for layer in settings.agent.conv} == {32}
-    assert config.map_size(settings) == 7
+    assert map_side(settings) == 7
     assert 420_000 < critic_parameters(settings, channels=9, action_dim=1) < 440_000
+
+
+def map_side(settings: Config) -> int:
+    """Of the encoder's last map."""
+    side = settings.env.size
+    for _, kernel, stride, padding in settings.agent.conv:
+        side = (side + 2 * padding - kernel) // stride + 1
+    return side
 
 
 def critic_parameters(settings: Config, channels: int, action_dim: int) -> int:
@@ -115,7 +123,7 @@ def critic_parameters(settings: Config, channels: int, action_dim: int) -> int:
         count += (channels * kernel**2 + 1) * filters
         channels = filters
     first, second = settings.agent.hidden
-    flat = channels * config.map_size(settings) ** 2
+    flat = channels * map_side(settings) ** 2
     return count + (flat + 1) * first + (first + action_dim + 1) * second + second + 1
 
 

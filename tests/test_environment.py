@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import warnings
 
 import av
@@ -245,7 +246,8 @@ class Counting(dm_env.Environment):
 
     def __init__(self, length: int, discounts=None):
         self._length, self._discounts = length, discounts or [1.0] * length
-        self.task, self.physics, self.frame = self, None, 0
+        self.task, self.frame = self, 0
+        self.physics = types.SimpleNamespace(model=types.SimpleNamespace(ncam=1))
         self.random = np.random.RandomState(0)
 
     def reset(self):

@@ -118,6 +118,6 @@ def test_13_noise_follows_its_seed_alone():
     """A stream that the global generator moves, or that ignores its seed."""
     one, same, other = (Exploration(Noise(), 2, seed) for seed in (1, 1, 2))
     first = perturbations(one, 5)
-    np.random.seed(3)  # noqa: NPY002
+    np.random.seed(3)
     assert np.array_equal(first, perturbations(same, 5))
     assert not np.array_equal(first, perturbations(other, 5))

@@ -39,7 +39,7 @@ def paper():
 
 
 def test_the_papers_state_networks_have_the_size_it_tells():
-    """"About 130,000 parameters": a layer or the action's entry at the wrong place."""
+    """ "About 130,000 parameters": a layer or the action's entry at the wrong place."""
     agent = build("ddpg2016_no_bn", "state", (17,), 6)
     assert (count(agent.actor), count(agent.critic)) == (129_306, 129_601)
 
@@ -56,7 +56,7 @@ def test_batch_norm_stands_on_the_input_and_before_each_relu(paper):
 
 
 def test_the_papers_pixel_networks_have_the_size_it_tells(paper):
-    """"About 430,000 parameters": the last map must be 7 x 7 x 32."""
+    """ "About 430,000 parameters": the last map must be 7 x 7 x 32."""
     agent = paper[1][0]
     assert agent.encoder(torch.zeros(1, 9, 64, 64, dtype=torch.uint8)).shape == (1, 7 * 7 * 32)
     assert count(agent.encoder, agent.actor) == 427_801
@@ -151,7 +151,9 @@ def test_two_critics_differ_from_the_start(preset):
     """Two equal estimates stay equal: their minimum would be one critic."""
     critic = build(preset, "state", (5,), 2).critic
     one, other = (dict(estimate.named_parameters()) for estimate in critic.estimates)
-    assert all(not torch.equal(one[name], other[name]) for name in one if name.endswith("weight") and one[name].ndim > 1)
+    assert all(
+        not torch.equal(one[name], other[name]) for name in one if name.endswith("weight") and one[name].ndim > 1
+    )
 
 
 def test_targets_start_as_copies_of_their_networks(paper):

@@ -25,15 +25,20 @@ class Task:
         return round(self.time_limit / self.control_timestep)
 
     def load(self, seed: int):
-        """The task's dm_env environment, every random draw of which derives from `seed`."""
-        from absl import logging
-        from dm_control import suite
+        """The task's dm_env environment; its random stream derives from `seed`, its model is always the same one."""
+        from pixel_ddpg import rendering
 
-        logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
-        kwargs = {"random": seed}
-        if self.name.startswith("lqr-"):  # endless in dm_control
-            kwargs["time_limit"] = self.time_limit
-        return suite.load(*self.name.split("-"), task_kwargs=kwargs)
+        rendering.choose_backend()
+        with rendering.gl_failures_explained():
+            from absl import logging
+            from dm_control import suite
+
+            logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
+            limit = {"time_limit": self.time_limit} if self.name.startswith("lqr-") else {}  # endless in dm_control
+            # lqr draws its springs from the random stream when it is built: the fixed 0 makes it one system for all seeds
+            environment = suite.load(*self.name.split("-"), task_kwargs={"random": 0, **limit})
+        environment.task.random.seed(seed % 2**32)
+        return environment
 
 
 # lqr runs for ever in dm_control; here it ends after 1000 control steps like the other tasks.
