@@ -1,4 +1,4 @@
-"""python -m experiments.results: from the runs in experiments/results/ to the tables in its README and in the project's."""
+"""python -m experiments.results: the runs in experiments/results/ as the tables of its README and the project's."""
 
 import csv
 import pathlib

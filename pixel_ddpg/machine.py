@@ -59,6 +59,11 @@ def free_memory(device: torch.device) -> int:
     return free
 
 
+def format_bytes(count: int) -> str:
+    """12 MiB, 21.2 GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
 def memory_bytes(device: torch.device) -> int:
     """Memory this process holds: on the GPU where it trains there, else in RAM."""
     if device.type == "cuda":

@@ -12,8 +12,8 @@ for `fast`, from the measurements in experiments/results/.
 DDPG_STATE = {
     "agent": {
         "actor_lr": 1e-4, "critic_lr": 1e-3, "critic_weight_decay": 1e-2, "tau": 0.001, "discount": 0.99,
-        "critics": 1, "hidden": [400, 300], "feature_dim": 0, "action_layer": 1, "batch_norm": True, "layer_norm": False,
-        "init": "fan_in", "final_init": 3e-3, "target_actor": True, "random_shift": 0,
+        "critics": 1, "hidden": [400, 300], "feature_dim": 0, "action_layer": 1, "batch_norm": True,
+        "layer_norm": False, "init": "fan_in", "final_init": 3e-3, "target_actor": True, "random_shift": 0,
     },
     "env": {"action_repeat": 1, "frame_stack": 1},
     "replay": {"capacity": 1_000_000, "batch_size": 64, "n_step": 1},
@@ -46,7 +46,9 @@ DRQV2 = {
     },
     "env": {"size": 84, "action_repeat": 2, "frame_stack": 3},
     "replay": {"capacity": 1_000_000, "batch_size": 256, "n_step": 3},
-    "noise": {"kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 1_000_000, "random_frames": 4000, "target_clip": 0.3},
+    "noise": {
+        "kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 1_000_000, "random_frames": 4000, "target_clip": 0.3,
+    },
     "train": {"start_steps": 2000, "updates_per_step": 0.5},
 }  # fmt: skip
 
@@ -60,7 +62,9 @@ FAST_PIXELS = {
     },
     "env": {"size": 64, "action_repeat": 2, "frame_stack": 3},
     "replay": {"capacity": 1_000_000, "batch_size": 128, "n_step": 3},
-    "noise": {"kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 20_000, "random_frames": 1000, "target_clip": 0.3},
+    "noise": {
+        "kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 20_000, "random_frames": 1000, "target_clip": 0.3,
+    },
     "train": {"start_steps": 200, "updates_per_step": 1.0},
 }  # fmt: skip
 FAST_STATE = {

@@ -1,5 +1,6 @@
 """python -m pixel_ddpg.run task=cheetah-run obs=pixels: train one agent, or go on with its run."""
 
+import contextlib
 import dataclasses
 import fcntl
 import pathlib
@@ -29,8 +30,8 @@ def main(config: Config) -> None:
     run_dir = pathlib.Path(config.run_dir)
     with open_lock(run_dir):
         found = prepare_folder(config, run_dir)
-        if found and checkpointed_frame(run_dir) >= config.frames:
-            console.print(f"{run_dir} is done: {checkpointed_frame(run_dir):,} frames; a larger frames= makes it go on")
+        if found and trainer.is_done(run_dir, config.frames):
+            console.print(f"{run_dir} is done: {config.frames:,} frames; a larger frames= makes it go on")
             return
         threads = machine.prepare_cpu(config.threads)
         rendering.choose_backend(threads)
@@ -70,11 +71,6 @@ def prepare_folder(config: Config, run_dir: pathlib.Path) -> bool:
     return bool(checkpoint.checkpoints(run_dir))
 
 
-def checkpointed_frame(run_dir: pathlib.Path) -> int:
-    """The frame of the newest checkpoint."""
-    return int(checkpoint.newest(run_dir).name)
-
-
 class open_lock:
     """Only one process trains in a folder; the lock goes with the process, however it ends."""
 
@@ -108,7 +104,8 @@ def print_plan(config: Config, environment: Environment, device: torch.device, t
     free_disk = shutil.disk_usage(config.run_dir).free
     if disk > free_disk:
         raise UserError(
-            f"checkpoints will take {disk / 2**30:.1f} GiB, {free_disk / 2**30:.1f} GiB are free for {config.run_dir}: "
+            f"checkpoints will take {machine.format_bytes(disk)}, {machine.format_bytes(free_disk)} are free for "
+            f"{config.run_dir}: "
             "free some, choose another run_dir= or a smaller replay.capacity", 1,
         )  # fmt: skip
     hours = estimate_hours(config, environment, agent, device)
@@ -123,8 +120,8 @@ def print_plan(config: Config, environment: Environment, device: torch.device, t
         "observation": f"{environment.observation_spec().dtype} {environment.observation_spec().shape}",
         "device": f"{device_name(device)}, {threads} threads",
         "rendering": drawn,
-        "replay": f"{slots * config.env.action_repeat:,} frames ({slots:,} steps), {nbytes / 2**30:.2f} GiB, {why}",
-        "checkpoints": f"up to {disk / 2**30:.2f} GiB in {config.run_dir}",
+        "replay": f"{slots * config.env.action_repeat:,} frames ({slots:,} steps), {machine.format_bytes(nbytes)}, {why}",
+        "checkpoints": f"up to {machine.format_bytes(disk)} in {config.run_dir}",
         "time": f"about {format_hours(hours)} for the whole run, measured just now",
     }
     for name, value in rows.items():
@@ -199,9 +196,10 @@ class Screen:
     def row(self, row: dict) -> None:
         """A metrics row was written."""
         if row["kind"] == "eval":
+            low, high = min(row["returns"]), max(row["returns"])
             self._progress.console.print(
-                f"frame {row['frame']:>9,}  return {row['return']:7.1f}  ({len(row['returns'])} episodes, "
-                f"{min(row['returns']):.0f} to {max(row['returns']):.0f})  update {row['update']:,}  {format_hours(row['hours'])}"
+                f"frame {row['frame']:>9,}  return {row['return']:7.1f}  ({len(row['returns'])} episodes, {low:.0f} to "
+                f"{high:.0f})  update {row['update']:,}  {format_hours(row['hours'])}"
             )
         elif row["kind"] == "train":
             self._progress.update(self._bar, last=f"{row['return']:.1f}", speed=f"{row['frames_per_second']:.0f}")
@@ -213,8 +211,10 @@ def train(run: trainer.Trainer, metrics: Metrics, mirror: WandbMirror, run_dir: 
     try:
         with Screen(run.config.frames, run.frame) as screen:
             run.train(metrics, mirror, screen.row, screen.step)
-    except UserError as error:
-        trainer.write_status(run_dir, "stopped" if error.code == 130 else "failed", frame=run.frame, why=str(error))
+    except BaseException as error:
+        state = "stopped" if isinstance(error, UserError) and error.code == 130 else "failed"
+        with contextlib.suppress(OSError):  # the disk may be full
+            trainer.write_status(run_dir, state, frame=run.frame, why=str(error))
         raise
     finally:
         mirror.close()

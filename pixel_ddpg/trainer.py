@@ -114,6 +114,7 @@ class Trainer:
                     raise UserError(
                         f"stopped at frame {self.frame:,}, saved in {self.run_dir}; the same command goes on", 130
                     )
+            self.save()
             self._evaluate(final=True)
             self.save()
 
@@ -168,7 +169,8 @@ class Trainer:
         seconds = time.monotonic() - clock
         self._log("train", {
             "return": self._return, "critic_loss": None, "actor_loss": None, "q": None, **means,
-            "frames_per_second": (self.frame - frame) / seconds, "updates_per_second": (self.updates - updates) / seconds,
+            "frames_per_second": (self.frame - frame) / seconds,
+            "updates_per_second": (self.updates - updates) / seconds,
             "memory_bytes": machine.memory_bytes(self.agent.device),
         })  # fmt: skip
         self._last_return = self._return
@@ -282,6 +284,13 @@ def write_status(run_dir: pathlib.Path, state: str, **facts) -> None:
     checkpoint.write_atomically(
         run_dir / "status.json", json.dumps({"state": state, **facts}, indent=2).encode() + b"\n"
     )
+
+
+def is_done(run_dir: pathlib.Path, frames: int) -> bool:
+    """Whether a run has ended with so many frames or more."""
+    path = run_dir / "status.json"
+    status = json.loads(path.read_text()) if path.exists() else {}
+    return status.get("state") == "done" and status["frame"] >= frames
 
 
 def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:

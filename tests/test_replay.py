@@ -247,7 +247,7 @@ SIDE, SHIFT, STACK = 12, 4, 3
 
 @pytest.fixture(scope="module")
 def shifted():
-    """A batch of shifted stacks, the stacks as they were, and the (row, column) that explains each, one row a sample."""
+    """A batch of shifted stacks, the stacks as they were, and the (row, column) that explains each sample."""
     replay, _ = filled(["begin"] + [(1.0, False)] * 9, (3, SIDE, SIDE), frame_stack=STACK, random_shift=SHIFT)
     plain, _ = filled(["begin"] + [(1.0, False)] * 9, (3, SIDE, SIDE), frame_stack=STACK)
     batch, same = replay.sample(1500), plain.sample(1500)

@@ -35,7 +35,7 @@ class Task:
 
             logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
             limit = {"time_limit": self.time_limit} if self.name.startswith("lqr-") else {}  # endless in dm_control
-            # lqr draws its springs from the random stream when it is built: the fixed 0 makes it one system for all seeds
+            # lqr draws its springs when it is built: the fixed 0 makes it one system for all seeds
             environment = suite.load(*self.name.split("-"), task_kwargs={"random": 0, **limit})
         environment.task.random.seed(seed % 2**32)
         return environment

@@ -1,0 +1,645 @@
+"""The update against independent computations: DrQ-v2's and the paper's equations, and problems with known answers."""
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.linalg import solve_discrete_are
+from torch import nn
+
+from pixel_ddpg.agent import DDPG
+from pixel_ddpg.config import Agent, Noise, compose
+from pixel_ddpg.replay import Batch, Replay
+
+ACTIONS = 3
+PIXELS = (9, 32, 32)
+SMALL = ["agent.conv=[[4,3,2,0],[4,3,1,0],[4,3,1,0],[4,3,1,0]]", "agent.hidden=[24,24]", "agent.feature_dim=10"]
+SMALL_PAPER = ["agent.conv=[[4,7,4,0],[4,3,1,0]]", "agent.hidden=[24,24]"]
+
+
+def make(preset, obs, shape, *words, noise_scale=0.5, **seeds):
+    """An agent whose actions are large enough for the clips to matter."""
+    config = compose([f"preset={preset}", f"obs={obs}", *words])
+    agent = DDPG(shape, ACTIONS, config.agent, config.noise, **seeds)
+    agent.noise_scale.fill_(noise_scale)
+    with torch.no_grad():
+        agent.actor.policy[-2].weight.normal_(generator=torch.Generator().manual_seed(5))
+    return agent
+
+
+def make_small(*words, **seeds):
+    return make("drqv2", "pixels", PIXELS, *SMALL, *words, **seeds)
+
+
+def make_paper(*words, **seeds):
+    return make("ddpg2016", "state", (5,), "agent.hidden=[24,24]", *words, **seeds)
+
+
+@torch.no_grad()
+def scatter(agent):
+    """Targets and BatchNorm statistics unlike the networks' own, so that using the wrong ones shows."""
+    generator = torch.Generator().manual_seed(6)
+    for target in agent.targets.parameters():
+        target.add_(torch.randn(target.shape, generator=generator) * (0.01 + 0.1 * target.square().mean().sqrt()))
+    for name, statistics in agent.named_buffers():
+        if "running" in name:
+            statistics.add_(torch.rand(statistics.shape, generator=generator) * 0.2)
+    return agent
+
+
+def random_batch(shape, size=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def observations():
+        if len(shape) == 3:
+            return torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=generator)
+        return torch.randn(size, *shape, generator=generator)
+
+    action = torch.rand(size, ACTIONS, generator=generator) * 2 - 1
+    reward, discount = torch.randn(size, generator=generator), torch.full((size,), 0.97)
+    discount[::3] = 0
+    return Batch(observations(), action, reward, discount, observations())
+
+
+# --- a naive computation of the update, from the papers ---
+
+
+def linear(x, weights):
+    return x @ next(weights).T + next(weights)
+
+
+def layer_norm(x, weights):
+    centred = x - x.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * next(weights) + next(weights)
+
+
+def batch_norm(x, net):
+    """Nothing where the net has none. In training the batch's own statistics, which also move the running ones."""
+    statistics = next(net.statistics, None)
+    if statistics is None:
+        return x
+    mean, variance = statistics
+    if net.training:
+        batch_mean, batch_variance = x.mean(0), x.var(0, correction=0)
+        mean.mul_(0.9).add_(0.1 * batch_mean.detach())
+        variance.mul_(0.9).add_(0.1 * x.var(0).detach())
+        mean, variance = batch_mean, batch_variance
+    return (x - mean) / (variance + 1e-5).sqrt() * next(net.weights) + next(net.weights)
+
+
+def convolutions(x, net, strides):
+    for stride in strides:
+        x = F.conv2d(x, next(net.weights), next(net.weights), stride).relu()
+    return x.flatten(1)
+
+
+def trunk(x, net):
+    return layer_norm(linear(x, net.weights), net.weights).tanh()
+
+
+class DrQv2:
+    """Yarats et al., 2021, section 3 and appendix; critics (2, B)."""
+
+    def encode(self, pixels, net):
+        return convolutions(pixels.float() / 255 - 0.5, net, [2, 1, 1, 1])
+
+    def act(self, features, net):
+        x = trunk(features, net)
+        x = linear(x, net.weights).relu()
+        x = linear(x, net.weights).relu()
+        return linear(x, net.weights).tanh()
+
+    def value(self, features, action, net):
+        both = torch.cat([trunk(features, net), action], 1)
+        estimates = []
+        for _ in range(2):
+            x = linear(both, net.weights).relu()
+            x = linear(x, net.weights).relu()
+            estimates.append(linear(x, net.weights)[:, 0])
+        return torch.stack(estimates)
+
+
+class Paper:
+    """Lillicrap et al., 2016, section 7; one critic (1, B); BatchNorm where the agent has it."""
+
+    def encode(self, observation, net):
+        if observation.dtype == torch.uint8:
+            return convolutions(observation.float() / 255, net, [4, 1, 1])
+        return observation
+
+    def act(self, features, net):
+        x = batch_norm(features, net)
+        x = batch_norm(linear(x, net.weights), net).relu()
+        x = batch_norm(linear(x, net.weights), net).relu()
+        return linear(x, net.weights).tanh()
+
+    def value(self, features, action, net):
+        x = batch_norm(features, net)
+        x = batch_norm(linear(x, net.weights), net).relu()
+        x = linear(torch.cat([x, action], 1), net.weights).relu()
+        return linear(x, net.weights).T
+
+
+class Adam:
+    """Kingma and Ba, algorithm 1, with L2 added to the gradient."""
+
+    def __init__(self, rate, decay):
+        self.rate, self.decay, self.time, self.moments = rate, decay, 0, {}
+
+    def step(self, weights, gradients):
+        self.time += 1
+        for index, (weight, gradient) in enumerate(zip(weights, gradients)):
+            gradient = gradient + self.decay * weight.detach()
+            first, second = self.moments.get(index, (0, 0))
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            self.moments[index] = first, second
+            size = self.rate / (1 - 0.9**self.time)
+            weight.data -= size * first / ((second / (1 - 0.999**self.time)).sqrt() + 1e-8)
+
+
+class NaiveAgent:
+    """Copies of an agent's numbers; `update` does by hand what the agent's should."""
+
+    NETWORKS = ("encoder", "actor", "critic")
+
+    def __init__(self, agent, equations, rates, tau, noise_seed=None):
+        self.equations, self.tau = equations, tau
+        self.weights = {name: self.copied(getattr(agent, name).parameters()) for name in self.NETWORKS}
+        self.slow = {name: self.copied(target.parameters()) for name, target in agent.targets.items()}
+        statistics = {name: self.norms(getattr(agent, name)) for name in self.NETWORKS}
+        self.statistics = statistics | {f"slow {name}": self.norms(target) for name, target in agent.targets.items()}
+        self.adams = {name: Adam(*rate) for name, rate in rates.items()}
+        self.draws = torch.Generator().manual_seed(noise_seed) if noise_seed is not None else None
+
+    @staticmethod
+    def copied(parameters):
+        return [parameter.detach().clone().requires_grad_() for parameter in parameters]
+
+    @staticmethod
+    def norms(module):
+        found = [each for each in module.modules() if isinstance(each, nn.BatchNorm1d)]
+        return [(norm.running_mean.clone(), norm.running_var.clone()) for norm in found]
+
+    def online(self, name):
+        return SimpleNamespace(weights=iter(self.weights[name]), statistics=iter(self.statistics[name]), training=True)
+
+    def target(self, name):
+        if name not in self.slow:
+            return self.online(name)
+        statistics = iter(self.statistics[f"slow {name}"])
+        return SimpleNamespace(weights=iter(self.slow[name]), statistics=statistics, training=False)
+
+    def noisy(self, action):
+        """DrQ-v2's TruncatedNormal.sample(clip=0.3) at standard deviation 0.5."""
+        if self.draws is None:
+            return action
+        moved = action + (torch.randn(action.shape, generator=self.draws) * 0.5).clamp(-0.3, 0.3)
+        clipped = moved.clamp(-1 + 1e-6, 1 - 1e-6)
+        return moved - moved.detach() + clipped.detach()
+
+    def update(self, batch):
+        """Losses and gradients of one update."""
+        net = self.equations
+        features = net.encode(batch.observation, self.online("encoder"))
+        with torch.no_grad():
+            next_features = net.encode(batch.next_observation, self.target("encoder"))
+            next_action = self.noisy(net.act(next_features, self.target("actor")))
+            next_value = net.value(next_features, next_action, self.target("critic")).min(0).values
+            y = batch.reward + batch.discount * next_value
+        values = net.value(features, batch.action, self.online("critic"))
+        critic_loss = sum(((value - y) ** 2).mean() for value in values)
+        gradients = self.gradients(critic_loss, "critic", "encoder")
+        self.adams["critic"].step(self.weights["critic"], gradients["critic"])
+
+        features = features.detach()
+        action = self.noisy(net.act(features, self.online("actor")))
+        actor_loss = -net.value(features, action, self.online("critic")).min(0).values.mean()
+        gradients |= self.gradients(actor_loss, "actor")
+        for name in ("actor", "encoder"):
+            self.adams[name].step(self.weights[name], gradients[name])
+        self.move_targets()
+        return {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": values.mean()}, gradients
+
+    def gradients(self, loss, *names):
+        weights = {name: self.weights[name] for name in names}
+        flat = torch.autograd.grad(loss, sum(weights.values(), []), retain_graph=True)
+        flat = iter(flat)
+        return {name: [next(flat) for _ in weights[name]] for name in names}
+
+    def move_targets(self):
+        for name, weights in self.slow.items():
+            for slow, weight in zip(weights, self.weights[name]):
+                slow.data = self.tau * weight.data + (1 - self.tau) * slow.data
+            self.statistics[f"slow {name}"] = copy.deepcopy(self.statistics[name])
+
+
+def assert_near(got, expected, message, tolerance=1e-4, floor=1e-12):
+    """Equal within a ten-thousandth of the largest number."""
+    assert (got - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=floor), message
+
+
+def assert_update_is_naive(agent, naive, batch, tolerance=1e-4):
+    """Losses, gradients, Adam's steps (in units of the learning rate), targets and statistics of one update."""
+    before = {name: naive.copied(getattr(agent, name).parameters()) for name in naive.NETWORKS}
+    metrics = agent.update(batch)
+    losses, gradients = naive.update(batch)
+    for name, loss in losses.items():
+        torch.testing.assert_close(metrics[name], loss.detach(), rtol=tolerance, atol=tolerance)
+    for name, expected in gradients.items():
+        rate = naive.adams[name].rate
+        floor = max([gradient.abs().max() for gradient in expected], default=0) * 1e-4  # a bias before BatchNorm has none
+        parts = zip(getattr(agent, name).parameters(), naive.weights[name], before[name], expected)
+        for index, (parameter, weight, old, gradient) in enumerate(parts):
+            assert_near(parameter.grad, gradient, f"gradient {index} of the {name}", tolerance, floor)
+            clear = gradient.abs() > 0.01 * gradient.abs().max().clamp(min=floor)  # Adam makes whole steps of rounding errors
+            steps = ((parameter - old) / rate)[clear], ((weight - old) / rate)[clear]
+            torch.testing.assert_close(*steps, rtol=0, atol=0.02, msg=f"step {index} of the {name}")
+    assert_targets_are_naive(agent, naive, tolerance)
+
+
+def assert_targets_are_naive(agent, naive, tolerance):
+    assert set(naive.slow) == set(agent.targets)
+    for name, target in agent.targets.items():
+        for parameter, expected in zip(target.parameters(), naive.slow[name]):
+            assert_near(parameter, expected, f"target {name}", tolerance)
+        networks = ((target, f"slow {name}"), (getattr(agent, name), name))
+        for module, key in networks:
+            for got, expected in zip(naive.norms(module), naive.statistics[key]):
+                assert_near(got[0], expected[0], f"means of {key}"), assert_near(got[1], expected[1], f"spread of {key}")
+
+
+@pytest.mark.parametrize("size, words, batch", [(32, SMALL, 8), (84, [], 4)], ids=["small", "full"])
+def test_drqv2_updates_as_its_equations_say(size, words, batch):
+    """Any slip in DrQ-v2's losses, in what is detached, in noise and clips, in Adam or in the targets."""
+    agent = scatter(make("drqv2", "pixels", (9, size, size), *words, noise_seed=11))
+    rates = dict.fromkeys(("encoder", "actor", "critic"), (1e-4, 0))
+    naive = NaiveAgent(agent, DrQv2(), rates, tau=0.01, noise_seed=11)
+    for step, tolerance in enumerate([1e-4, 1e-3]):  # the second step sees Adam's memory
+        assert_update_is_naive(agent, naive, random_batch((9, size, size), batch, step), tolerance)
+
+
+def test_the_papers_state_agent_updates_as_its_equations_say():
+    """The same for BatchNorm (batch statistics online, running ones in the targets), L2, and the action's layer."""
+    agent = scatter(make("ddpg2016", "state", (17,)))
+    naive = NaiveAgent(agent, Paper(), {"encoder": (0, 0), "actor": (1e-4, 0), "critic": (1e-3, 1e-2)}, tau=0.001)
+    for step, tolerance in enumerate([1e-4, 2e-3]):
+        assert_update_is_naive(agent, naive, random_batch((17,), 64, step), tolerance)
+
+
+def test_the_papers_pixel_agent_updates_as_its_equations_say():
+    """The same with convolutions, which the critic's optimiser decays too, and targets with their own encoder."""
+    agent = scatter(make("ddpg2016", "pixels", (9, 64, 64)))
+    naive = NaiveAgent(agent, Paper(), {"actor": (1e-4, 0)} | dict.fromkeys(("encoder", "critic"), (1e-3, 1e-2)), 0.001)
+    for step, tolerance in enumerate([1e-4, 2e-3]):
+        assert_update_is_naive(agent, naive, random_batch((9, 64, 64), 4, step), tolerance)
+
+
+# --- the deterministic policy gradient, where Q is known ---
+
+
+class Quadratic(nn.Module):
+    """Q(s, a) = -(s'Ms + 2 s'Na + a'Ra)."""
+
+    def __init__(self, state_dim):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        half = torch.randn(ACTIONS, ACTIONS, generator=generator, dtype=torch.float64)
+        self.M = torch.eye(state_dim, dtype=torch.float64)
+        self.N = torch.randn(state_dim, ACTIONS, generator=generator, dtype=torch.float64)
+        self.R = half @ half.T
+
+    def forward(self, s, a):
+        return -((s @ self.M * s).sum(1) + 2 * (s @ self.N * a).sum(1) + (a @ self.R * a).sum(1))[None]
+
+    def action_gradient(self, s, a):
+        return -2 * (s @ self.N + a @ self.R)
+
+
+@pytest.fixture
+def known():
+    """An agent in float64 whose critic is a known quadratic, and some states."""
+    agent = make("ddpg2016_no_bn", "state", (4,), "agent.hidden=[8,8]").double()
+    agent.critic = Quadratic(4)
+    return agent, torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+def test_the_gradient_of_a_linear_policy_is_the_analytic_one(known):
+    """The deterministic policy gradient theorem, for a = K s: dJ/dK = mean of dQ/da s'."""
+    agent, states = known
+    agent.actor = nn.Linear(4, ACTIONS, bias=False).double()
+    agent.actor_loss(states).backward()
+    gain = agent.actor.weight.detach()
+    expected = -agent.critic.action_gradient(states, states @ gain.T).T @ states / len(states)
+    torch.testing.assert_close(agent.actor.weight.grad, expected, rtol=1e-5, atol=1e-10)
+
+
+def test_the_gradient_of_the_actor_is_the_chain_rule(known):
+    """The same through tanh and hidden layers: mean of (d mu / d theta)' dQ/da, one action component at a time."""
+    agent, states = known
+    parameters = list(agent.actor.parameters())
+    expected = [torch.zeros_like(parameter) for parameter in parameters]
+    for state in states.split(1):
+        action = agent.actor(state)
+        slope = agent.critic.action_gradient(state, action.detach())
+        for component in range(ACTIONS):
+            jacobian = torch.autograd.grad(action[0, component], parameters, retain_graph=True)
+            for total, part in zip(expected, jacobian):
+                total -= slope[0, component] * part / len(states)
+    agent.actor_loss(states).backward()
+    for parameter, gradient in zip(parameters, expected):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-10)
+
+
+# --- a problem whose optimum is known ---
+
+
+class Regulator:
+    """A noisy linear system with quadratic cost, actions in [-1, 1], and its optimal gain."""
+
+    A, B = np.array([[0.9, 0.3], [0.0, 0.8]]), np.array([[0.0], [0.5]])
+    Q, R = np.diag([1.0, 0.2]), np.array([[1.0]])
+    GAMMA, SPREAD = 0.99, 0.25
+
+    def __init__(self):
+        root = self.GAMMA**0.5
+        self.P = solve_discrete_are(root * self.A, root * self.B, self.Q, self.R)
+        inner = self.R + self.GAMMA * self.B.T @ self.P @ self.B
+        self.gain = -np.linalg.solve(inner, self.GAMMA * self.B.T @ self.P @ self.A)
+
+    def cost(self, state, action):
+        return (state @ self.Q * state).sum(-1) + (action @ self.R * action).sum(-1)
+
+    def step(self, state, action, random):
+        return state @ self.A.T + action @ self.B.T + random.normal(0, self.SPREAD, state.shape)
+
+    def discounted_cost(self, policy, steps=600):
+        """From 200 random states, always with the same disturbances."""
+        random, total = np.random.default_rng(0), 0.0
+        state = random.uniform(-1, 1, (200, 2))
+        for time in range(steps):
+            action = policy(state)
+            total += self.GAMMA**time * self.cost(state, action).mean()
+            state = self.step(state, action, random)
+        return total
+
+    def optimal_cost(self):
+        """E x'Px at the start, plus the disturbances' share: what Riccati's equation promises."""
+        return np.trace(self.P) * (1 / 3 + self.GAMMA / (1 - self.GAMMA) * self.SPREAD**2)
+
+
+def play(problem, replay, policy, random, steps=20):
+    """An episode from a random state, cut by a time limit; yields after each step. Rewards are centred near zero."""
+    state = random.uniform(-1, 1, 2)
+    replay.begin(state.astype(np.float32))
+    for step in range(steps):
+        action = np.clip(policy(state.astype(np.float32)) + random.normal(0, 0.4, 1), -1, 1)
+        reward = 0.33 - problem.cost(state, action)
+        state = problem.step(state, action, random)
+        replay.add(state.astype(np.float32), action.astype(np.float32), reward, 1.0, step == steps - 1)
+        yield
+
+
+def train_regulator(problem, updates, seed=0):
+    random = np.random.default_rng(seed)
+    agent = DDPG((2,), 1, Agent(
+        discount=problem.GAMMA, tau=0.02, actor_lr=2e-4, critic_lr=2e-3, critics=1, hidden=[64, 64], target_actor=True,
+    ), Noise(target_clip=0.0), init_seed=seed)  # fmt: skip
+    replay = Replay((2,), 1, 60_000, discount=problem.GAMMA, seed=seed)
+    while len(replay) < 30_000:
+        for _ in play(problem, replay, lambda state: np.zeros(1), random):
+            pass
+    while updates > 0:
+        for _ in play(problem, replay, agent.act, random):
+            agent.update(replay.sample(128))
+            updates -= 1
+    return agent
+
+
+def test_ddpg_solves_a_linear_quadratic_regulator():
+    """Everything together: within 5% of the optimal discounted cost, which Riccati's equation tells."""
+    problem = Regulator()
+    optimum = problem.discounted_cost(lambda state: state @ problem.gain.T)
+    assert optimum == pytest.approx(problem.optimal_cost(), rel=0.03)  # the simulation and the theory agree
+    assert problem.discounted_cost(lambda state: 0 * state[:, :1]) > 2 * optimum
+    agent = train_regulator(problem, updates=4000)
+    with torch.no_grad():
+        reached = problem.discounted_cost(lambda state: agent.actor(torch.as_tensor(state).float()).numpy())
+    assert reached < 1.05 * optimum
+
+
+# --- the silent bugs of design.md, by number ---
+
+
+def gradients_of(loss, module):
+    return torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
+
+
+def assert_all_close(got, expected, equal=True):
+    close = [torch.allclose(mine, yours, rtol=1e-4, atol=1e-7) for mine, yours in zip(got, expected, strict=True)]
+    assert all(close) if equal else not any(close)
+
+
+@pytest.mark.parametrize("words", [(), ("agent.encoder_trained_by=both",)])
+def test_9_every_parameter_stands_in_one_optimiser(words):
+    """An encoder that two optimisers step, parameters that none does, targets that any does."""
+    agent = make_small(*words)
+    held = [p for optimizer in agent.optimizers.values() for group in optimizer.param_groups for p in group["params"]]
+    trained = [p for name in ("encoder", "actor", "critic") for p in getattr(agent, name).parameters()]
+    assert sorted(map(id, held)) == sorted(map(id, trained))
+    assert {id(p) for p in agent.encoder.parameters()} == {
+        id(p) for group in agent.optimizers["encoder"].param_groups for p in group["params"]
+    }
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_9_the_named_losses_train_the_encoder(both):
+    """encoder_trained_by=critic that lets the actor's loss through, or =both that does not."""
+    words = ["agent.critic_lr=0", "noise.target_clip=0", f"agent.encoder_trained_by={'both' if both else 'critic'}"]
+    agent, batch = make_small(*words), random_batch(PIXELS)
+    features = agent.encoder(batch.observation)
+    from_critic = gradients_of(agent.critic_loss(features, batch)[0], agent.encoder)
+    action = agent.actor(features)
+    from_actor = gradients_of(-agent.critic(features.detach(), action).amin(0).mean(), agent.encoder)
+    agent.update(batch)
+    got = [parameter.grad for parameter in agent.encoder.parameters()]
+    assert_all_close(got, [critic + both * actor for critic, actor in zip(from_critic, from_actor)])
+    assert_all_close(got, [critic + (not both) * actor for critic, actor in zip(from_critic, from_actor)], equal=False)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_9_the_actors_loss_moves_the_encoder_only_if_named(both):
+    """The same, told by the weights after an update in which only the actor's loss has a gradient."""
+    words = ["agent.encoder_trained_by=both"] * both
+    agent, batch = make_small("noise.target_clip=0", *words), random_batch(PIXELS)
+    agent.critic_loss = lambda features, batch: (0 * features.sum(), torch.zeros(1))
+    before = copy.deepcopy(agent.encoder)
+    agent.update(batch)
+    same = [torch.equal(old, new) for old, new in zip(before.parameters(), agent.encoder.parameters())]
+    assert not any(same) if both else all(same)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_9_targets_see_through_the_named_encoder(slow):
+    """target_encoder=true that uses the online encoder, or the other way round."""
+    words = ["noise.target_clip=0", f"agent.target_encoder={str(slow).lower()}"]
+    agent, batch = scatter(make_small(*words)), random_batch(PIXELS)
+    assert ("encoder" in agent.targets) == slow
+    encoder = agent.targets["encoder"] if slow else agent.encoder
+    with torch.no_grad():
+        features = encoder(batch.next_observation)
+        next_q = agent.targets["critic"](features, agent.actor(features)).amin(0)
+        features = agent.encoder(batch.observation)
+        q = agent.critic(features, batch.action)
+        expected = (q - batch.reward - batch.discount * next_q).square().mean(1).sum()
+        torch.testing.assert_close(agent.critic_loss(features, batch)[0], expected)
+
+
+def buffers(network):
+    return [buffer.clone() for buffer in network.buffers()]
+
+
+def test_11_targets_copy_the_running_statistics():
+    """Statistics averaged with tau, or left at their first values, beside weights that do move slowly."""
+    agent = scatter(make_paper())
+    old = copy.deepcopy(agent.targets)
+    agent.update(random_batch((5,), 16))
+    for name in ("actor", "critic"):
+        network, target = getattr(agent, name), agent.targets[name]
+        assert all(map(torch.equal, buffers(network), buffers(target)))
+        assert not any(map(torch.equal, buffers(old[name]), buffers(target)))
+        assert not any(map(torch.equal, network.parameters(), target.parameters()))
+
+
+def test_11_acting_uses_and_keeps_the_running_statistics():
+    """Acting in training mode: it would move the statistics, or fail on a batch of one."""
+    agent = scatter(make_paper())
+    agent.update(random_batch((5,), 16))
+    observation, before = np.ones(5, np.float32), buffers(agent)
+    action = agent.act(observation)
+    assert all(map(torch.equal, before, buffers(agent)))
+    together = agent.actor(torch.randn(7, 5).index_fill_(0, torch.tensor([3]), 1.0))[3]
+    np.testing.assert_allclose(action, together.detach(), atol=1e-6)  # others in the batch do not matter
+    agent.actor.policy[1].running_mean += 1
+    assert np.abs(agent.act(observation) - action).max() > 1e-3
+
+
+def test_12_acting_has_no_noise():
+    """Exploration or update noise in the policy itself: evaluations would have it."""
+    agent = make_small(noise_scale=10.0)
+    observation = np.random.default_rng(0).integers(0, 256, PIXELS, np.uint8)
+    before = agent._noise_draws.get_state()
+    first, second = agent.act(observation), agent.act(observation)
+    assert first.shape == (ACTIONS,) and first.dtype == np.float32 and np.abs(first).max() <= 1
+    assert np.array_equal(first, second) and torch.equal(before, agent._noise_draws.get_state())
+
+
+@pytest.mark.parametrize("words", [(), ("agent.encoder_trained_by=both",)])
+def test_14_the_actors_loss_leaves_the_critic_alone(words):
+    """Critic gradients that hold the actor's loss too."""
+    agent, batch = make_small("noise.target_clip=0", *words), random_batch(PIXELS)
+    expected = gradients_of(agent.critic_loss(agent.encoder(batch.observation), batch)[0], agent.critic)
+    for _ in range(2):  # left-overs of an earlier update, too
+        fresh = copy.deepcopy(agent.state_dict())
+        agent.update(batch)
+        assert_all_close([parameter.grad for parameter in agent.critic.parameters()], expected)
+        agent.load_state_dict(fresh)
+
+
+def test_14_targets_are_computed_without_gradient():
+    """A target y that pulls the actor, the encoder (through the next observation) or the target networks."""
+    agent, batch = make_small(), random_batch(PIXELS)
+    features = agent.encoder(batch.observation).detach()
+    loss = agent.critic_loss(features, batch)[0]
+    elsewhere = [*agent.encoder.parameters(), *agent.actor.parameters()]
+    assert torch.autograd.grad(loss, elsewhere, allow_unused=True) == (None,) * len(elsewhere)
+    agent.update(batch)
+    assert not any(target.requires_grad or target.grad is not None for target in agent.targets.parameters())
+
+
+def test_noise_scale_and_clip_bound_the_updates_noise():
+    """Noise that ignores its schedule or its clip, or that stays when both are off."""
+    agent, action = make_small(noise_scale=0.1), torch.zeros(5000, ACTIONS)
+    assert agent._noisy(action).std().item() == pytest.approx(0.1, rel=0.05)
+    agent.noise_scale.fill_(5.0)
+    assert agent._noisy(action).abs().max().item() == pytest.approx(0.3)
+    assert agent._noisy(action + 1).max() < 1
+    assert make_small("noise.target_clip=0", noise_scale=5.0)._noisy(action) is action
+
+
+@pytest.mark.parametrize("preset", ["dpg_replay", "dpg", "offpolicy_dpg"])
+def test_without_target_networks_targets_equal_the_networks(preset):
+    """tau = 1, the ladder's rungs without target networks: BatchNorm's statistics too."""
+    agent = scatter(make(preset, "state", (5,), "agent.hidden=[24,24]"))
+    agent.update(random_batch((5,), 16))
+    for name, target in agent.targets.items():
+        assert all(map(torch.equal, getattr(agent, name).state_dict().values(), target.state_dict().values()))
+
+
+@pytest.mark.parametrize("build, shape", [(make_small, PIXELS), (make_paper, (5,))])
+def test_an_update_never_waits_for_the_device(monkeypatch, build, shape):
+    """A number read from the device within the update: each would stall a GPU."""
+    agent, batch = build(), random_batch(shape)
+    for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+
+        def forbidden(*args, name=name):
+            raise AssertionError(f"Tensor.{name} within the update")
+
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
+    metrics = agent.update(batch)
+    monkeypatch.undo()
+    assert set(metrics) == {"critic_loss", "actor_loss", "q"}
+    for value in metrics.values():
+        assert value.shape == () and not value.requires_grad and value.isfinite()
+
+
+@pytest.mark.parametrize("build, shape", [(make_small, PIXELS), (make_paper, (5,))])
+def test_an_update_leaves_its_batch_as_it_was(build, shape):
+    """A batch changed in place: rewards or pixels of the ring itself, where gathering returns views."""
+    batch = random_batch(shape)
+    kept = copy.deepcopy(batch)
+    build().update(batch)
+    assert all(map(torch.equal, vars(batch).values(), vars(kept).values()))
+
+
+BUILDS = {
+    "drqv2": (make_small, PIXELS),
+    "both": (lambda **seeds: make_small("agent.encoder_trained_by=both", **seeds), PIXELS),
+    "paper-state": (make_paper, (5,)),
+    "paper-pixels": (lambda **seeds: make("ddpg2016", "pixels", PIXELS, *SMALL_PAPER, **seeds), PIXELS),
+}
+
+
+@pytest.mark.parametrize("build, shape", BUILDS.values(), ids=BUILDS)
+def test_13_a_restored_agent_goes_on_exactly(build, shape):
+    """Weights, targets, statistics, Adam's memory or the noise's stream that a checkpoint loses."""
+    agent, fresh = build(init_seed=1, noise_seed=2), build(init_seed=3, noise_seed=4)
+    for step in range(3):
+        agent.update(random_batch(shape, seed=step))
+    fresh.load_tensors({name: tensor.clone().contiguous() for name, tensor in agent.tensors().items()})
+    for step in (3, 4):
+        one, other = (each.update(random_batch(shape, seed=step)) for each in (agent, fresh))
+        assert one == other
+    saved = fresh.tensors()
+    assert all(torch.equal(tensor, saved.pop(name)) for name, tensor in agent.tensors().items()) and not saved
+
+
+def test_13_updates_follow_their_seeds():
+    """Update noise from torch's global generator, or of one seed for all."""
+    losses = []
+    for global_seed, noise_seed in ((0, 1), (7, 1), (0, 2)):
+        torch.manual_seed(global_seed)
+        losses.append(make_small(noise_seed=noise_seed).update(random_batch(PIXELS))["critic_loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_restored_agent_keeps_nothing_of_its_own():
+    """An agent that is rolled back: loading replaces its optimisers' memory, and a new agent's is empty."""
+    agent, batch = make_small(), random_batch(PIXELS)
+    first = {name: tensor.clone() for name, tensor in agent.tensors().items()}
+    once = agent.update(batch)
+    agent.load_tensors(first)
+    assert dataclasses.asdict(batch).keys() and agent.update(batch) == once
