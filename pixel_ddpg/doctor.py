@@ -56,7 +56,6 @@ def check_mujoco() -> str:
 def check_rendering() -> str:
     from pixel_ddpg.environment import make_env
 
-    backend = rendering.choose_backend()
     try:
         env = make_env("cheetah-run", obs="pixels")
     except config.UserError as error:
@@ -66,7 +65,7 @@ def check_rendering() -> str:
     for _ in range(count):
         renderer.render()
     speed = count / (time.perf_counter() - start)
-    return f"{backend}, {rendering.describe(env.environment.task_env.physics)}, {speed:.0f} frames/s of 64x64"
+    return f"{rendering.describe(env.environment.task_env.physics)}, {speed:.0f} frames/s of 64x64"
 
 
 def check_opencv() -> str:

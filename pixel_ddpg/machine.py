@@ -82,7 +82,7 @@ def facts(device: torch.device, threads: int) -> dict:
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "ram_bytes": psutil.virtual_memory().total,

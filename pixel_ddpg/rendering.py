@@ -79,8 +79,10 @@ def _enlarge_buffer(physics, size: int) -> None:
 
 
 def describe(physics) -> str:
-    """The renderer's own name of itself, such as 'llvmpipe (LLVM 15)' or a GPU's."""
+    """Backend and the renderer's own name of itself: egl, llvmpipe (LLVM 15), software; or egl and a GPU's name."""
     from OpenGL import GL
 
     with physics.contexts.gl.make_current() as context:
-        return context.call(GL.glGetString, GL.GL_RENDERER).decode()
+        name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
+    drawn_by = "software" if any(word in name.lower() for word in ("llvmpipe", "softpipe", "swrast")) else "GPU"
+    return f"{choose_backend()}, {name}, {drawn_by}"

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pixel_ddpg import checkpoint, machine, rendering, replay, tasks, trainer
 from pixel_ddpg import config as config_module
+from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.logger import Metrics, WandbMirror
@@ -99,34 +100,36 @@ def print_plan(config: Config, environment: Environment, device: torch.device, t
     nbytes = slots * replay.element_bytes(shape, action_dim)
     place, why = replay.place(nbytes, device, machine.free_memory(device), machine.free_memory(torch.device("cpu")))
     agent = trainer.make_agent(config, environment, device)
-    network_bytes = sum(tensor.nbytes for tensor in agent.parameters()) * 3  # with Adam's two moments
-    disk = nbytes + 2 * network_bytes
-    free_disk = shutil.disk_usage(config.run_dir).free
-    if disk > free_disk:
-        raise UserError(
-            f"checkpoints will take {machine.format_bytes(disk)}, {machine.format_bytes(free_disk)} are free for "
-            f"{config.run_dir}: "
-            "free some, choose another run_dir= or a smaller replay.capacity", 1,
-        )  # fmt: skip
+    disk = disk_needed(config, nbytes, agent)
     hours = estimate_hours(config, environment, agent, device)
-    drawn = (
-        f"{rendering.choose_backend()}, {rendering.describe(environment.task_env.physics)}"
-        if config.obs == "pixels"
-        else "none"
-    )
+    pixels = config.obs == "pixels"
     rows = {
         "task": f"{config.task} from {config.obs}, {config.frames:,} frames, action repeat {config.env.action_repeat}",
         "preset": f"{config.preset}, seed {config.seed}",
         "observation": f"{environment.observation_spec().dtype} {environment.observation_spec().shape}",
-        "device": f"{device_name(device)}, {threads} threads",
-        "rendering": drawn,
-        "replay": f"{slots * config.env.action_repeat:,} frames ({slots:,} steps), {machine.format_bytes(nbytes)}, {why}",
+        "device": f"{device_name(device)}, {threads} CPU thread{'s' * (threads > 1)}",
+        "rendering": rendering.describe(environment.task_env.physics) if pixels else "none",
+        "replay": f"{slots * config.env.action_repeat:,} frames, {machine.format_bytes(nbytes)}, {why}",
         "checkpoints": f"up to {machine.format_bytes(disk)} in {config.run_dir}",
         "time": f"about {format_hours(hours)} for the whole run, measured just now",
     }
     for name, value in rows.items():
         console.print(f"[bold]{name:12}[/bold] {value}")
     return place
+
+
+def disk_needed(config: Config, replay_bytes: int, agent: DDPG) -> int:
+    """Bytes that checkpoints will take; UserError where the disk has less."""
+    network_bytes = sum(tensor.nbytes for tensor in agent.parameters()) * 3  # with Adam's two moments
+    needed = replay_bytes + 2 * network_bytes
+    free = shutil.disk_usage(config.run_dir).free
+    if needed > free:
+        raise UserError(
+            f"checkpoints will take {machine.format_bytes(needed)}, {machine.format_bytes(free)} are free for "
+            f"{config.run_dir}: free some, choose another run_dir= or a smaller replay.capacity",
+            code=1,
+        )
+    return needed
 
 
 def device_name(device: torch.device) -> str:
@@ -139,7 +142,7 @@ def format_hours(hours: float) -> str:
     return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
 
 
-def estimate_hours(config: Config, environment: Environment, agent, device: torch.device) -> float:
+def estimate_hours(config: Config, environment: Environment, agent: DDPG, device: torch.device) -> float:
     """Hours for the whole run, from a few steps and updates on things that are thrown away."""
     action = np.zeros(environment.action_spec().shape, np.float32)
     observation = environment.reset().observation
