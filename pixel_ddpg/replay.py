@@ -74,7 +74,7 @@ class Replay:
 
     def __len__(self) -> int:
         """How many transitions may be sampled now."""
-        return self._ready() - self._oldest
+        return max(0, self._ready() - self._oldest)
 
     def _ready(self) -> int:
         """The end of the range that may be sampled: n-step windows of a running episode must be complete."""
