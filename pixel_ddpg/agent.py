@@ -149,10 +149,14 @@ class DDPG(nn.Module):
                 tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
         return tensors | {"noise_draws": self._noise_draws.get_state()}
 
+    def load_networks(self, tensors: dict[str, Tensor]) -> None:
+        """Networks and targets alone: enough to act, on any device."""
+        self.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
+
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Go on from `tensors()`."""
-        self.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
-        self._noise_draws.set_state(tensors["noise_draws"])
+        self.load_networks(tensors)
+        self._noise_draws.set_state(tensors["noise_draws"].cpu())
         for name, optimizer in self.optimizers.items():
             parameters = optimizer.param_groups[0]["params"]
             state = optimizer.state_dict()

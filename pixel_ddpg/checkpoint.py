@@ -56,14 +56,14 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
         write_atomically(_piece(run_dir, known[-1]), save(replay.slots_since(first)))
     state = state | {"format": FORMAT, "replay_pieces": known, "replay": replay.state_dict()}
 
-    target = root / f"{frame:012d}"
+    again = sum(path.name.startswith(f"{frame:012d}") for path in checkpoints(run_dir))
+    target = root / (f"{frame:012d}.{again}" if again else f"{frame:012d}")
     temporary = root / f".{frame:012d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(temporary / "tensors.safetensors", save(contiguous))
     write_atomically(temporary / "state.json", json.dumps(state).encode())
-    shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     _sync_folder(root)
     tidy(run_dir)
@@ -82,9 +82,14 @@ def tidy(run_dir: pathlib.Path) -> None:
 
 
 def checkpoints(run_dir: pathlib.Path) -> list[pathlib.Path]:
-    """Complete checkpoints, oldest first."""
+    """Complete checkpoints, oldest first; a second one of the same frame is called <frame>.1."""
     root = run_dir / "checkpoints"
-    return sorted(path for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
+    return sorted(path for path in root.iterdir() if path.name[0].isdigit()) if root.is_dir() else []
+
+
+def frame_of(path: pathlib.Path) -> int:
+    """The frame a checkpoint was made at."""
+    return int(path.name[:12])
 
 
 def newest(run_dir: pathlib.Path) -> pathlib.Path | None:
@@ -92,8 +97,13 @@ def newest(run_dir: pathlib.Path) -> pathlib.Path | None:
     return (checkpoints(run_dir) or [None])[-1]
 
 
-def load_checkpoint(run_dir: pathlib.Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict]:
-    """Tensors and state of the newest checkpoint that can be read; UserError if none can."""
+def load_checkpoint(
+    run_dir: pathlib.Path, device: torch.device | str = "cpu", replay: Replay | None = None
+) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and state of the newest checkpoint that can be read; UserError if none can.
+
+    Whoever trains here gives the replay: it is filled, and checkpoints that cannot be read are deleted.
+    """
     found = checkpoints(run_dir)
     if not found:
         raise UserError(f"{run_dir} has no checkpoint")
@@ -105,23 +115,22 @@ def load_checkpoint(run_dir: pathlib.Path, device: torch.device | str = "cpu") -
                     f"{path} was written by another version (format {state.get('format')}, this one reads {FORMAT}): "
                     "use that version, or start anew with resume=false overwrite=true"
                 )
-            return load_file(path / "tensors.safetensors", device=str(device)), state
+            if replay is not None and state["device"] != torch.device(device).type:
+                raise UserError(f"{run_dir} was trained on {state['device']}; its random streams go on only there")
+            tensors = load_file(path / "tensors.safetensors", device=str(device))
+            if replay is not None:
+                _load_replay(run_dir, state, replay)
+            return tensors, state
         except (OSError, ValueError, SafetensorError) as error:
             print(f"pixel_ddpg: {path} cannot be read ({error}); trying the one before", file=sys.stderr)
-            shutil.rmtree(path)
+            if replay is not None:
+                shutil.rmtree(path)
     raise UserError(f"no checkpoint in {run_dir} can be read: start anew with resume=false overwrite=true", code=1)
 
 
-def load_replay(run_dir: pathlib.Path, state: dict, replay: Replay) -> None:
-    """Fill the ring from its pieces."""
+def _load_replay(run_dir: pathlib.Path, state: dict, replay: Replay) -> None:
     for piece in state["replay_pieces"]:
-        path = _piece(run_dir, piece)
-        try:
-            rows = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}): start anew with resume=false overwrite=true", code=1
-            ) from None
+        rows = load_file(_piece(run_dir, piece))
         skip = max(0, state["replay"]["next_slot"] - replay.slots - piece[0])
         replay.load_slots(piece[0] + skip, {name: table[skip:] for name, table in rows.items()})
     replay.load_state_dict(state["replay"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
@@ -56,7 +57,7 @@ class Noise:
     sigma: float = 0.2  # ou: diffusion
     dt: float = 1.0  # ou: time of one agent step
     random_frames: int = 0  # uniformly random actions at first
-    target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: none
+    target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: no noise there
 
 
 @dataclass
@@ -134,7 +135,7 @@ FREE_ON_RESUME = (
     "eval.video_size",
 )
 
-HELP = f"""python -m pixel_ddpg.<command> key=value ...
+RUN_HELP = f"""python -m pixel_ddpg.run key=value ...
 
 task=    a name from `python -m pixel_ddpg.list`
 obs=     pixels or state
@@ -143,7 +144,12 @@ preset=  {", ".join(presets.PRESETS)}
 Every key and its default:
 
 $CONFIG"""
-NO_FILES = {"hydra": {"run": {"dir": "."}, "output_subdir": None, "help": {"template": HELP}}}
+HELP = """python -m pixel_ddpg.<command> key=value ...
+
+Every key and its default:
+
+$CONFIG"""
+NO_FILES = {"run": {"dir": "."}, "sweep": {"dir": "runs", "subdir": "."}, "output_subdir": None}
 QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]
 
 
@@ -152,7 +158,10 @@ def _register_groups() -> None:
     groups = [{"task": "cartpole-swingup"}, {"obs": "pixels"}, {"preset": "fast"}, {"settings": "${preset}-${obs}"}]
     groups += [{"optional task_settings": "${preset}-${task}"}]
     store(name="schema", node=Config)
-    store(name="run", node={"defaults": ["schema", *groups, *QUIET, "_self_"], **NO_FILES})
+    store(
+        name="run",
+        node={"defaults": ["schema", *groups, *QUIET, "_self_"], "hydra": NO_FILES | {"help": {"template": RUN_HELP}}},
+    )
     for task in tasks.CATALOGUE:
         store(group="task", name=task, node={"task": task}, package="_global_")
         for preset in presets.PRESETS:
@@ -177,18 +186,22 @@ def register_command(name: str, schema: type) -> None:
     SCHEMAS[name] = schema
     store(name=f"{name}_schema", node=schema)
     task = [{"task": None}] if any(item.name == "task" for item in dataclasses.fields(schema)) else []
-    store(name=name, node={"defaults": [f"{name}_schema", *task, *QUIET, "_self_"], **NO_FILES})
+    node = {"defaults": [f"{name}_schema", *task, *QUIET, "_self_"], "hydra": NO_FILES | {"help": {"template": HELP}}}
+    store(name=name, node=node)
 
 
 def compose(overrides: list[str], name: str = "run"):
     """The configuration of a command for these `key=value` words; UserError for a word that does not fit."""
     _check_words(overrides, name)
-    with hydra.initialize(version_base="1.3", config_path=None):
-        try:
-            config = OmegaConf.to_object(hydra.compose(name, overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_one_line(error, overrides)) from None
-    return config
+    outer = GlobalHydra.instance().hydra  # the caller's own Hydra application, if there is one
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize(version_base="1.3", config_path=None):
+            return OmegaConf.to_object(hydra.compose(name, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error, overrides)) from None
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def command(name: str) -> Callable:
@@ -198,16 +211,24 @@ def command(name: str) -> Callable:
     """
 
     def decorate(function: Callable[..., int | None]) -> Callable[[], int | None]:
+        codes = []
+
         def with_hydra(options) -> None:
-            with one_line_errors():
-                function(OmegaConf.to_object(options))
+            try:
+                with one_line_errors():
+                    codes.append(function(OmegaConf.to_object(options)) or 0)
+            except SystemExit as end:  # the other jobs of a --multirun go on
+                codes.append(end.code)
+                if end.code == 130:
+                    raise
 
         @functools.wraps(function)
         def main() -> int | None:
             with one_line_errors():
                 if any(word.startswith("-") for word in sys.argv[1:]):
                     _check_words([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], name)
-                    return hydra.main(version_base="1.3", config_path=None, config_name=name)(with_hydra)()
+                    hydra.main(version_base="1.3", config_path=None, config_name=name)(with_hydra)()
+                    return max(codes, default=0)
                 return function(compose(sys.argv[1:], name))
 
         return main
@@ -301,7 +322,7 @@ def check(config: Config) -> None:
         raise UserError(f"agent.hidden={config.agent.hidden} must list the widths of one or more layers")
     if not math.isfinite(config.agent.pixel_offset):
         raise UserError(f"agent.pixel_offset={config.agent.pixel_offset} must be a number")
-    check_video_size(config.eval.video_size, "eval.video_size")
+    check_video_size(config.eval.video_size, "eval.video_size", least=0)
     env, agent, replay = config.env, config.agent, config.replay
     if replay.batch_size > replay.capacity:
         raise UserError(f"replay.batch_size={replay.batch_size} is larger than replay.capacity={replay.capacity}")
@@ -338,9 +359,9 @@ ONE_OF = {
 }
 
 
-def check_video_size(size: int, key: str) -> None:
+def check_video_size(size: int, key: str, least: int = 2) -> None:
     """The codec wants even sides."""
-    if size % 2 or size < 0:
+    if size % 2 or size < least:
         raise UserError(f"{key}={size} must be an even number of pixels")
 
 

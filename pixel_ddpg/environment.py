@@ -121,7 +121,7 @@ class Environment(dm_env.Environment):
         """What brings this environment back to where it is: the random state before the episode and its actions."""
         name, keys, position, has_gauss, gauss = self._random_at_reset
         random = [name, keys.tolist(), position, has_gauss, gauss]
-        return {"random": random, "actions": [action.tolist() for action in self._actions], "over": self._over}
+        return {"random": random, "actions": [action.tolist() for action in self._actions]}
 
     def load_state_dict(self, state: dict) -> dm_env.TimeStep:
         """Play the saved episode again up to its last step, and return that step."""

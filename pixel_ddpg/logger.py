@@ -66,17 +66,21 @@ class WandbMirror:
     def __init__(self, run_dir: pathlib.Path, mode: str, project: str, run_id: str, config: dict):
         self._run, self._rows = None, 0
         if mode == "auto":
-            mode = "online" if has_wandb_key() else "offline"
-        if mode == "off":
+            mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+        if mode in ("off", "disabled"):
             return
         import wandb
 
         for old in run_dir.glob("wandb/offline-run-*"):
             shutil.rmtree(old)
-        self._run = wandb.init(
-            project=project, id=run_id, name=str(run_dir), dir=run_dir, config=config, mode=mode, resume="allow",
-            settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
-        )  # fmt: skip
+        try:
+            self._run = wandb.init(
+                project=project, id=run_id, name=str(run_dir), dir=run_dir, config=config, mode=mode, resume="allow",
+                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
+            )  # fmt: skip
+        except Exception as error:  # no mirror is worth a run
+            print(f"pixel_ddpg: no W&B mirror ({str(error).splitlines()[0]}); wandb=offline or off", file=sys.stderr)
+            return
         self._run.define_metric("*", step_metric="frame")
         self._sent = self._run.step if mode == "online" else 0
         for row in read_rows(run_dir / "metrics.jsonl"):

@@ -71,11 +71,6 @@ def memory_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def can_render() -> bool:
-    """Whether a GL backend was found."""
-    return os.environ.get("MUJOCO_GL") not in ("disable", "disabled", "off", "false", "0")
-
-
 def facts(device: torch.device, threads: int) -> dict:
     """What a result depends on: commit, versions, hardware."""
     return {

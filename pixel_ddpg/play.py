@@ -72,6 +72,8 @@ def main(options: Play) -> None:
         raise config.UserError(f"unknown window '{options.window}'; there are auto, on, off")
     if options.window == "on" and not has_display():
         raise config.UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
+    if options.out and not options.out.endswith(".mp4"):
+        raise config.UserError(f"out={options.out} must end in .mp4")
     rendering.choose_backend()
     task, env, obs, policy = make_policy(options)
     environment = Environment(tasks.CATALOGUE[task], obs, env, options.seed)

@@ -44,7 +44,7 @@ DRQV2 = {
         "final_init": 0.0, "conv": [[32, 3, 2, 0], [32, 3, 1, 0], [32, 3, 1, 0], [32, 3, 1, 0]], "pixel_offset": 0.5,
         "random_shift": 4, "target_actor": False, "target_encoder": False,
     },
-    "env": {"size": 84, "action_repeat": 2, "frame_stack": 3},
+    "env": {"size": 84, "action_repeat": 2, "frame_stack": 3, "shadow_size": 2048},
     "replay": {"capacity": 1_000_000, "batch_size": 256, "n_step": 3},
     "noise": {
         "kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 1_000_000, "random_frames": 4000, "target_clip": 0.3,
@@ -84,7 +84,7 @@ def _merge(base: dict, *changes: dict) -> dict:
     return result
 
 
-# The lecture's ladder: each rung adds one idea to the one before; all have the paper's networks and learning rates.
+# The lecture's ladder; all have the paper's networks and learning rates.
 # No replay is a replay of one transition; no target networks is tau = 1 (the target equals the network).
 NO_REPLAY = {
     "replay": {"capacity": 1, "batch_size": 1},

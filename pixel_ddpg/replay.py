@@ -191,9 +191,9 @@ class Replay:
         self.next_slot, self._oldest = state["next_slot"], state["oldest"]
         self._age, self._open = state["age"], state["open"]
         present = range(max(0, self.next_slot - self.slots), self.next_slot - 1)
-        starts = [slot for slot in present if not self.lasts[slot % self.slots]]
+        lasts, ages = self.lasts.tolist(), self.ages.tolist()
+        starts = [slot for slot in present if not lasts[slot % self.slots]]
         self._transitions = state["transitions"] - len(starts)
-        ages = self.ages.tolist()
         for slot in starts:
             self._number(slot, ages[slot % self.slots])
         self.draws.set_state(torch.tensor(state["draws"], dtype=torch.uint8))

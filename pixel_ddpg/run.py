@@ -30,18 +30,22 @@ def main(config: Config) -> None:
     config_module.check(config)
     run_dir = pathlib.Path(config.run_dir)
     with open_lock(run_dir):
-        found = prepare_folder(config, run_dir)
-        if found and trainer.is_done(run_dir, config.frames):
+        if config.resume and trainer.is_done(run_dir, config.frames):
+            refuse_changes(config, run_dir)
             console.print(f"{run_dir} is done: {config.frames:,} frames; a larger frames= makes it go on")
             return
+        found = has_checkpoint(config, run_dir)
         threads = machine.prepare_cpu(config.threads)
         rendering.choose_backend(threads)
         device = machine.choose_device(config.device)
         environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
         replay_device = print_plan(config, environment, device, threads)
+        if not found:
+            delete_run(run_dir)
         run = trainer.Trainer(config, device, replay_device)
         length = run.restore() if found else 0
         trainer.write_config(config, run_dir)
+        trainer.write_status(run_dir, "running", frame=run.frame)
         metrics = Metrics(run_dir / "metrics.jsonl", length)
         mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, config.wandb_id, dataclasses.asdict(config))
         if found:
@@ -50,26 +54,42 @@ def main(config: Config) -> None:
         train(run, metrics, mirror, run_dir)
 
 
-def prepare_folder(config: Config, run_dir: pathlib.Path) -> bool:
-    """Whether there is a checkpoint to go on from. Refuses what would mix or destroy a run."""
-    config.wandb_id = secrets.token_hex(6)
+def has_checkpoint(config: Config, run_dir: pathlib.Path) -> bool:
+    """Whether there is a checkpoint to go on from. Refuses what would mix or destroy a run; changes nothing there."""
+    config.wandb_id = config.wandb_id or secrets.token_hex(6)
     if not (run_dir / "config.yaml").exists():
         return False
     if not config.resume:
         if not config.overwrite:
             raise UserError(f"{run_dir} has a run; add overwrite=true to delete it, or leave out resume=false to go on")
-        for path in run_dir.iterdir():
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
         return False
+    config.wandb_id = refuse_changes(config, run_dir).wandb_id
+    if checkpoint.checkpoints(run_dir):
+        return True
+    if trainer.read_status(run_dir).get("state", "done") == "done":  # else it ended before its first checkpoint
+        raise UserError(
+            f"{run_dir} has results but no checkpoint: choose another run_dir=, or resume=false overwrite=true"
+        )
+    return False
+
+
+def refuse_changes(config: Config, run_dir: pathlib.Path) -> Config:
+    """The configuration the run was started with; UserError if the command now says something else that matters."""
     started = trainer.read_config(run_dir)
     if changed := config_module.differences(started, config):
         raise UserError(
             f"{run_dir} was started with {' '.join(changed)}: repeat that, choose another run_dir=, "
             "or start anew with resume=false overwrite=true"
         )
-    config.wandb_id = started.wandb_id
-    return bool(checkpoint.checkpoints(run_dir))
+    return started
+
+
+def delete_run(run_dir: pathlib.Path) -> None:
+    """Delete what a run writes, and nothing else."""
+    for name in ("checkpoints", "videos", "wandb"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in ("config.yaml", "metrics.jsonl", "status.json", "evaluation.json"):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 class open_lock:
@@ -121,7 +141,8 @@ def print_plan(config: Config, environment: Environment, device: torch.device, t
 def disk_needed(config: Config, replay_bytes: int, agent: DDPG) -> int:
     """Bytes that checkpoints will take; UserError where the disk has less."""
     network_bytes = sum(tensor.nbytes for tensor in agent.parameters()) * 3  # with Adam's two moments
-    needed = replay_bytes + 2 * network_bytes
+    there = sum(path.stat().st_size for path in pathlib.Path(config.run_dir, "checkpoints").rglob("*"))
+    needed = max(0, replay_bytes + 2 * network_bytes - there)
     free = shutil.disk_usage(config.run_dir).free
     if needed > free:
         raise UserError(
@@ -177,7 +198,6 @@ class Screen:
     """A live line in a terminal; elsewhere one plain line for each evaluation."""
 
     def __init__(self, frames: int, done: int):
-        self._last = time.monotonic(), done
         self._progress = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} frames"), BarColumn(None),
             TextColumn("return {task.fields[last]}  {task.fields[speed]} frames/s  left"), TimeRemainingColumn(),
@@ -210,10 +230,10 @@ class Screen:
 
 def train(run: trainer.Trainer, metrics: Metrics, mirror: WandbMirror, run_dir: pathlib.Path) -> None:
     """Train to the end; status.json tells how it ended."""
-    trainer.write_status(run_dir, "running", frame=run.frame)
     try:
         with Screen(run.config.frames, run.frame) as screen:
             run.train(metrics, mirror, screen.row, screen.step)
+        trainer.write_status(run_dir, "done", frame=run.frame)
     except BaseException as error:
         state = "stopped" if isinstance(error, UserError) and error.code == 130 else "failed"
         with contextlib.suppress(OSError):  # the disk may be full
@@ -222,7 +242,6 @@ def train(run: trainer.Trainer, metrics: Metrics, mirror: WandbMirror, run_dir: 
     finally:
         mirror.close()
         metrics.close()
-    trainer.write_status(run_dir, "done", frame=run.frame)
     console.print(
         f"done: {run_dir}/metrics.jsonl" + "".join(f", {path}" for path in sorted(run_dir.glob("videos/*.mp4"))[-1:])
     )

@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import signal
+import sys
 import time
 
 import numpy as np
@@ -76,11 +77,12 @@ class Trainer:
         )
         self.frame = self.step = self.updates = self.evaluations = 0
         self._hours_before, self._started = 0.0, time.monotonic()
-        self._return = self._last_return = 0.0
+        self._return = 0.0
         self._sums: dict[str, torch.Tensor] = {}
         self._summed = 0
         self._time_step = None
         self._stop = False
+        self._finished_at = -1  # the frame of the last final evaluation
 
     @property
     def action_dim(self) -> int:
@@ -104,19 +106,31 @@ class Trainer:
         with self._signals():
             while self.frame < self.config.frames:
                 if self.frame >= self.evaluations * self.config.eval.every:
-                    self._evaluate()
+                    with self._untimed():
+                        self._evaluate()
                 self._advance()
                 progress(self)
                 if time.monotonic() >= next_save or self._stop:
-                    self.save()
+                    with self._untimed():
+                        self.save()
                     next_save = time.monotonic() + 60 * self.config.checkpoint_minutes
                 if self._stop:
                     raise UserError(
                         f"stopped at frame {self.frame:,}, saved in {self.run_dir}; the same command goes on", 130
                     )
-            self.save()
-            self._evaluate(final=True)
-            self.save()
+            if self._finished_at != self.frame:
+                self.save()
+                self._evaluate(final=True)
+                self._finished_at = self.frame
+                self.save()
+
+    @contextlib.contextmanager
+    def _untimed(self):
+        """What happens in here does not count in frames_per_second."""
+        before = time.monotonic()
+        yield
+        clock, frame, updates = self._episode_clock
+        self._episode_clock = (clock + time.monotonic() - before, frame, updates)
 
     def _advance(self) -> None:
         """One agent step, and the updates that are due."""
@@ -173,7 +187,6 @@ class Trainer:
             "updates_per_second": (self.updates - updates) / seconds,
             "memory_bytes": machine.memory_bytes(self.agent.device),
         })  # fmt: skip
-        self._last_return = self._return
         self._sums, self._summed = {}, 0
         self._episode_clock = (time.monotonic(), self.frame, self.updates)
 
@@ -181,8 +194,12 @@ class Trainer:
         """Episodes without noise, in the other environment; training does not notice."""
         settings = self.config.eval
         video = self.run_dir / "videos" / f"{self.frame}.mp4" if final and settings.video_size else None
-        if video and not machine.can_render():
-            video = None
+        if video:
+            try:
+                self.evaluation.make_renderer(settings.video_size)
+            except UserError as error:
+                print(f"pixel_ddpg: no video: {error}", file=sys.stderr)
+                video = None
         self.evaluation.seed(evaluation_seed(self.config.seed, self.frame))
         returns, lengths = run_episodes(self.evaluation, self.agent.act, settings.episodes, video, settings.video_size)
         self._log("eval", {"return": float(np.mean(returns)), "returns": returns, "length": float(np.mean(lengths))})
@@ -201,7 +218,7 @@ class Trainer:
 
     def _not_finite(self, what: str) -> None:
         saved = checkpoint.newest(self.run_dir)
-        kept = f"the checkpoint of frame {int(saved.name):,} is kept" if saved else "no checkpoint had been made"
+        kept = f"frame {checkpoint.frame_of(saved):,}'s checkpoint is kept" if saved else "no checkpoint had been made"
         raise UserError(
             f"{what} is not finite at frame {self.frame:,}; {kept}; try a smaller agent.critic_lr in another run_dir", 1
         )
@@ -212,6 +229,7 @@ class Trainer:
 
         def ask(number, frame):
             self._stop = True
+            print("saving, then stopping; once more to stop at once", flush=True)
             signal.signal(number, signal.default_int_handler)
 
         previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -231,7 +249,7 @@ class Trainer:
         state = {
             "frame": self.frame, "step": self.step, "updates": self.updates, "evaluations": self.evaluations,
             "hours": self.hours, "return": self._return, "summed": self._summed, "metrics_length": self._metrics.length,
-            "begun": self._time_step is not None,
+            "begun": self._time_step is not None, "finished_at": self._finished_at, "device": self.agent.device.type,
             "environment": self.environment.state_dict(), "exploration": self.exploration.state_dict(),
         }  # fmt: skip
         tensors = {f"agent.{name}": tensor for name, tensor in self.agent.tensors().items()}
@@ -240,11 +258,12 @@ class Trainer:
 
     def restore(self) -> int:
         """Go on from the newest checkpoint; returns the length of metrics.jsonl that it knows."""
-        tensors, state = checkpoint.load_checkpoint(self.run_dir, self.agent.device)
-        checkpoint.load_replay(self.run_dir, state, self.replay)
+        tensors, state = checkpoint.load_checkpoint(self.run_dir, self.agent.device, self.replay)
+        if state["frame"] > self.config.frames:
+            raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
         self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
         self._sums = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("sums.")}
-        self._summed, self._return = state["summed"], state["return"]
+        self._summed, self._return, self._finished_at = state["summed"], state["return"], state["finished_at"]
         self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
         self.evaluations, self._hours_before = state["evaluations"], state["hours"]
         self._started = time.monotonic()
@@ -286,10 +305,15 @@ def write_status(run_dir: pathlib.Path, state: str, **facts) -> None:
     )
 
 
+def read_status(run_dir: pathlib.Path) -> dict:
+    """What status.json says; empty where there is none."""
+    path = run_dir / "status.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def is_done(run_dir: pathlib.Path, frames: int) -> bool:
     """Whether a run has ended with so many frames or more."""
-    path = run_dir / "status.json"
-    status = json.loads(path.read_text()) if path.exists() else {}
+    status = read_status(run_dir)
     return status.get("state") == "done" and status["frame"] >= frames
 
 
@@ -300,7 +324,7 @@ def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:
     tensors, state = checkpoint.load_checkpoint(run_dir)
     environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
     agent = make_agent(config, environment, torch.device("cpu"))
-    agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
+    agent.load_networks({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
     return config, agent, state["frame"]
 
 
