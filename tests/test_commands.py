@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -106,6 +107,22 @@ def test_a_run_from_beginning_to_end(tmp_path):
     before = rows(run_dir)
     assert command(RUN, *words, "resume=false", "overwrite=true")[0] == 0
     assert rows(run_dir) == before
+
+
+def test_nothing_is_deleted_before_all_is_checked(tmp_path):
+    """overwrite=true that destroys a run and then finds no such device; results without checkpoints that are wiped."""
+    words = [*STATE, "frames=400", f"run_dir={tmp_path}"]
+    assert command(RUN, *words)[0] == 0
+    (tmp_path / "a file of the user").touch()
+    before = rows(tmp_path)
+    assert command(RUN, *words, "resume=false", "overwrite=true", "device=cuda:9")[0] == 2
+    assert rows(tmp_path) == before != []
+    shutil.rmtree(tmp_path / "checkpoints")
+    code, _, err = command(RUN, *words, "frames=800")
+    assert code == 2
+    assert_one_line(err, "results but no checkpoint")
+    assert command(RUN, *words, "resume=false", "overwrite=true")[0] == 0
+    assert (tmp_path / "a file of the user").exists()
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):

@@ -426,3 +426,14 @@ def test_command_shows_its_configuration(words, tmp_path):
     if "preset=drqv2" in words:
         assert "batch_size: 512" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compose_inside_another_hydra_application():
+    """make_env in a user's own Hydra program, which ends in 'GlobalHydra is already initialized'."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    with hydra.initialize(version_base="1.3", config_path=None):
+        outer = GlobalHydra.instance().hydra
+        assert config.compose(["task=cheetah-run"]).task == "cheetah-run"
+        assert GlobalHydra.instance().hydra is outer

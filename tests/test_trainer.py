@@ -114,6 +114,23 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_damaged_piece_of_the_replay_falls_back_too(tmp_path):
+    """A run lost to one bad file of its replay."""
+    train(STATE, tmp_path / "whole")
+    train(STATE, tmp_path / "parts", stop_at_step=60)
+    train(STATE, tmp_path / "parts", stop_at_step=120)
+    sorted((tmp_path / "parts" / "checkpoints" / "replay").iterdir())[-1].write_bytes(b"nothing")
+    train(STATE, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_smaller_budget_than_was_trained_is_refused(tmp_path):
+    """A ring that is made too small for what it must take back."""
+    train(STATE, tmp_path, stop_at_step=120)
+    with pytest.raises(config.UserError, match="at frame 960 already"):
+        make_trainer([*STATE, "frames=800"], tmp_path).restore()
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     """A half-written checkpoint that replaces a whole one."""
     train(STATE, tmp_path / "parts", stop_at_step=60)
