@@ -113,7 +113,7 @@ SETTINGS: dict[tuple[str, str], dict] = {
     },
 }
 PRESETS: dict[str, str] = {
-    "fast": "most return per minute on two CPU cores (default)",
+    "fast": "made for most return per minute on two CPU cores (default)",
     "drqv2": "DrQ-v2's recipe (Yarats et al., 2021)",
     "ddpg2016": "the paper: replay, target networks, BatchNorm for state",
     "ddpg2016_no_bn": "the paper without BatchNorm",
