@@ -67,7 +67,7 @@ def comparison_table(folder: pathlib.Path) -> str:
     done = [task for task in TASKS if ("fast", "pixels", task) in ours]
     means = [np.mean([np.mean(ours["fast", "pixels", task]) for task in done])] if done else []
     means += [np.mean([others[name][task] for task in done]) for name in PUBLISHED] if done else []
-    note = f"\n\nMean over the {len(done)} tasks that were run from pixels with `fast`: " + ", ".join(
+    note = f"\n\nMean over the tasks that were run ({len(done)} of {len(TASKS)}) from pixels with `fast`: " + ", ".join(
         f"{name} {value:.0f}" for name, value in zip(("ours", *(name.split(" (")[0] for name in PUBLISHED)), means)
     )
     return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "")
