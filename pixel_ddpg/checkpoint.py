@@ -56,8 +56,9 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
         write_atomically(_piece(run_dir, known[-1]), save(replay.slots_since(first)))
     state = state | {"format": FORMAT, "replay_pieces": known, "replay": replay.state_dict()}
 
-    again = sum(path.name.startswith(f"{frame:012d}") for path in checkpoints(run_dir))
-    target = root / (f"{frame:012d}.{again}" if again else f"{frame:012d}")
+    target = root / f"{frame:012d}"
+    if last and frame_of(last) == frame:
+        target = target.with_suffix(f".{_repeat_of(last) + 1}")
     temporary = root / f".{frame:012d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -84,12 +85,17 @@ def tidy(run_dir: pathlib.Path) -> None:
 def checkpoints(run_dir: pathlib.Path) -> list[pathlib.Path]:
     """Complete checkpoints, oldest first; a second one of the same frame is called <frame>.1."""
     root = run_dir / "checkpoints"
-    return sorted(path for path in root.iterdir() if path.name[0].isdigit()) if root.is_dir() else []
+    found = (path for path in root.iterdir() if path.name[0].isdigit()) if root.is_dir() else ()
+    return sorted(found, key=lambda path: (frame_of(path), _repeat_of(path)))
 
 
 def frame_of(path: pathlib.Path) -> int:
     """The frame a checkpoint was made at."""
-    return int(path.name[:12])
+    return int(path.stem)
+
+
+def _repeat_of(path: pathlib.Path) -> int:
+    return int(path.suffix[1:] or 0)
 
 
 def newest(run_dir: pathlib.Path) -> pathlib.Path | None:

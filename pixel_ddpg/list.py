@@ -55,7 +55,7 @@ def main(options: List) -> None:
         *(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left"
     )
     for row in rows:
-        frames = round(row["time_limit"] / row["control_timestep"])
+        frames = tasks.CATALOGUE[row["name"]].episode_frames
         pixels = "x".join(map(str, row["pixels"]))
         numbers = map(str, (row["action_dim"], row["observation_dim"], pixels, row["action_repeat"], frames))
         table.add_row(row["name"], " ".join(row["tags"]), *numbers, row["origin"])

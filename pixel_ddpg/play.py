@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixel_ddpg import config, rendering, tasks
+from pixel_ddpg import config, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import film
 
@@ -74,7 +74,6 @@ def main(options: Play) -> None:
         raise config.UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
     if options.out and not options.out.endswith(".mp4"):
         raise config.UserError(f"out={options.out} must end in .mp4")
-    rendering.choose_backend()
     task, env, obs, policy = make_policy(options)
     environment = Environment(tasks.CATALOGUE[task], obs, env, options.seed)
     agent = options.agent if options.agent in ("random", "zero") else "trained"

@@ -104,6 +104,17 @@ def test_a_ring_that_wrapped_keeps_no_old_pieces(tmp_path):
     assert len(checkpoint.checkpoints(tmp_path)) == 2
 
 
+def test_a_frame_may_be_saved_any_number_of_times(tmp_path):
+    """A name that is taken once older checkpoints of the same frame are deleted: killed during its last evaluation."""
+    run = train(STATE, tmp_path, stop_at_step=30)
+    run._metrics = Metrics(tmp_path / "metrics.jsonl", 10**9)
+    for count in range(1, 13):
+        run._return = float(count)
+        run.save()
+    assert checkpoint.load_checkpoint(tmp_path)[1]["return"] == 12.0
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["000000000240.11", "000000000240.12"]
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     """A run lost to one bad file though another checkpoint is there."""
     train(STATE, tmp_path / "whole")
