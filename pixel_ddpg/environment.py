@@ -46,7 +46,8 @@ class Environment(dm_env.Environment):
 
     def make_renderer(self, size: int) -> rendering.Renderer:
         """Another picture of the same scene, for a video."""
-        return rendering.Renderer(self.task_env.physics, size, self._camera, self._options.shadow_size)
+        options = self._options
+        return rendering.Renderer(self.task_env.physics, size, self._camera, options.shadow_size, options.slices)
 
     @property
     def element(self) -> np.ndarray:

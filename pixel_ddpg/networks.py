@@ -21,9 +21,9 @@ class Encoder(nn.Module):
         self._offset = settings.pixel_offset
 
     def forward(self, observation: Tensor) -> Tensor:
-        pixels = observation.float() / 255
+        pixels = observation.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if self._offset:
-            pixels = pixels - self._offset
+            pixels.sub_(self._offset)
         return self.convolutions(pixels).flatten(1)
 
 

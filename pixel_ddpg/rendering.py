@@ -55,11 +55,11 @@ def gl_failures_explained():
 class Renderer:
     """Pictures of a physics through one camera, as uint8 (3, size, size); the scene is built once."""
 
-    def __init__(self, physics, size: int, camera: int, shadow_size: int):
+    def __init__(self, physics, size: int, camera: int, shadow_size: int, slices: int):
         with gl_failures_explained():
             from dm_control.mujoco import engine
 
-            physics.model.vis.quality.shadowsize = shadow_size  # read once, when the context is made
+            _set_quality(physics.model.vis, size, shadow_size, slices)
             _enlarge_buffer(physics, size)
             self._camera = engine.Camera(physics, height=size, width=size, camera_id=camera)
 
@@ -68,8 +68,16 @@ class Renderer:
         return np.ascontiguousarray(self._camera.render().transpose(2, 0, 1))
 
 
+def _set_quality(visual, size: int, shadow_size: int, slices: int) -> None:
+    """What MuJoCo reads once, when it makes the context; the buffer is no larger than the picture, as it is cleared
+    and resolved whole."""
+    visual.quality.shadowsize = shadow_size
+    visual.quality.numslices, visual.quality.numstacks = slices, slices * 4 // 7  # MuJoCo's own are 28 and 16
+    visual.global_.offwidth = visual.global_.offheight = size
+
+
 def _enlarge_buffer(physics, size: int) -> None:
-    """Make room for pictures larger than the model's offscreen buffer, commonly 640x480."""
+    """Make room for pictures larger than the first renderer's."""
     import mujoco
 
     context = physics.contexts.mujoco.ptr

@@ -171,17 +171,18 @@ def test_make_env_honours_options_of_pixels(options, shape):
     assert environment.reset()[0].shape == environment.observation_space.shape == shape
 
 
-def test_make_env_honours_repeat_camera_and_shadows():
+def test_make_env_honours_repeat_camera_and_quality():
     """An option that changes nothing."""
     assert make_env("cheetah-run", "state", action_repeat=5).environment.step_seconds == pytest.approx(0.05)
     assert make_env("cheetah-run", "state", frame_stack=3).observation_space.shape == (51,)
     pictures = [
         make_env("cheetah-run", seed=1, **options).reset()[0]
-        for options in ({}, {"camera": 0}, {"camera": 1}, {"shadow_size": 8})
+        for options in ({}, {"camera": 0}, {"camera": 1}, {"shadow_size": 8}, {"slices": 28})
     ]
     np.testing.assert_array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
     assert not np.array_equal(pictures[0], pictures[3])
+    assert not np.array_equal(pictures[0], pictures[4])
 
 
 @pytest.mark.parametrize(
@@ -446,10 +447,11 @@ def test_pixels_are_bytes_and_show_the_motion():
     assert not np.array_equal(first[-3:], last[-3:])
 
 
+@pytest.mark.parametrize("slices", [14, 28])
 @pytest.mark.parametrize("name", ["cartpole-swingup", "cheetah-run"])
-def test_small_shadow_map_changes_little(name):
+def test_cheap_pictures_change_little(name, slices):
     """A cheaper picture that is another picture; or one that is upside down or has its channels swapped."""
-    environment = make(name, "pixels", seed=1, size=64, shadow_size=256)
+    environment = make(name, "pixels", seed=1, size=64, shadow_size=256, slices=slices)
     mine = environment.reset().observation
     reference = tasks.CATALOGUE[name].load(1)
     reference.reset()
