@@ -10,7 +10,6 @@ import numpy as np
 
 from pixel_ddpg import config, tasks
 from pixel_ddpg.environment import Environment
-from pixel_ddpg.episodes import film
 
 
 @dataclass
@@ -50,18 +49,28 @@ def has_display() -> bool:
     return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def show(path: pathlib.Path) -> None:
-    """Play an mp4 in a window, until its end or a key."""
+def load_opencv(window: str):
+    """The cv2 module, or None where no window is to open. Call it before av is imported: PyAV's own libxcb, loaded
+    first, makes OpenCV's windows hang."""
+    if window == "off" or not has_display():
+        return None
     try:
         import cv2
     except ImportError as error:
         raise config.UserError(
             f"no window ({error}): `apt-get install libgl1 libglib2.0-0`, or window=off", 1
         ) from None
-    film = cv2.VideoCapture(str(path))
-    pause = max(1, round(1000 / film.get(cv2.CAP_PROP_FPS)))
-    while (picture := film.read())[0] and cv2.waitKey(pause) == -1:
-        cv2.imshow(str(path), picture[1])
+    return cv2
+
+
+def show(cv2, path: pathlib.Path) -> None:
+    """Play an mp4 in a window, until its end or a key."""
+    video = cv2.VideoCapture(str(path))
+    pause = max(1, round(1000 / video.get(cv2.CAP_PROP_FPS)))
+    while (picture := video.read())[0]:
+        cv2.imshow(path.name, picture[1])
+        if cv2.waitKey(pause) != -1:
+            break
     cv2.destroyAllWindows()
 
 
@@ -74,14 +83,17 @@ def main(options: Play) -> None:
         raise config.UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
     if options.out and not options.out.endswith(".mp4"):
         raise config.UserError(f"out={options.out} must end in .mp4")
+    cv2 = load_opencv(options.window)
+    from pixel_ddpg.episodes import film
+
     task, env, obs, policy = make_policy(options)
     environment = Environment(tasks.CATALOGUE[task], obs, env, options.seed)
     agent = options.agent if options.agent in ("random", "zero") else "trained"
     path = pathlib.Path(options.out or f"videos/{task}-{agent}.mp4")
     total, length = film(environment, policy, path, options.size)
     print(f"{path}: return {total:.1f} in {length} frames")
-    if options.window == "on" or (options.window == "auto" and has_display()):
-        show(path)
+    if cv2:
+        show(cv2, path)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 
 import av
@@ -143,6 +144,56 @@ def test_play_needs_no_run(agent, tmp_path):
     words = ["task=reacher-easy", f"agent={agent}", "size=32", "window=off", f"out={tmp_path}/film.mp4"]
     code, out, err = command("pixel_ddpg.play", *words)
     assert (code, err) == (0, "") and (tmp_path / "film.mp4").exists() and "1000 frames" in out
+
+
+CV2 = """
+import sys
+
+assert "av" not in sys.modules, "PyAV's libxcb makes the windows of an OpenCV that is loaded later hang"
+CAP_PROP_FPS = 5
+
+
+class VideoCapture:
+    def __init__(self, path):
+        self.left = 9
+
+    def get(self, what):
+        return 25.0
+
+    def read(self):
+        self.left -= 1
+        return self.left >= 0, "picture"
+
+
+def imshow(name, picture):
+    print("shown in", name)
+
+
+def waitKey(pause):
+    return -1
+
+
+def destroyAllWindows():
+    print("closed")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what DISPLAY means")
+def test_play_shows_a_window_where_there_is_a_display(tmp_path, monkeypatch):
+    """A window that hangs because av was imported first, misses frames, or is asked for where none can be."""
+    words = ["task=reacher-easy", "size=32", f"out={tmp_path}/film.mp4"]
+    (tmp_path / "cv2.py").write_text(CV2)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DISPLAY", ":7")
+    code, out, err = command("pixel_ddpg.play", *words)
+    assert (code, err) == (0, "") and out.count("shown in film.mp4") == 9 and out.endswith("closed\n")
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    code, out, _ = command("pixel_ddpg.play", *words)
+    assert code == 0 and "shown" not in out
+    code, _, err = command("pixel_ddpg.play", *words, "window=on")
+    assert code == 1
+    assert_one_line(err, "no display")
 
 
 def test_list_is_complete_and_can_be_filtered():
