@@ -61,7 +61,7 @@ FAST_PIXELS = {
         "random_shift": 4, "target_actor": False, "target_encoder": False,
     },
     "env": {"size": 64, "action_repeat": 2, "frame_stack": 3, "slices": 14},
-    "replay": {"capacity": 1_000_000, "batch_size": 128, "n_step": 3},
+    "replay": {"capacity": 1_000_000, "batch_size": 64, "n_step": 3},
     "noise": {
         "kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 20_000, "random_frames": 1000, "target_clip": 0.3,
     },
