@@ -107,12 +107,11 @@ class Environment(dm_env.Environment):
 
     def observation_spec(self) -> specs.Array:
         """uint8 (C, size, size) or float32 (d,)."""
-        stack = self._options.frame_stack
+        first, *rest = element_shape(self.task, self._obs, self._options)
+        shape = (first * self._options.frame_stack, *rest)
         if self._obs == "pixels":
-            shape = (3 * self._options.renderings * stack, self._options.size, self._options.size)
             return specs.BoundedArray(shape, np.uint8, 0, 255, name="pixels")
-        dimension = sum(int(np.prod(spec.shape)) for spec in self.task_env.observation_spec().values())
-        return specs.Array((dimension * stack,), np.float32, name="state")
+        return specs.Array(shape, np.float32, name="state")
 
     def action_spec(self) -> specs.BoundedArray:
         """float32 in [-1, 1], mapped to the task's own bounds."""
@@ -132,6 +131,11 @@ class Environment(dm_env.Environment):
         for action in state["actions"]:
             time_step = self.step(np.array(action, np.float32))
         return time_step
+
+
+def element_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
+    """What one step adds to an observation: (3 * renderings, size, size) of pixels, (d,) of state."""
+    return (3 * options.renderings, options.size, options.size) if obs == "pixels" else (task.observation_dim,)
 
 
 def _flat(observation) -> np.ndarray:

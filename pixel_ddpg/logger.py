@@ -57,10 +57,12 @@ def read_rows(path: pathlib.Path) -> list[dict]:
 
 
 class WandbMirror:
-    """Sends every row of metrics.jsonl once to one W&B run; its step is the row's number.
+    """Sends every row of metrics.jsonl once to one W&B run; its step is the row's number among those it logs.
 
-    Online, a run that goes on continues after the last row the server has. Offline files are made anew from
-    metrics.jsonl, because a killed process leaves one that is cut short: the last file always holds all rows.
+    Rows of kind "run" go to its config: there is one for each part of the run, the other rows are the same however
+    often it was stopped. So online a run goes on after the last row the server has, which may be newer than the
+    checkpoint. Offline files are made anew from metrics.jsonl, because a killed process leaves one that is cut short:
+    the last file always holds all rows.
     """
 
     def __init__(self, run_dir: pathlib.Path, mode: str, project: str, run_id: str, config: dict):
@@ -89,6 +91,9 @@ class WandbMirror:
     def write(self, row: dict) -> None:
         """Mirror one row: its numbers are named kind/key."""
         if self._run is None:
+            return
+        if row["kind"] == "run":
+            self._run.config.update({"run": row}, allow_val_change=True)
             return
         if self._rows >= self._sent:
             common = ("frame", "step", "update", "hours")

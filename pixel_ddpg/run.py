@@ -115,11 +115,11 @@ class open_lock:
 
 def print_plan(config: Config, environment: Environment, device: torch.device, threads: int) -> torch.device:
     """Say what is going to happen, at what cost; returns where the replay will live."""
-    shape, action_dim = trainer.element_shape(config, environment), environment.action_spec().shape[0]
+    shape, action_dim = trainer.replay_element(config), environment.task.action_dim
     slots = replay.Replay.slots_for(trainer.replay_capacity(config), config.env.frame_stack, config.replay.n_step)
     nbytes = slots * replay.element_bytes(shape, action_dim)
     place, why = replay.place(nbytes, device, machine.free_memory(device), machine.free_memory(torch.device("cpu")))
-    agent = trainer.make_agent(config, environment, device)
+    agent = trainer.make_agent(config, device)
     disk = disk_needed(config, nbytes, agent)
     hours = estimate_hours(config, environment, agent, device)
     pixels = config.obs == "pixels"
@@ -170,7 +170,7 @@ def estimate_hours(config: Config, environment: Environment, agent: DDPG, device
     step = _median_seconds(lambda: (agent.act(observation), environment.step(action)), 12)
     batch = config.replay.batch_size
     scratch = replay.Replay(
-        trainer.element_shape(config, environment), len(action), 64, frame_stack=config.env.frame_stack,
+        trainer.replay_element(config), len(action), 64, frame_stack=config.env.frame_stack,
         random_shift=config.agent.random_shift, device=device,
     )  # fmt: skip
     scratch.begin(environment.element)

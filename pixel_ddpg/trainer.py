@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pixel_ddpg import checkpoint, machine, tasks
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
-from pixel_ddpg.environment import Environment
+from pixel_ddpg.environment import Environment, element_shape
 from pixel_ddpg.episodes import run_episodes
 from pixel_ddpg.exploration import Exploration, scheduled_scale
 from pixel_ddpg.logger import Metrics, WandbMirror
@@ -36,9 +36,15 @@ def evaluation_seed(seed: int, frame: int) -> int:
     return int(np.random.SeedSequence((seed, 1 + frame)).generate_state(1)[0])
 
 
-def make_agent(config: Config, environment: Environment, device: torch.device) -> DDPG:
-    """A new agent for an environment."""
-    shape, action_dim = environment.observation_spec().shape, environment.action_spec().shape[0]
+def replay_element(config: Config) -> tuple[int, ...]:
+    """Shape of what a run adds to its replay with each step."""
+    return element_shape(tasks.CATALOGUE[config.task], config.obs, config.env)
+
+
+def make_agent(config: Config, device: torch.device) -> DDPG:
+    """A new agent, as a run begins with."""
+    first, *rest = replay_element(config)
+    shape, action_dim = (first * config.env.frame_stack, *rest), tasks.CATALOGUE[config.task].action_dim
     stream = seeds(config.seed)
     return DDPG(shape, action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"])
 
@@ -62,11 +68,11 @@ class Trainer:
         task = tasks.CATALOGUE[config.task]
         self.environment = Environment(task, config.obs, config.env, stream["environment"])
         self.evaluation = Environment(task, config.obs, config.env, 0)
-        self.agent = make_agent(config, self.environment, device)
-        self.exploration = Exploration(config.noise, self.action_dim, stream["exploration"])
+        self.agent = make_agent(config, device)
+        self.exploration = Exploration(config.noise, task.action_dim, stream["exploration"])
         self.replay = Replay(
-            element_shape(config, self.environment),
-            self.action_dim,
+            replay_element(config),
+            task.action_dim,
             replay_capacity(config),
             frame_stack=config.env.frame_stack,
             n_step=config.replay.n_step,
@@ -85,11 +91,6 @@ class Trainer:
         self._finished_at = -1  # the frame of the last final evaluation
 
     @property
-    def action_dim(self) -> int:
-        """Components of an action."""
-        return self.environment.action_spec().shape[0]
-
-    @property
     def hours(self) -> float:
         """Wall clock of this run, over all its parts."""
         return self._hours_before + (time.monotonic() - self._started) / 3600
@@ -99,7 +100,7 @@ class Trainer:
     def train(
         self, metrics: Metrics, mirror: WandbMirror, announce=lambda row: None, progress=lambda trainer: None
     ) -> None:
-        """Go on to the end of the budget. A signal saves and raises UserError (exit code 130)."""
+        """Go on to the end of the budget. After a signal: save, then UserError (exit code 130)."""
         self._metrics, self._mirror, self._announce = metrics, mirror, announce
         self._episode_clock = (time.monotonic(), self.frame, self.updates)
         next_save = time.monotonic() + 60 * self.config.checkpoint_minutes
@@ -110,19 +111,22 @@ class Trainer:
                         self._evaluate()
                 self._advance()
                 progress(self)
-                if time.monotonic() >= next_save or self._stop:
+                self._end_if_asked()
+                if time.monotonic() >= next_save:
                     with self._untimed():
                         self.save()
                     next_save = time.monotonic() + 60 * self.config.checkpoint_minutes
-                if self._stop:
-                    raise UserError(
-                        f"stopped at frame {self.frame:,}, saved in {self.run_dir}; the same command goes on", 130
-                    )
             if self._finished_at != self.frame:
                 self.save()
                 self._evaluate(final=True)
                 self._finished_at = self.frame
                 self.save()
+
+    def _end_if_asked(self) -> None:
+        """After a signal: save, then UserError (exit code 130)."""
+        if self._stop:
+            self.save()
+            raise UserError(f"stopped at frame {self.frame:,}, saved in {self.run_dir}; the same command goes on", 130)
 
     @contextlib.contextmanager
     def _untimed(self):
@@ -201,9 +205,16 @@ class Trainer:
                 print(f"pixel_ddpg: no video: {error}", file=sys.stderr)
                 video = None
         self.evaluation.seed(evaluation_seed(self.config.seed, self.frame))
-        returns, lengths = run_episodes(self.evaluation, self.agent.act, settings.episodes, video, settings.video_size)
+        returns, lengths = run_episodes(
+            self.evaluation, self._act_unless_asked, settings.episodes, video, settings.video_size
+        )
         self._log("eval", {"return": float(np.mean(returns)), "returns": returns, "length": float(np.mean(lengths))})
         self.evaluations = math.floor(self.frame / settings.every) + 1
+
+    def _act_unless_asked(self, observation: np.ndarray) -> np.ndarray:
+        """A signal ends an evaluation at once; it is made anew, from the same seed, when the run goes on."""
+        self._end_if_asked()
+        return self.agent.act(observation)
 
     def _log(self, kind: str, values: dict) -> None:
         counters = {"frame": self.frame, "step": self.step, "update": self.updates, "hours": self.hours}
@@ -273,12 +284,6 @@ class Trainer:
         return state["metrics_length"]
 
 
-def element_shape(config: Config, environment: Environment) -> tuple[int, ...]:
-    """What one step adds to the replay: an observation without its stack."""
-    first, *rest = environment.observation_spec().shape
-    return (first // config.env.frame_stack, *rest)
-
-
 # --- folders of runs ---
 
 
@@ -322,8 +327,7 @@ def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:
     run_dir = pathlib.Path(run_dir)
     config = read_config(run_dir)
     tensors, state = checkpoint.load_checkpoint(run_dir)
-    environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
-    agent = make_agent(config, environment, torch.device("cpu"))
+    agent = make_agent(config, torch.device("cpu"))
     agent.load_networks({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
     return config, agent, state["frame"]
 

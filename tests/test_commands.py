@@ -110,6 +110,21 @@ def test_a_run_from_beginning_to_end(tmp_path):
     assert rows(run_dir) == before
 
 
+def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_goes_on_the_same(tmp_path):
+    """Ctrl-C that waits for the end of a long evaluation, or one that is skipped when the run goes on."""
+    words = [*STATE, "frames=2000", "eval.every=1000", "eval.episodes=60"]
+    assert command(RUN, *words, f"run_dir={tmp_path}/whole")[0] == 0
+    process = start(RUN, *words, f"run_dir={tmp_path}/parts")
+    wait_for_rows(tmp_path / "parts", 3, process)  # run, eval, train: now the evaluation at frame 1,000 begins
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert_one_line(err, "stopped at frame 1,000", "the same command goes on")
+    assert len(rows(tmp_path / "parts")) == 2
+    assert command(RUN, *words, f"run_dir={tmp_path}/parts")[0] == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_nothing_is_deleted_before_all_is_checked(tmp_path):
     """overwrite=true that destroys a run and then finds no such device; results without checkpoints that are wiped."""
     words = [*STATE, "frames=400", f"run_dir={tmp_path}"]

@@ -150,11 +150,19 @@ def test_key_in_netrc(home, text, found):
 # --- the mirror, with a stand-in for wandb ---
 
 
+class FakeConfig(dict):
+    """As wandb's: a value changes only where that is allowed."""
+
+    def update(self, values, allow_val_change=False):
+        assert allow_val_change or not set(values) & set(self)
+        super().update(values)
+
+
 class FakeRun:
     """Remembers what is logged."""
 
     def __init__(self, step: int):
-        self.step, self.logged, self.finished = step, [], False
+        self.step, self.logged, self.finished, self.config = step, [], False, FakeConfig()
 
     def define_metric(self, *args, **kwargs):
         self.metric = args, kwargs
@@ -210,21 +218,25 @@ def test_rows_are_numbers_named_by_kind(fake, tmp_path):
         written.write(row)
     written.close()
     common = {key: ROWS[1][key] for key in ("frame", "step", "update", "hours")}
-    assert fake.run.logged[1] == (1, {**common, "eval/return": 1.5})
-    assert fake.run.logged[0][1]["run/threads"] == 2
-    assert "train/q" not in fake.run.logged[2][1] and fake.run.logged[3][1]["train/q"] == 12.5
-    assert [step for step, _ in fake.run.logged] == [0, 1, 2, 3] and fake.run.finished
+    assert fake.run.logged[0] == (0, {**common, "eval/return": 1.5})
+    assert fake.run.config["run"]["threads"] == 2
+    assert "train/q" not in fake.run.logged[1][1] and fake.run.logged[2][1]["train/q"] == 12.5
+    assert [step for step, _ in fake.run.logged] == [0, 1, 2] and fake.run.finished
     assert fake.run.metric == (("*",), {"step_metric": "frame"})
 
 
-@pytest.mark.parametrize("known", [0, 2, 3])
-def test_online_sends_only_what_the_server_lacks(fake, tmp_path, known):
-    """A resumed run that sends rows twice, or leaves some out."""
-    write_rows(tmp_path / "metrics.jsonl", ROWS[:3])
+@pytest.mark.parametrize("known", [0, 1, 2, 3])
+@pytest.mark.parametrize("kept", [1, 2, 3, 4])
+def test_online_sends_only_what_the_server_lacks(fake, tmp_path, known, kept):
+    """A resumed run that sends rows twice or leaves some out, also where the server has more than the checkpoint."""
+    write_rows(tmp_path / "metrics.jsonl", ROWS[:kept])
     fake.step = known
     written = mirror(tmp_path, "online")
-    written.write(ROWS[3])
-    assert [step for step, _ in fake.run.logged] == list(range(known, 4))
+    for row in [ROWS[0] | {"threads": 1}, *ROWS[kept:]]:
+        written.write(row)
+    assert [step for step, _ in fake.run.logged] == list(range(known, 3))
+    assert [values["frame"] for _, values in fake.run.logged] == [row["frame"] for row in ROWS[1 + known :]]
+    assert fake.run.config["run"]["threads"] == 1
 
 
 # --- the mirror, with wandb itself ---

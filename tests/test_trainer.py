@@ -203,7 +203,7 @@ def test_true_terminations_are_not_bootstrapped(tmp_path):
     run._begin_episode()
     with run.environment.task_env.physics.reset_context():
         pass  # at rest, where the task ends
-    zero = np.zeros(run.action_dim, np.float32)
+    zero = np.zeros(run.environment.task.action_dim, np.float32)
     time_step = run.environment.step(zero)
     run.replay.add(run.environment.element, zero, time_step.reward, time_step.discount, time_step.last())
     assert time_step.last() and run.replay.sample(1).discount.item() == 0.0
