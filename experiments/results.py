@@ -86,7 +86,7 @@ def provenance_table(folder: pathlib.Path) -> str:
         settings, rows = trainer.read_config(run), read_rows(run / "metrics.jsonl")
         words = f"task={settings.task} obs={settings.obs} preset={settings.preset} seed={settings.seed}"
         changes = config.differences(settings, config.compose(words.split()))
-        words = " ".join([words, f"frames={settings.frames}", *(change for change in changes if change[:4] != "eval")])
+        words = " ".join([words, f"frames={settings.frames}", *changes])
         facts = [row for row in rows if row["kind"] == "run"]
         commits = sorted({(row["commit"] or "unknown")[:9] for row in facts})
         threads = sorted({str(row["threads"]) for row in facts})

@@ -5,7 +5,14 @@ env = gymnasium.make("pixel_ddpg/cheetah-run-pixels-v0")
 agent = pixel_ddpg.load("runs/cheetah-run/pixels/fast/seed0")
 """
 
-import gymnasium
+import sys
+
+try:
+    import gymnasium
+except ModuleNotFoundError as error:
+    if sys.argv[0] != "-m":
+        raise
+    sys.exit(f"pixel_ddpg: {error.name} is missing here: `make install`, then `. .venv/bin/activate`")
 
 from pixel_ddpg import tasks
 
@@ -15,7 +22,7 @@ def list_tasks() -> list[tasks.Task]:
     return list(tasks.CATALOGUE.values())
 
 
-def make_env(task: str, obs: str = "pixels", seed: int = 0, **options):
+def make_env(task: str, obs: str = "pixels", seed: int | None = None, **options):
     """A task as a gymnasium.Env; `options` as in the configuration's `env`, such as size or action_repeat."""
     from pixel_ddpg import environment
 

@@ -48,13 +48,12 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     pieces.mkdir(parents=True, exist_ok=True)
     last = newest(run_dir)
     known = _read_state(last)["replay_pieces"] if last else []
-    oldest = replay.next_slot - replay.slots
-    known = [piece for piece in known if piece[1] > oldest]
-    first = max(0, oldest, known[-1][1] - 1 if known else 0)  # the last known slot had no action yet
-    if not known or known[-1][1] < replay.next_slot:
-        known.append([first, replay.next_slot])
-        write_atomically(_piece(run_dir, known[-1]), save(replay.slots_since(first)))
-    state = state | {"format": FORMAT, "replay_pieces": known, "replay": replay.state_dict()}
+    now = next_pieces(known, replay)
+    if now[-1] not in known:
+        write_atomically(_piece(run_dir, now[-1]), save(replay.slots_since(now[-1][0])))
+    state = state | {
+        "format": FORMAT, "replay_pieces": now, "replay": replay.state_dict(), "replay_device": replay.device.type
+    }  # fmt: skip
 
     target = root / f"{frame:012d}"
     if last and frame_of(last) == frame:
@@ -68,6 +67,16 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     os.replace(temporary, target)
     _sync_folder(root)
     tidy(run_dir)
+
+
+def next_pieces(known: list[list[int]], replay: Replay) -> list[list[int]]:
+    """[first, end] of the pieces that hold the replay: those that still matter and, if slots came since, a new one."""
+    oldest = replay.next_slot - replay.slots
+    kept = [piece for piece in known if piece[1] > oldest]
+    if kept and kept[-1][1] == replay.next_slot:
+        return kept
+    first = max(0, oldest, kept[-1][1] - 1 if kept else 0)  # the last known slot had no action yet
+    return [*kept, [first, replay.next_slot]]
 
 
 def tidy(run_dir: pathlib.Path) -> None:
@@ -108,11 +117,12 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], dict]:
     """Tensors and state of the newest checkpoint that can be read; UserError if none can.
 
-    Whoever trains here gives the replay: it is filled, and checkpoints that cannot be read are deleted.
+    Whoever trains here gives the replay: it is filled, and newer checkpoints that cannot be read are deleted.
     """
     found = checkpoints(run_dir)
     if not found:
         raise UserError(f"{run_dir} has no checkpoint")
+    unreadable = []
     for path in reversed(found):
         try:
             state = _read_state(path)
@@ -121,24 +131,33 @@ def load_checkpoint(
                     f"{path} was written by another version (format {state.get('format')}, this one reads {FORMAT}): "
                     "use that version, or start anew with resume=false overwrite=true"
                 )
-            if replay is not None and state["device"] != torch.device(device).type:
-                raise UserError(f"{run_dir} was trained on {state['device']}; its random streams go on only there")
+            if replay is not None:
+                _refuse_other_devices(run_dir, state, torch.device(device), replay)
             tensors = load_file(path / "tensors.safetensors", device=str(device))
             if replay is not None:
                 _load_replay(run_dir, state, replay)
+                for newer in unreadable:
+                    shutil.rmtree(newer)
             return tensors, state
         except (OSError, ValueError, SafetensorError) as error:
             print(f"pixel_ddpg: {path} cannot be read ({error}); trying the one before", file=sys.stderr)
-            if replay is not None:
-                shutil.rmtree(path)
+            unreadable.append(path)
     raise UserError(f"no checkpoint in {run_dir} can be read: start anew with resume=false overwrite=true", code=1)
+
+
+def _refuse_other_devices(run_dir: pathlib.Path, state: dict, device: torch.device, replay: Replay) -> None:
+    """Random streams go on only on the kind of device that they began on."""
+    for what, here in (("device", device.type), ("replay_device", replay.device.type)):
+        if state.get(what, here) != here:
+            word = "trained" if what == "device" else "begun with its replay"
+            raise UserError(
+                f"{run_dir} was {word} on {state[what]}, not on {here}; its random streams go on only there"
+            )
 
 
 def _load_replay(run_dir: pathlib.Path, state: dict, replay: Replay) -> None:
     for piece in state["replay_pieces"]:
-        rows = load_file(_piece(run_dir, piece))
-        skip = max(0, state["replay"]["next_slot"] - replay.slots - piece[0])
-        replay.load_slots(piece[0] + skip, {name: table[skip:] for name, table in rows.items()})
+        replay.load_slots(piece[0], load_file(_piece(run_dir, piece)))
     replay.load_state_dict(state["replay"])
 
 

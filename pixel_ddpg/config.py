@@ -1,7 +1,9 @@
 """One typed configuration tree, the Hydra groups that fill it, and every check of a bad value."""
 
+import contextlib
 import dataclasses
 import difflib
+import errno
 import functools
 import math
 import os
@@ -136,11 +138,12 @@ FREE_ON_RESUME = (
     "eval.video_size",
 )
 
+PRESET_HELP = "\n         ".join(f"{name:15} {text}" for name, text in presets.PRESETS.items())
 RUN_HELP = f"""python -m pixel_ddpg.run key=value ...
 
 task=    a name from `python -m pixel_ddpg.list`
 obs=     pixels or state
-preset=  {", ".join(presets.PRESETS)}
+preset=  {PRESET_HELP}
 
 Every key and its default:
 
@@ -237,29 +240,29 @@ def command(name: str) -> Callable:
     return decorate
 
 
-class one_line_errors:
-    """Turns UserError, a full disk and Ctrl-C into one line on stderr and an exit code."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, UserError):
-            message, code = str(error), error.code
-        elif isinstance(error, OSError) and error.errno in (28, 122):  # no space left, quota exceeded
-            message, code = (
-                f"the disk is full ({error.filename or 'while writing'}): free some space and run it again",
-                1,
-            )
-        elif isinstance(error, BrokenPipeError):  # the reader has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        elif isinstance(error, KeyboardInterrupt):
-            message, code = "interrupted", 130
+@contextlib.contextmanager
+def one_line_errors():
+    """Turns UserError, what the disk refuses and Ctrl-C into one line on stderr and an exit code."""
+    try:
+        yield
+        return
+    except UserError as error:
+        message, code = str(error), error.code
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
+        elif error.filename:
+            message = f"{error.filename}: {error.strerror}"
         else:
-            return
-        print(f"pixel_ddpg: {message}", file=sys.stderr)
-        sys.exit(code)
+            raise
+        code = 1
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
+    print(f"pixel_ddpg: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _check_words(words: list[str], name: str) -> None:
@@ -275,8 +278,13 @@ def _check_words(words: list[str], name: str) -> None:
             continue
         if key not in known:
             raise UserError(f"unknown key '{key}'{nearest(key, known)}")
-        if key in CHOICES and not override.is_sweep_override() and override.value() not in CHOICES[key]:
-            raise UserError(f"unknown {key} '{override.value()}'{nearest(str(override.value()), CHOICES[key])}")
+        if override.is_discrete_sweep():
+            values = list(override.sweep_string_iterator())
+        else:
+            values = [] if override.is_sweep_override() else [str(override.value())]
+        for value in values:
+            if key in CHOICES and value not in CHOICES[key]:
+                raise UserError(f"unknown {key} '{value}'{nearest(value, CHOICES[key])}")
 
 
 def _keys(schema: type, prefix: str = "", leaves_only: bool = False):
@@ -327,6 +335,8 @@ def check(config: Config) -> None:
     env, agent, replay = config.env, config.agent, config.replay
     if replay.batch_size > replay.capacity:
         raise UserError(f"replay.batch_size={replay.batch_size} is larger than replay.capacity={replay.capacity}")
+    if replay.n_step > replay.capacity:
+        raise UserError(f"replay.n_step={replay.n_step} is larger than replay.capacity={replay.capacity}")
     if not 0 < agent.discount <= 1:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:

@@ -123,7 +123,7 @@ def examine(checks: dict[str, Callable[[], str]], console: Console) -> int:
     for name, check in checks.items():
         try:
             console.print(f"[green]ok[/green]    {name:10} {check()}")
-        except (Unwell, ImportError) as error:
+        except (Unwell, ImportError, OSError) as error:
             failed += 1
             console.print(
                 f"[red]fails[/red] {name:10} {error}\n                 mend it: {getattr(error, 'mend', MEND_INSTALL)}"

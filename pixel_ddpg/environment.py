@@ -35,7 +35,7 @@ class Environment(dm_env.Environment):
         self._offset = (high + low) / 2 if bounded else np.zeros(spec.shape)
         self._scale = (high - low) / 2 if bounded else np.ones(spec.shape)
         self._stack: collections.deque[np.ndarray] = collections.deque(maxlen=options.frame_stack)
-        self._over = True
+        self.over = True
         self.frames = 0  # of the current episode
         self._actions: list[np.ndarray] = []
         self._random_at_reset = self._random.get_state()
@@ -67,7 +67,7 @@ class Environment(dm_env.Environment):
         """Start an episode; the stack is filled with its first element."""
         self._random_at_reset = self._random.get_state()
         self._actions = []
-        self.frames, self._over = 0, False
+        self.frames, self.over = 0, False
         with rendering.gl_failures_explained():  # quadruped-escape's own reset draws
             time_step = self.task_env.reset()
         if self._obs == "pixels":
@@ -79,7 +79,7 @@ class Environment(dm_env.Environment):
 
     def step(self, action: np.ndarray) -> dm_env.TimeStep:
         """Hold the action for `action_repeat` frames or to the episode's end; rewards are summed."""
-        if self._over:
+        if self.over:
             return self.reset()
         action = np.asarray(action, np.float32)
         self._actions.append(action)
@@ -99,7 +99,7 @@ class Environment(dm_env.Environment):
             self._stack.append(np.concatenate(pictures))
         else:
             self._stack.append(_flat(time_step.observation))
-        self._over = time_step.last()
+        self.over = time_step.last()
         return dm_env.TimeStep(time_step.step_type, float(reward), float(discount), self._observation())
 
     def _observation(self) -> np.ndarray:
@@ -149,6 +149,7 @@ class GymEnvironment(gymnasium.Env):
 
     def __init__(self, environment: Environment, render_mode: str | None = None, render_size: int = 256):
         self.environment, self.render_mode, self._render_size = environment, render_mode, render_size
+        self.metadata = self.metadata | {"render_fps": round(1 / environment.step_seconds)}
         self._renderer: rendering.Renderer | None = None
         spec = environment.observation_spec()
         low, high = (0, 255) if spec.dtype == np.uint8 else (-np.inf, np.inf)
@@ -162,6 +163,8 @@ class GymEnvironment(gymnasium.Env):
         return self.environment.reset().observation, {}
 
     def step(self, action):
+        if self.environment.over:
+            raise gymnasium.error.ResetNeeded("the episode has ended or not begun: call reset() before step()")
         time_step = self.environment.step(action)
         terminated = time_step.last() and time_step.discount == 0.0
         truncated = time_step.last() and not terminated
@@ -176,17 +179,25 @@ class GymEnvironment(gymnasium.Env):
 
 
 def make_env(
-    task: str, obs: str = "pixels", seed: int = 0, preset: str = "fast", render_mode: str | None = None, **options
+    task: str,
+    obs: str = "pixels",
+    seed: int | None = None,
+    preset: str = "fast",
+    render_mode: str | None = None,
+    **options,
 ) -> GymEnvironment:
     """A task as a gymnasium.Env. `options` are the fields of `config.Env`, such as size=84 or action_repeat=2.
 
-    What is not given is what the preset would train with. Raises UserError for a name or value that does not fit.
+    What is not given is what the preset would train with; without a seed, each environment has its own. Raises
+    UserError for a name or value that does not fit.
     """
     known = {item.name for item in dataclasses.fields(config_module.Env)}
     if unknown := sorted(set(options) - known):
         raise config_module.UserError(
             f"unknown option '{unknown[0]}'{config_module.nearest(unknown[0], sorted(known))}"
         )
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
     words = [f"task={task}", f"obs={obs}", f"seed={seed}", f"preset={preset}"]
     config = config_module.compose(words + [f"env.{key}={value}" for key, value in options.items()])
     config_module.check(config)

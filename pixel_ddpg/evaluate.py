@@ -54,8 +54,8 @@ def main(options: Evaluate) -> None:
         table.add_row(str(index), f"{value:.1f}", str(length))
     table.add_row("mean", f"{result['return']:.1f} +- {result['sd']:.1f}", "")
     Console(stderr=True).print(table)
-    (run_dir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
+    (run_dir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

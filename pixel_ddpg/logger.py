@@ -9,7 +9,7 @@ import sys
 
 
 class Metrics:
-    """Appends rows to metrics.jsonl. `rows` counts the lines that are there."""
+    """Appends rows to metrics.jsonl."""
 
     def __init__(self, path: pathlib.Path, length: int = 0):
         """Go on after the first `length` bytes, which a checkpoint knows; what follows is made again."""

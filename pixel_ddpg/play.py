@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 
 from pixel_ddpg import config, tasks
 from pixel_ddpg.environment import Environment
+from pixel_ddpg.episodes import film
 
 
 @dataclass
@@ -49,29 +51,19 @@ def has_display() -> bool:
     return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def load_opencv(window: str):
-    """The cv2 module, or None where no window is to open. Call it before av is imported: PyAV's own libxcb, loaded
-    first, makes OpenCV's windows hang."""
-    if window == "off" or not has_display():
-        return None
-    try:
-        import cv2
-    except ImportError as error:
-        raise config.UserError(
-            f"no window ({error}): `apt-get install libgl1 libglib2.0-0`, or window=off", 1
-        ) from None
-    return cv2
+def show(path: pathlib.Path, window: str) -> None:
+    """Play an mp4 in a window, until its end or a key.
 
-
-def show(cv2, path: pathlib.Path) -> None:
-    """Play an mp4 in a window, until its end or a key."""
-    video = cv2.VideoCapture(str(path))
-    pause = max(1, round(1000 / video.get(cv2.CAP_PROP_FPS)))
-    while (picture := video.read())[0]:
-        cv2.imshow(path.name, picture[1])
-        if cv2.waitKey(pause) != -1:
-            break
-    cv2.destroyAllWindows()
+    In a process of its own: Qt ends the process if the display does not answer, and PyAV's libxcb, which is loaded
+    here, makes OpenCV's windows hang.
+    """
+    child = subprocess.run([sys.executable, "-m", "pixel_ddpg.window", str(path)], capture_output=True, text=True)
+    if child.returncode:
+        why = (child.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        message = f"no window ({why}): `apt-get install libgl1 libglib2.0-0` if a library is missing, or window=off"
+        if window == "on":
+            raise config.UserError(message, 1)
+        print(f"pixel_ddpg: {message}", file=sys.stderr)
 
 
 @config.command("play")
@@ -83,17 +75,14 @@ def main(options: Play) -> None:
         raise config.UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
     if options.out and not options.out.endswith(".mp4"):
         raise config.UserError(f"out={options.out} must end in .mp4")
-    cv2 = load_opencv(options.window)
-    from pixel_ddpg.episodes import film
-
     task, env, obs, policy = make_policy(options)
     environment = Environment(tasks.CATALOGUE[task], obs, env, options.seed)
     agent = options.agent if options.agent in ("random", "zero") else "trained"
     path = pathlib.Path(options.out or f"videos/{task}-{agent}.mp4")
     total, length = film(environment, policy, path, options.size)
     print(f"{path}: return {total:.1f} in {length} frames")
-    if cv2:
-        show(cv2, path)
+    if options.window != "off" and has_display():
+        show(path, options.window)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ DDPG_STATE = {
 # The paper, section 7, pixels: 3 convolutions of 32 filters, two layers of 200; one observation is the three renderings
 # of the last three simulation steps. Kernels and strides are open; 7/4, 7/1, 3/1 without padding ends in a 7x7 map and
 # counts 427,801 parameters in the actor for one action ("about 430,000"). BatchNorm is described for the
-# low-dimensional case only, so there is none here. Actor and critic share the convolutions, which the critic trains.
+# low-dimensional case only, so there is none here. The action enters at the second layer of 200, as for state. Actor
+# and critic share the convolutions, which the critic trains.
 DDPG_PIXELS = {
     "agent": DDPG_STATE["agent"] | {
         "conv": [[32, 7, 4, 0], [32, 7, 1, 0], [32, 3, 1, 0]], "pixel_offset": 0.0, "hidden": [200, 200],
@@ -116,7 +117,7 @@ PRESETS: dict[str, str] = {
     "fast": "made for most return per minute on two CPU cores (default)",
     "drqv2": "DrQ-v2's recipe (Yarats et al., 2021)",
     "ddpg2016": "the paper: replay, target networks, BatchNorm for state",
-    "ddpg2016_no_bn": "the paper without BatchNorm",
+    "ddpg2016_no_bn": "the paper without BatchNorm; from pixels ddpg2016 has none anyway",
     "dpg_replay": "replay and BatchNorm, no target networks: the paper's control",
     "offpolicy_dpg": "exploration noise, no replay, no target networks",
     "dpg": "on-policy deterministic actor-critic: no noise, no replay, no target networks",
@@ -125,6 +126,7 @@ PRESETS: dict[str, str] = {
 # PlaNet's action repeats (Hafner et al., arXiv 1811.04551, table 1).
 PLANET_REPEAT = {"cartpole": 8, "cheetah": 4, "reacher": 4, "ball_in_cup": 4, "finger": 2, "walker": 2}
 # A step of more frames gets more updates (one in two frames) and a smaller discount (a horizon of 200 to 270 frames).
+# Whoever sets env.action_repeat by hand sets train.updates_per_step and agent.discount too.
 FAST_DISCOUNT = {2: 0.99, 4: 0.98, 8: 0.97}
 # DrQ-v2's task files: (frames, noise schedule in frames); its schedules of 100k, 500k and 2M steps, 2 frames a step.
 DRQV2_EASY = ("cartpole-balance", "cartpole-balance_sparse", "cartpole-swingup", "ball_in_cup-catch", "finger-spin",

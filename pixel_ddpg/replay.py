@@ -80,11 +80,6 @@ class Replay:
         """The end of the range that may be sampled: n-step windows of a running episode must be complete."""
         return self._transitions - (min(self._n_step - 1, self._age) if self._open else 0)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tables."""
-        return sum(getattr(self, name).nbytes for name in self.TABLES) + self._slot_of.nbytes + self._needs.nbytes
-
     def begin(self, element: np.ndarray) -> None:
         """The first observation of an episode. An episode that was left unfinished counts as truncated."""
         if self._open:

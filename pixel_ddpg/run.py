@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import math
 import pathlib
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from pixel_ddpg.environment import Environment
 from pixel_ddpg.logger import Metrics, WandbMirror
 
 LOCK = ".lock"
+WRITTEN = ("checkpoints", "videos", "wandb", "config.yaml", "metrics.jsonl", "status.json", "evaluation.json")
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -29,7 +31,8 @@ console = Console(highlight=False, soft_wrap=True)
 def main(config: Config) -> None:
     config_module.check(config)
     run_dir = pathlib.Path(config.run_dir)
-    with open_lock(run_dir):
+    device = machine.choose_device(config.device)
+    with locked(run_dir):
         if config.resume and trainer.is_done(run_dir, config.frames):
             refuse_changes(config, run_dir)
             console.print(f"{run_dir} is done: {config.frames:,} frames; a larger frames= makes it go on")
@@ -37,9 +40,8 @@ def main(config: Config) -> None:
         found = has_checkpoint(config, run_dir)
         threads = machine.prepare_cpu(config.threads)
         rendering.choose_backend(threads)
-        device = machine.choose_device(config.device)
         environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
-        replay_device = print_plan(config, environment, device, threads)
+        replay_device = print_plan(config, environment, device, threads, found)
         if not found:
             delete_run(run_dir)
         run = trainer.Trainer(config, device, replay_device)
@@ -50,14 +52,17 @@ def main(config: Config) -> None:
         mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, config.wandb_id, dataclasses.asdict(config))
         if found:
             console.print(f"goes on at frame {run.frame:,}")
-        run.log_run(machine.facts(device, threads), metrics, mirror)
-        train(run, metrics, mirror, run_dir)
+        train(run, metrics, mirror, machine.facts(device, threads))
 
 
 def has_checkpoint(config: Config, run_dir: pathlib.Path) -> bool:
     """Whether there is a checkpoint to go on from. Refuses what would mix or destroy a run; changes nothing there."""
     config.wandb_id = config.wandb_id or secrets.token_hex(6)
     if not (run_dir / "config.yaml").exists():
+        if others := [name for name in WRITTEN if (run_dir / name).exists()]:
+            raise UserError(
+                f"{run_dir} has {others[0]} but no config.yaml, so it is not a run: choose another run_dir="
+            )
         return False
     if not config.resume:
         if not config.overwrite:
@@ -86,42 +91,51 @@ def refuse_changes(config: Config, run_dir: pathlib.Path) -> Config:
 
 def delete_run(run_dir: pathlib.Path) -> None:
     """Delete what a run writes, and nothing else."""
-    for name in ("checkpoints", "videos", "wandb"):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.jsonl", "status.json", "evaluation.json"):
-        (run_dir / name).unlink(missing_ok=True)
+    for name in WRITTEN:
+        path = run_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
-class open_lock:
-    """Only one process trains in a folder; the lock goes with the process, however it ends."""
+@contextlib.contextmanager
+def locked(run_dir: pathlib.Path):
+    """Only one process trains in a folder; the lock goes with the process, however it ends.
 
-    def __init__(self, run_dir: pathlib.Path):
-        self._run_dir = run_dir
+    A folder in which nothing else was written, because the run was refused, is deleted again.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = open(run_dir / LOCK, "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot write to {run_dir} ({error.strerror}): choose another run_dir=") from None
+    with file:
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            self._file = open(run_dir / LOCK, "w")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"cannot write to {run_dir} ({error.strerror}): choose another run_dir=") from None
-
-    def __enter__(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is training in {self._run_dir}", 1) from None
+            raise UserError(f"another process is training in {run_dir}", 1) from None
+        try:
+            yield
+        finally:
+            if [path.name for path in run_dir.iterdir()] == [LOCK]:
+                shutil.rmtree(run_dir)
 
-    def __exit__(self, *error) -> None:
-        self._file.close()
 
-
-def print_plan(config: Config, environment: Environment, device: torch.device, threads: int) -> torch.device:
-    """Say what is going to happen, at what cost; returns where the replay will live."""
+def print_plan(
+    config: Config, environment: Environment, device: torch.device, threads: int, found: bool
+) -> torch.device:
+    """Say what is going to happen, at what cost; returns where the replay will live. `found`: it goes on."""
     shape, action_dim = trainer.replay_element(config), environment.task.action_dim
     slots = replay.Replay.slots_for(trainer.replay_capacity(config), config.env.frame_stack, config.replay.n_step)
     nbytes = slots * replay.element_bytes(shape, action_dim)
     place, why = replay.place(nbytes, device, machine.free_memory(device), machine.free_memory(torch.device("cpu")))
     agent = trainer.make_agent(config, device)
     disk = disk_needed(config, nbytes, agent)
-    hours = estimate_hours(config, environment, agent, device)
+    done = checkpoint.frame_of(checkpoint.newest(pathlib.Path(config.run_dir))) if found else 0
+    hours = estimate_hours(config, environment, agent, device) * (1 - done / config.frames)
+    updates = max(0, math.ceil(config.frames / config.env.action_repeat) - config.train.start_steps + 1)
+    updates = math.floor(updates * config.train.updates_per_step)
     pixels = config.obs == "pixels"
     rows = {
         "task": f"{config.task} from {config.obs}, {config.frames:,} frames, action repeat {config.env.action_repeat}",
@@ -131,7 +145,8 @@ def print_plan(config: Config, environment: Environment, device: torch.device, t
         "rendering": rendering.describe(environment.task_env.physics) if pixels else "none",
         "replay": f"{slots * config.env.action_repeat:,} frames, {machine.format_bytes(nbytes)}, {why}",
         "checkpoints": f"up to {machine.format_bytes(disk)} in {config.run_dir}",
-        "time": f"about {format_hours(hours)} for the whole run, measured just now",
+        "updates": f"{updates:,}, batches of {config.replay.batch_size}",
+        "time": f"about {format_hours(hours)} {'to the end' if found else 'for the whole run'}, measured just now",
     }
     for name, value in rows.items():
         console.print(f"[bold]{name:12}[/bold] {value}")
@@ -228,11 +243,14 @@ class Screen:
             self._progress.update(self._bar, last=f"{row['return']:.1f}", speed=f"{row['frames_per_second']:.0f}")
 
 
-def train(run: trainer.Trainer, metrics: Metrics, mirror: WandbMirror, run_dir: pathlib.Path) -> None:
+def train(run: trainer.Trainer, metrics: Metrics, mirror: WandbMirror, facts: dict) -> None:
     """Train to the end; status.json tells how it ended."""
+    run_dir = run.run_dir
     try:
         with Screen(run.config.frames, run.frame) as screen:
-            run.train(metrics, mirror, screen.row, screen.step)
+            run.attach(metrics, mirror, screen.row)
+            run.log_run(facts)
+            run.train(screen.step)
         trainer.write_status(run_dir, "done", frame=run.frame)
     except BaseException as error:
         state = "stopped" if isinstance(error, UserError) and error.code == 130 else "failed"

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def episodes(config: Config) -> int:
 
 
 class Trainer:
-    """One run. `progress` is called after each step, `announce` with each metrics row as it is written."""
+    """One run: its environments, agent and replay, and where it stands."""
 
     def __init__(self, config: Config, device: torch.device, replay_device: torch.device):
         self.config, self.run_dir = config, pathlib.Path(config.run_dir)
@@ -88,6 +89,7 @@ class Trainer:
         self._summed = 0
         self._time_step = None
         self._stop = False
+        self._episode_clock = (time.monotonic(), 0, 0)
         self._finished_at = -1  # the frame of the last final evaluation
 
     @property
@@ -97,11 +99,15 @@ class Trainer:
 
     # --- the loop ---
 
-    def train(
-        self, metrics: Metrics, mirror: WandbMirror, announce=lambda row: None, progress=lambda trainer: None
-    ) -> None:
-        """Go on to the end of the budget. After a signal: save, then UserError (exit code 130)."""
+    def attach(self, metrics: Metrics, mirror: WandbMirror, announce: Callable = lambda row: None) -> None:
+        """Where rows of metrics go; `announce` is called with each as it is written."""
         self._metrics, self._mirror, self._announce = metrics, mirror, announce
+
+    def train(self, progress: Callable = lambda trainer: None) -> None:
+        """Go on to the end of the budget; `progress` is called after each step.
+
+        After a signal: save, then UserError (exit code 130).
+        """
         self._episode_clock = (time.monotonic(), self.frame, self.updates)
         next_save = time.monotonic() + 60 * self.config.checkpoint_minutes
         with self._signals():
@@ -143,9 +149,7 @@ class Trainer:
         if self.exploration.is_random(self.frame):
             action = self.exploration.random_action()
         else:
-            action = self.exploration(self.agent.act(self._time_step.observation), self.frame)
-            if not np.isfinite(action).all():
-                self._not_finite("an action")
+            action = self.exploration(self._act(self._time_step.observation), self.frame)
         before = self.environment.frames
         self._time_step = time_step = self.environment.step(action)
         self.replay.add(self.environment.element, action, time_step.reward, time_step.discount, time_step.last())
@@ -211,10 +215,16 @@ class Trainer:
         self._log("eval", {"return": float(np.mean(returns)), "returns": returns, "length": float(np.mean(lengths))})
         self.evaluations = math.floor(self.frame / settings.every) + 1
 
+    def _act(self, observation: np.ndarray) -> np.ndarray:
+        action = self.agent.act(observation)
+        if not np.isfinite(action).all():
+            self._not_finite("an action")
+        return action
+
     def _act_unless_asked(self, observation: np.ndarray) -> np.ndarray:
         """A signal ends an evaluation at once; it is made anew, from the same seed, when the run goes on."""
         self._end_if_asked()
-        return self.agent.act(observation)
+        return self._act(observation)
 
     def _log(self, kind: str, values: dict) -> None:
         counters = {"frame": self.frame, "step": self.step, "update": self.updates, "hours": self.hours}
@@ -222,9 +232,8 @@ class Trainer:
         self._mirror.write(row)
         self._announce(row)
 
-    def log_run(self, facts: dict, metrics: Metrics, mirror: WandbMirror) -> None:
+    def log_run(self, facts: dict) -> None:
         """A row of kind "run": what this part of the run is made with."""
-        self._metrics, self._mirror, self._announce = metrics, mirror, lambda row: None
         self._log("run", facts)
 
     def _not_finite(self, what: str) -> None:
@@ -270,7 +279,7 @@ class Trainer:
     def restore(self) -> int:
         """Go on from the newest checkpoint; returns the length of metrics.jsonl that it knows."""
         tensors, state = checkpoint.load_checkpoint(self.run_dir, self.agent.device, self.replay)
-        if state["frame"] > self.config.frames:
+        if state["frame"] - self.config.env.action_repeat >= self.config.frames:  # the last step may go beyond
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
         self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
         self._sums = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("sums.")}

@@ -13,6 +13,7 @@ class Video:
     def __init__(self, path: pathlib.Path, frames_per_second: float):
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # says which file cannot be written, at once; av says it later and without the name
         self._container = av.open(str(path), "w")
         self._stream = self._container.add_stream(
             "libx264", rate=fractions.Fraction(frames_per_second).limit_denominator(1000)

@@ -45,7 +45,8 @@ def train(words: list[str], run_dir: pathlib.Path, stop_at_step: int | None = No
 
     metrics = Metrics(run_dir / "metrics.jsonl", length)
     try:
-        run.train(metrics, WandbMirror(run_dir, "off", "", "", {}), progress=maybe_stop)
+        run.attach(metrics, WandbMirror(run_dir, "off", "", "", {}))
+        run.train(maybe_stop)
     except Stop:
         pass
     finally:

@@ -8,6 +8,7 @@ import sys
 import time
 
 import av
+import numpy as np
 import pytest
 from small import PIXELS, STATE, assert_same_run, command, rows, start
 
@@ -36,10 +37,12 @@ def test_kill_9_and_the_same_command_end_as_one_run(words, tmp_path):
     """Killed at any moment, then typed again: metrics and weights equal those of a run that was left alone."""
     words = [*words, "frames=4000", "checkpoint_minutes=0"]
     assert command(RUN, *words, f"run_dir={tmp_path}/whole")[0] == 0
-    for kill_at in (3, 5, 7):
+    seed = int.from_bytes(os.urandom(4))
+    print("moments from seed", seed)
+    for kill_at, more in zip((3, 5, 7), np.random.default_rng(seed).uniform(0, 0.5, 3)):
         process = start(RUN, *words, f"run_dir={tmp_path}/parts")
         wait_for_rows(tmp_path / "parts", kill_at, process)
-        time.sleep(0.05 * kill_at)
+        time.sleep(more)
         process.kill()
         process.communicate()
     code, out, _ = command(RUN, *words, f"run_dir={tmp_path}/parts")
@@ -141,6 +144,15 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
     assert (tmp_path / "a file of the user").exists()
 
 
+def test_a_folder_of_other_things_is_not_deleted(tmp_path):
+    """A new run in a folder that has videos/ or metrics.jsonl of something else."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "holiday.mp4").touch()
+    code, _, err = command(RUN, *STATE, f"run_dir={tmp_path}")
+    assert code == 2 and (tmp_path / "videos" / "holiday.mp4").exists()
+    assert_one_line(err, "videos", "is not a run")
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     """Two runs that mix their metrics."""
     words = [*STATE, "frames=100000", f"run_dir={tmp_path}"]
@@ -181,7 +193,8 @@ class VideoCapture:
 
 
 def imshow(name, picture):
-    print("shown in", name)
+    with open(name + ".shown", "a") as file:
+        file.write(picture)
 
 
 def waitKey(pause):
@@ -189,26 +202,40 @@ def waitKey(pause):
 
 
 def destroyAllWindows():
-    print("closed")
+    pass
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what DISPLAY means")
 def test_play_shows_a_window_where_there_is_a_display(tmp_path, monkeypatch):
-    """A window that hangs because av was imported first, misses frames, or is asked for where none can be."""
-    words = ["task=reacher-easy", "size=32", f"out={tmp_path}/film.mp4"]
+    """A window that hangs because av was imported first, or misses frames."""
+    film = tmp_path / "film.mp4"
     (tmp_path / "cv2.py").write_text(CV2)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("DISPLAY", ":7")
-    code, out, err = command("pixel_ddpg.play", *words)
-    assert (code, err) == (0, "") and out.count("shown in film.mp4") == 9 and out.endswith("closed\n")
-    monkeypatch.delenv("DISPLAY")
+    words = ["task=reacher-easy", "size=32", f"out={film}"]
+    env = {"PYTHONPATH": str(tmp_path), "DISPLAY": ":7"}
+    code, _, err = command("pixel_ddpg.play", *words, env=env)
+    assert (code, err) == (0, "") and (tmp_path / "film.mp4.shown").read_text() == "picture" * 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what DISPLAY means")
+@pytest.mark.parametrize("window, expected", [("auto", 0), ("on", 1)])
+def test_a_display_that_does_not_answer_costs_only_the_window(tmp_path, window, expected):
+    """A stale DISPLAY: Qt ends the process it is in."""
+    film = tmp_path / "film.mp4"
+    words = ["task=reacher-easy", "size=32", f"out={film}", f"window={window}"]
+    code, out, err = command("pixel_ddpg.play", *words, env={"DISPLAY": ":987"})
+    assert code == expected and film.exists() and "1000 frames" in out
+    assert_one_line(err, "no window")
+
+
+def test_a_window_is_refused_where_there_is_no_display(tmp_path, monkeypatch):
+    """window=on that is found impossible after the episode."""
+    monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    code, out, _ = command("pixel_ddpg.play", *words)
-    assert code == 0 and "shown" not in out
-    code, _, err = command("pixel_ddpg.play", *words, "window=on")
-    assert code == 1
-    assert_one_line(err, "no display")
+    code, _, err = command("pixel_ddpg.play", "window=on", f"out={tmp_path}/film.mp4")
+    if sys.platform == "linux":
+        assert code == 1 and not (tmp_path / "film.mp4").exists()
+        assert_one_line(err, "no display")
 
 
 def test_list_is_complete_and_can_be_filtered():
@@ -247,8 +274,10 @@ MISTAKES = {
     ("pixel_ddpg.play", "size=63"): "even",
     ("pixel_ddpg.play", "agent=nowhere"): "is not a run",
     ("pixel_ddpg.run", "run_dir=/proc/nothing"): "cannot",
-    ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=/tmp"): "GiB",
+    ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=here"): "GiB",
     ("pixel_ddpg.run", "device=cuda:9"): "CUDA",
+    ("pixel_ddpg.run", "--multirun", "task=cheeta-run,walker-walk"): "did you mean cheetah-run",
+    ("pixel_ddpg.play", "task=reacher-easy", "size=32", "out=/proc/film.mp4"): "/proc/film.mp4: ",
     ("experiments.figures", "runs=[nowhere]"): "no runs",
 }
 
@@ -259,3 +288,4 @@ def test_mistakes_get_one_line(words, tmp_path):
     code, _, err = command(*words, cwd=tmp_path)
     assert code in (1, 2)
     assert_one_line(err, MISTAKES[words])
+    assert not list(tmp_path.rglob("seed0")) and not (tmp_path / "here").exists()

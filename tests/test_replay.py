@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pixel_ddpg.checkpoint import next_pieces
 from pixel_ddpg.config import UserError
 from pixel_ddpg.replay import Replay, element_bytes, place
 
@@ -346,22 +347,16 @@ def test_13_draws_follow_the_seed():
 
 
 def save_piece(replay, pieces):
-    """What checkpoint.save_checkpoint writes: only what came since, and the last known slot again."""
-    oldest = replay.next_slot - replay.slots
-    pieces = [piece for piece in pieces if piece[1] > oldest]
-    first = max(0, oldest, pieces[-1][1] - 1 if pieces else 0)
-    if not pieces or pieces[-1][1] < replay.next_slot:
-        pieces = pieces + [(first, replay.next_slot, replay.slots_since(first))]
-    return pieces
+    """As checkpoint.save_checkpoint does, with {(first, end): rows} for files."""
+    written = {tuple(piece): pieces.get(tuple(piece)) for piece in next_pieces([list(key) for key in pieces], replay)}
+    return {piece: rows or replay.slots_since(piece[0]) for piece, rows in written.items()}
 
 
 def restore(replay, pieces, state):
-    """What checkpoint.load_replay does."""
-    state = json.loads(json.dumps(state))
-    for first, _, rows in pieces:
-        skip = max(0, state["next_slot"] - replay.slots - first)
-        replay.load_slots(first + skip, {name: table[skip:] for name, table in rows.items()})
-    replay.load_state_dict(state)
+    """As checkpoint.load_checkpoint does."""
+    for (first, _), rows in pieces.items():
+        replay.load_slots(first, rows)
+    replay.load_state_dict(json.loads(json.dumps(state)))
 
 
 def assert_twins(one, other):
@@ -378,7 +373,7 @@ def assert_twins(one, other):
 def test_13_a_restored_replay_goes_on_as_if_nothing_had_happened(events, ring, shape, saves, data):
     """A lost action of the last slot, a lost episode end, a wrong number after a wrap, another random stream."""
     replay, fresh = (make(shape, **ring, random_shift=2, seed=seed) for seed in (3, 4))
-    stop, pieces = data.draw(st.integers(1, len(events))), []
+    stop, pieces = data.draw(st.integers(1, len(events))), {}
     for number in feed([replay], events[:stop], shape):
         if number in saves or number == stop:
             pieces = save_piece(replay, pieces)
@@ -399,7 +394,7 @@ def test_a_larger_ring_takes_over_one_that_has_not_wrapped(events, frame_stack, 
     stop = data.draw(st.integers(1, len(events)))
     for _ in feed([replay], events[:stop], PIXELS):
         pass
-    restore(larger, save_piece(replay, []), replay.state_dict())
+    restore(larger, save_piece(replay, {}), replay.state_dict())
     assert_twins(replay, larger)
     for _ in feed([replay, larger], events[stop:], PIXELS, stop):
         assert_twins(replay, larger)
@@ -418,7 +413,8 @@ def test_a_larger_ring_takes_over_one_that_has_not_wrapped(events, frame_stack, 
 def test_nbytes_is_what_is_announced(shape):
     """A table that element_bytes forgets: the plan printed before a run would be wrong."""
     replay = Replay(shape, 6, 100, frame_stack=3, n_step=3)
-    assert replay.nbytes == replay.slots * element_bytes(shape, 6)
+    tables = [value for value in vars(replay).values() if isinstance(value, torch.Tensor | np.ndarray)]
+    assert sum(table.nbytes for table in tables if len(table) == replay.slots) == replay.slots * element_bytes(shape, 6)
 
 
 @pytest.mark.parametrize("side, gigabytes", [(84, 21.2), (64, 12.3)])

@@ -22,6 +22,11 @@ VARIANTS = {
 }
 
 
+def attach(run):
+    """Rows go to the run's own folder, after those that are there."""
+    run.attach(Metrics(run.run_dir / "metrics.jsonl", 10**9), WandbMirror(run.run_dir, "off", "", "", {}))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path):
     """Anything missing from a checkpoint: noise, generators, optimisers, the running episode, half a log interval."""
@@ -74,6 +79,51 @@ def test_schedules_and_budgets_count_frames(tmp_path):
     assert run.agent.noise_scale.item() == pytest.approx((run.config.noise.start + run.config.noise.end) / 2)
 
 
+def test_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch):
+    """Silent bug 8, where the trainer asks for noise: steps for frames; a process that runs on between episodes."""
+    run = make_trainer(STATE, tmp_path)
+    attach(run)
+    told, calls = [], {name: getattr(run.exploration, name) for name in ("is_random", "reset")}
+    monkeypatch.setattr(run.exploration, "is_random", lambda frame: told.append(frame) or calls["is_random"](frame))
+    monkeypatch.setattr(run.exploration, "reset", lambda: told.append("reset") or calls["reset"]())
+    noisy = []
+    monkeypatch.setattr(
+        type(run.exploration), "__call__", lambda self, action, frame: noisy.append(frame) or np.float32(action)
+    )
+    for _ in range(130):
+        run._advance()
+    assert told == ["reset", *range(0, 1000, 8), "reset", *range(1000, 1040, 8)]
+    assert noisy == list(range(200, 1040, 8))
+
+
+def test_the_replay_is_made_as_the_configuration_says(tmp_path):
+    """A field that changes nothing."""
+    words = ["replay.n_step=2", "agent.discount=0.9", "env.frame_stack=4", "agent.random_shift=1"]
+    run = make_trainer([*PIXELS, *words, "replay.capacity=70"], tmp_path)
+    replay = run.replay
+    assert (replay._n_step, replay._gamma, replay._stack, replay._shift, replay.capacity) == (2, 0.9, 4, 1, 70)
+
+
+@pytest.mark.parametrize("stream", trainer.STREAMS)
+def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
+    """A random stream with a fixed seed, or one that is used for two things."""
+    made = trainer.seeds
+    looks = {
+        "environment": lambda run: run.environment.reset().observation.tolist(),
+        "exploration": lambda run: run.exploration.random_action().tolist(),
+        "init": lambda run: next(run.agent.parameters()).flatten().tolist(),
+        "update_noise": lambda run: run.agent._noise_draws.get_state().tolist(),
+        "replay": lambda run: run.replay.draws.get_state().tolist(),
+    }
+    before, same = make_trainer(STATE, tmp_path / "a"), make_trainer(STATE, tmp_path / "b")
+    monkeypatch.setattr(trainer, "seeds", lambda seed: made(seed) | {stream: 12345})
+    after = make_trainer(STATE, tmp_path / "c")
+    for name, look in looks.items():
+        first = look(before)
+        assert first == look(same)
+        assert (first != look(after)) == (name == stream)
+
+
 def test_every_metric_of_the_design_is_there(tmp_path):
     """A report that reads a field which is not written."""
     train(STATE, tmp_path)
@@ -107,7 +157,7 @@ def test_a_ring_that_wrapped_keeps_no_old_pieces(tmp_path):
 def test_a_frame_may_be_saved_any_number_of_times(tmp_path):
     """A name that is taken once older checkpoints of the same frame are deleted: killed during its last evaluation."""
     run = train(STATE, tmp_path, stop_at_step=30)
-    run._metrics = Metrics(tmp_path / "metrics.jsonl", 10**9)
+    attach(run)
     for count in range(1, 13):
         run._return = float(count)
         run.save()
@@ -133,6 +183,51 @@ def test_a_damaged_piece_of_the_replay_falls_back_too(tmp_path):
     sorted((tmp_path / "parts" / "checkpoints" / "replay").iterdir())[-1].write_bytes(b"nothing")
     train(STATE, tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_disk_that_cannot_be_read_destroys_nothing(tmp_path, monkeypatch):
+    """Checkpoints that are deleted because of an error that passes."""
+    train(STATE, tmp_path / "whole")
+    train(STATE, tmp_path / "parts", stop_at_step=60)
+    train(STATE, tmp_path / "parts", stop_at_step=120)
+
+    def fail(*args, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "load_file", fail)
+    with pytest.raises(config.UserError, match="no checkpoint in"):
+        make_trainer(STATE, tmp_path / "parts").restore()
+    monkeypatch.undo()
+    train(STATE, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_budget_between_two_steps_can_be_resumed_at_its_end(tmp_path):
+    """A last step that goes beyond the budget and is then taken for a larger one."""
+    words = [*STATE, "frames=801"]
+    train(words, tmp_path, stop_at_step=101)
+    assert train(words, tmp_path).frame == 808
+    with pytest.raises(config.UserError, match="at frame 808 already"):
+        make_trainer([*STATE, "frames=800"], tmp_path).restore()
+
+
+def test_a_replay_goes_on_only_where_it_began(tmp_path):
+    """A traceback of a generator's state where the GPU has since become full, or free."""
+    train(STATE, tmp_path, stop_at_step=60)
+    path = checkpoint.newest(tmp_path) / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"replay_device": "cuda"}))
+    with pytest.raises(config.UserError, match="begun with its replay on cuda, not on cpu"):
+        make_trainer(STATE, tmp_path).restore()
+
+
+def test_weights_that_are_not_finite_stop_an_evaluation(tmp_path):
+    """The simulator's traceback for an action that is NaN."""
+    run = make_trainer(STATE, tmp_path)
+    attach(run)
+    with torch.no_grad():
+        next(run.agent.actor.parameters()).fill_(float("nan"))
+    with pytest.raises(config.UserError, match="an action is not finite"):
+        run.train()
 
 
 def test_a_smaller_budget_than_was_trained_is_refused(tmp_path):
@@ -179,7 +274,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with torch.no_grad():
         next(run.agent.critic.parameters()).fill_(float("nan"))
     with pytest.raises(config.UserError, match=r"not finite.*is kept"):
-        run.train(metrics, WandbMirror(tmp_path, "off", "", "", {}))
+        run.attach(metrics, WandbMirror(tmp_path, "off", "", "", {}))
+        run.train()
     assert int(checkpoint.newest(tmp_path).name) == 480
     run = make_trainer(STATE, tmp_path)
     run._sums = {"q": torch.tensor(float("inf"))}
@@ -200,13 +296,15 @@ def test_true_terminations_are_not_bootstrapped(tmp_path):
     """Silent bugs 1 and 2, end to end: discount 0 reaches the replay where a task terminates, 1 at a time limit."""
     words = [word for word in STATE if not word.startswith("task=")]
     run = make_trainer([*words, "task=lqr-lqr_2_1", "env.action_repeat=1"], tmp_path)
+    attach(run)
+    run.exploration.random_action = lambda: np.zeros(run.environment.task.action_dim, np.float32)
     run._begin_episode()
+    run._time_step = run.environment.step(run.exploration.random_action())
+    run.replay.add(run.environment.element, run.exploration.random_action(), -1.0, 1.0, False)
     with run.environment.task_env.physics.reset_context():
         pass  # at rest, where the task ends
-    zero = np.zeros(run.environment.task.action_dim, np.float32)
-    time_step = run.environment.step(zero)
-    run.replay.add(run.environment.element, zero, time_step.reward, time_step.discount, time_step.last())
-    assert time_step.last() and run.replay.sample(1).discount.item() == 0.0
+    run._advance()
+    assert run._time_step.last() and run.replay.discounts[:2].tolist() == [1.0, 0.0]
 
     limited = train(STATE, tmp_path / "limited")
     ends = limited.replay.lasts.nonzero().flatten()
