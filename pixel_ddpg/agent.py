@@ -102,11 +102,16 @@ class DDPG(nn.Module):
         return (q - y).square().mean(1).sum(), q
 
     def actor_loss(self, features: Tensor) -> Tensor:
-        """-Q(s, mu(s)): its gradient is the deterministic policy gradient, by the chain rule through the action."""
+        """-Q(s, mu(s)): its gradient is the deterministic policy gradient, by the chain rule through the action.
+
+        Beside it a small weight on the squared output before tanh: Adam turns the smallest slope of Q into full steps,
+        which drive tanh so far that its gradient is gone, for good (see experiments/results).
+        """
         if not self._actor_trains_encoder:
             features = features.detach()
-        action = self._noisy(self.actor(features))
-        return -self.critic(features.detach(), action).amin(0).mean()
+        output = self.actor.policy(features)
+        q = self.critic(features.detach(), self._noisy(output.tanh())).amin(0)
+        return self.settings.saturation_penalty * output.square().mean() - q.mean()
 
     @torch.no_grad()
     def update_targets(self) -> None:

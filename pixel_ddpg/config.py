@@ -80,6 +80,7 @@ class Agent:
     layer_norm: bool = False  # before each ReLU
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
+    saturation_penalty: float = 0.0  # weight of the squared action before tanh in the actor's loss
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
     target_encoder: bool = False  # the targets see through their own, slowly moving encoder
@@ -359,8 +360,9 @@ AT_LEAST = {
     "replay.capacity": 1, "replay.batch_size": 1, "replay.n_step": 1, "noise.start": 0, "noise.end": 0,
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
-    "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.final_init": 0, "train.start_steps": 1,
-    "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1, "eval.video_size": 0,
+    "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
+    "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
+    "eval.video_size": 0,
 }  # fmt: skip
 ONE_OF = {
     "wandb": ("auto", "online", "offline", "off"),

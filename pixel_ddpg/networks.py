@@ -39,10 +39,10 @@ class Actor(nn.Module):
         for size in settings.hidden:
             layers.append(_layer(width, size, settings.layer_norm, settings.batch_norm))
             width = size
-        self.policy = nn.Sequential(*layers, nn.Linear(width, action_dim), nn.Tanh())
+        self.policy = nn.Sequential(*layers, nn.Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.policy(features)
+        return self.policy(features).tanh()
 
 
 class Critic(nn.Module):
@@ -110,7 +110,7 @@ def initialise(network: nn.Module, settings: Agent, generator: torch.Generator) 
 
 def _last_layers(network: nn.Module) -> list[nn.Linear]:
     if isinstance(network, Actor):
-        return [network.policy[-2]]
+        return [network.policy[-1]]
     return [estimate.after[-1] for estimate in network.estimates] if isinstance(network, Critic) else []
 
 

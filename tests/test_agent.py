@@ -26,7 +26,7 @@ def make(preset, obs, shape, *words, noise_scale=0.5, **seeds):
     agent = DDPG(shape, ACTIONS, config.agent, config.noise, **seeds)
     agent.noise_scale.fill_(noise_scale)
     with torch.no_grad():
-        agent.actor.policy[-2].weight.normal_(generator=torch.Generator().manual_seed(5))
+        agent.actor.policy[-1].weight.normal_(generator=torch.Generator().manual_seed(5))
     return agent
 
 
@@ -341,13 +341,28 @@ def known():
 
 
 def test_the_gradient_of_a_linear_policy_is_the_analytic_one(known):
-    """The deterministic policy gradient theorem, for a = K s: dJ/dK = mean of dQ/da s'."""
+    """The deterministic policy gradient theorem, for a = tanh(K s): dJ/dK = mean of (1 - a^2) dQ/da s'."""
     agent, states = known
-    agent.actor = nn.Linear(4, ACTIONS, bias=False).double()
+    agent.actor.policy = layer = nn.Linear(4, ACTIONS, bias=False).double()
     agent.actor_loss(states).backward()
-    gain = agent.actor.weight.detach()
-    expected = -agent.critic.action_gradient(states, states @ gain.T).T @ states / len(states)
-    torch.testing.assert_close(agent.actor.weight.grad, expected, rtol=1e-5, atol=1e-10)
+    action = (states @ layer.weight.detach().T).tanh()
+    slope = (1 - action**2) * agent.critic.action_gradient(states, action)
+    torch.testing.assert_close(layer.weight.grad, -slope.T @ states / len(states), rtol=1e-5, atol=1e-10)
+
+
+def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
+    """A weight that is not applied, or is applied after tanh, where saturated outputs feel nothing."""
+    agent, states = known
+    gradients = []
+    for weight in (0.0, 0.25):
+        agent.settings.saturation_penalty = weight
+        agent.actor.zero_grad()
+        agent.actor_loss(states).backward()
+        gradients.append([parameter.grad.clone() for parameter in agent.actor.parameters()])
+    output = agent.actor.policy(states)
+    expected = torch.autograd.grad(output, list(agent.actor.parameters()), 2 * 0.25 * output / output.numel())
+    for without, with_penalty, pull in zip(*gradients, expected):
+        torch.testing.assert_close(with_penalty - without, pull, rtol=1e-9, atol=1e-12)
 
 
 def test_the_gradient_of_the_actor_is_the_chain_rule(known):
