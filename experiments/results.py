@@ -42,11 +42,19 @@ def final_return(run: pathlib.Path) -> float | None:
     return next((row["return"] for row in evaluations(run) if row["frame"] == FRAMES), None)
 
 
+def changes(settings: config.Config) -> list[str]:
+    """The fields, as key=value, in which a run differs from its preset as it is now."""
+    words = [f"task={settings.task}", f"obs={settings.obs}", f"preset={settings.preset}", f"seed={settings.seed}"]
+    return [change for change in config.differences(settings, config.compose(words)) if change[:8] != "threads="]
+
+
 def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
-    """(preset, obs, task) -> final return of each seed."""
+    """(preset, obs, task) -> final return of each seed; UserError for a run of a preset that has since changed."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for run in find_runs([str(folder)]):
         settings, value = trainer.read_config(run), final_return(run)
+        if changed := changes(settings):
+            raise config.UserError(f"{run} is not {settings.preset} as it is now ({' '.join(changed)}): run it again")
         if value is not None:
             found.setdefault((settings.preset, settings.obs, settings.task), []).append(value)
     return found
@@ -84,9 +92,8 @@ def provenance_table(folder: pathlib.Path) -> str:
     lines = ["| run | return at 100k | hours | threads | commit |", "|---|---|---|---|---|"]
     for run in find_runs([str(folder)]):
         settings, rows = trainer.read_config(run), read_rows(run / "metrics.jsonl")
-        words = f"task={settings.task} obs={settings.obs} preset={settings.preset} seed={settings.seed}"
-        changes = config.differences(settings, config.compose(words.split()))
-        words = " ".join([words, f"frames={settings.frames}", *changes])
+        words = f"task={settings.task} obs={settings.obs} preset={settings.preset} seed={settings.seed} "
+        words += f"frames={settings.frames} threads={settings.threads}"
         facts = [row for row in rows if row["kind"] == "run"]
         commits = sorted({(row["commit"] or "unknown")[:9] for row in facts})
         threads = sorted({str(row["threads"]) for row in facts})
@@ -99,11 +106,11 @@ def provenance_table(folder: pathlib.Path) -> str:
 def tuning_table(folder: pathlib.Path) -> str:
     """Markdown: every setting that was tried, with the fields in which any two of them differ."""
     runs = {run: trainer.read_config(run) for run in find_runs([str(folder)])}
-    skipped = ("run_dir", "threads", "task", "frames", "eval.", "env.action_repeat", "checkpoint", "wandb")
+    skipped = ("run_dir", "threads", "task", "frames", "eval.", "env.action_repeat", "wandb")
     first, *rest = runs.values()
     keys = sorted({change.split("=")[0] for other in rest for change in config.differences(first, other)})
     keys = [key for key in keys if not key.startswith(skipped)]
-    frames = sorted({row["frame"] for run in runs for row in evaluations(run)})
+    frames = (10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 100_000)
     lines = [" | ".join(["task", *keys, *(f"{frame // 1000}k" for frame in frames)])]
     lines.append(" | ".join(["---"] * (1 + len(keys) + len(frames))))
     for run, settings in sorted(runs.items(), key=lambda item: (item[1].task, str(item[0]))):

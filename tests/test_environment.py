@@ -185,6 +185,27 @@ def test_make_env_honours_repeat_camera_and_quality():
     assert not np.array_equal(pictures[0], pictures[4])
 
 
+def test_without_a_seed_each_environment_has_its_own():
+    """gymnasium.make_vec of environments that all begin alike."""
+    starts = gymnasium.make_vec("pixel_ddpg/cartpole-swingup-state-v0", num_envs=3).reset()[0]
+    assert len({tuple(start) for start in starts.tolist()}) == 3
+
+
+def test_a_step_outside_an_episode_is_refused():
+    """A reward of None, or an episode that begins with a step."""
+    environment = make_env("cartpole-swingup", "state", seed=0, action_repeat=500)
+    for _ in range(2):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            environment.step(ZERO)
+        environment.reset()
+        assert not environment.step(ZERO)[3] and environment.step(ZERO)[3]
+
+
+def test_render_fps_is_that_of_the_task():
+    """Gymnasium's videos at another speed than the simulated one."""
+    assert make_env("cartpole-swingup", "state", action_repeat=2).metadata["render_fps"] == 50
+
+
 @pytest.mark.parametrize(
     ("task", "options", "words"),
     [
