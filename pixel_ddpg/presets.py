@@ -58,7 +58,7 @@ FAST_PIXELS = {
     "agent": {
         "actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.01, "discount": 0.99, "critics": 2, "hidden": [256, 256],
         "feature_dim": 50, "action_layer": 0, "batch_norm": False, "layer_norm": True, "init": "orthogonal",
-        "final_init": 3e-3, "saturation_penalty": 1e-3, "conv": [[32, 5, 4, 2], [32, 3, 2, 1], [32, 3, 1, 1]],
+        "final_init": 3e-3, "saturation_penalty": 1e-2, "conv": [[32, 5, 4, 2], [32, 3, 2, 1], [32, 3, 1, 1]],
         "pixel_offset": 0.5, "random_shift": 4, "target_actor": False, "target_encoder": False,
     },
     "env": {"size": 64, "action_repeat": 2, "frame_stack": 3, "slices": 14},
