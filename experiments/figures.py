@@ -33,11 +33,8 @@ config.register_command("figures", Figures)
 
 
 def find_runs(folders: list[str]) -> list[pathlib.Path]:
-    """The folders at or below the given ones that hold a run; UserError where there is none."""
-    found = sorted({path.parent for folder in folders for path in pathlib.Path(folder).rglob("metrics.jsonl")})
-    if not found:
-        raise config.UserError(f"no runs in {', '.join(folders) or 'runs=[]'}")
-    return found
+    """The folders at or below the given ones that hold a run."""
+    return sorted({path.parent for folder in folders for path in pathlib.Path(folder).rglob("metrics.jsonl")})
 
 
 def evaluations(run: pathlib.Path) -> list[dict]:
@@ -126,8 +123,10 @@ def main(options: Figures) -> None:
         for task in options.observations:
             config.compose([f"task={task}"])
         observation_rows(options.observations, out)
+    elif runs := find_runs(options.runs):
+        learning_curves(runs, out)
     else:
-        learning_curves(find_runs(options.runs), out)
+        raise config.UserError(f"no runs in {', '.join(options.runs) or 'runs=[]'}")
     print(out)
 
 

@@ -134,7 +134,8 @@ def main(options: Results) -> None:
         fill(path, "comparison", comparison_table(runs))
     fill(FOLDER / "README.md", "provenance", provenance_table(runs))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
-    learning_curves(find_runs([str(runs)]), FOLDER / "learning_curves.png")
+    if found := find_runs([str(runs)]):
+        learning_curves(found, FOLDER / "learning_curves.png")
 
 
 if __name__ == "__main__":
