@@ -107,8 +107,7 @@ class Environment(dm_env.Environment):
 
     def observation_spec(self) -> specs.Array:
         """uint8 (C, size, size) or float32 (d,)."""
-        first, *rest = element_shape(self.task, self._obs, self._options)
-        shape = (first * self._options.frame_stack, *rest)
+        shape = observation_shape(self.task, self._obs, self._options)
         if self._obs == "pixels":
             return specs.BoundedArray(shape, np.uint8, 0, 255, name="pixels")
         return specs.Array(shape, np.float32, name="state")
@@ -136,6 +135,12 @@ class Environment(dm_env.Environment):
 def element_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
     """What one step adds to an observation: (3 * renderings, size, size) of pixels, (d,) of state."""
     return (3 * options.renderings, options.size, options.size) if obs == "pixels" else (task.observation_dim,)
+
+
+def observation_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
+    """The elements of `frame_stack` steps, one after the other."""
+    first, *rest = element_shape(task, obs, options)
+    return (first * options.frame_stack, *rest)
 
 
 def _flat(observation) -> np.ndarray:

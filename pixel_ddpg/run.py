@@ -133,7 +133,7 @@ def print_plan(
     agent = trainer.make_agent(config, device)
     disk = disk_needed(config, nbytes, agent)
     done = checkpoint.frame_of(checkpoint.newest(pathlib.Path(config.run_dir))) if found else 0
-    hours = estimate_hours(config, environment, agent, device) * (1 - done / config.frames)
+    hours = estimate_hours(config, environment, agent, device) * max(0, 1 - done / config.frames)
     updates = max(0, math.ceil(config.frames / config.env.action_repeat) - config.train.start_steps + 1)
     updates = math.floor(updates * config.train.updates_per_step)
     pixels = config.obs == "pixels"

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pixel_ddpg import checkpoint, machine, tasks
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
-from pixel_ddpg.environment import Environment, element_shape
+from pixel_ddpg.environment import Environment, element_shape, observation_shape
 from pixel_ddpg.episodes import run_episodes
 from pixel_ddpg.exploration import Exploration, scheduled_scale
 from pixel_ddpg.logger import Metrics, WandbMirror
@@ -44,10 +44,9 @@ def replay_element(config: Config) -> tuple[int, ...]:
 
 def make_agent(config: Config, device: torch.device) -> DDPG:
     """A new agent, as a run begins with."""
-    first, *rest = replay_element(config)
-    shape, action_dim = (first * config.env.frame_stack, *rest), tasks.CATALOGUE[config.task].action_dim
-    stream = seeds(config.seed)
-    return DDPG(shape, action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"])
+    task, stream = tasks.CATALOGUE[config.task], seeds(config.seed)
+    shape = observation_shape(task, config.obs, config.env)
+    return DDPG(shape, task.action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"])
 
 
 def replay_capacity(config: Config) -> int:
