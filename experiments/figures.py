@@ -29,7 +29,7 @@ class Figures:
     )  # instead: tasks whose frames are shown as the agent sees them
 
 
-config.register_command("figures", Figures)
+config.register_command("figures", Figures, "experiments")
 
 
 def find_runs(folders: list[str]) -> list[pathlib.Path]:

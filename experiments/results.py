@@ -28,7 +28,7 @@ class Results:
     """The command has no options."""
 
 
-config.register_command("results", Results)
+config.register_command("results", Results, "experiments")
 
 
 def published() -> dict[str, dict[str, float]]:

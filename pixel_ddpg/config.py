@@ -149,7 +149,7 @@ preset=  {PRESET_HELP}
 Every key and its default:
 
 $CONFIG"""
-HELP = """python -m pixel_ddpg.<command> key=value ...
+HELP = """python -m {package}.{name} key=value ...
 
 Every key and its default:
 
@@ -185,13 +185,14 @@ SCHEMAS: dict[str, type] = {"run": Config}
 CHOICES = {"task": list(tasks.CATALOGUE), "obs": ["pixels", "state"], "preset": list(presets.PRESETS)}
 
 
-def register_command(name: str, schema: type) -> None:
+def register_command(name: str, schema: type, package: str = "pixel_ddpg") -> None:
     """Make a small command's dataclass known to Hydra under this name."""
     store = ConfigStore.instance().store
     SCHEMAS[name] = schema
     store(name=f"{name}_schema", node=schema)
     task = [{"task": None}] if any(item.name == "task" for item in dataclasses.fields(schema)) else []
-    node = {"defaults": [f"{name}_schema", *task, *QUIET, "_self_"], "hydra": NO_FILES | {"help": {"template": HELP}}}
+    help_text = {"help": {"template": HELP.format(package=package, name=name)}}
+    node = {"defaults": [f"{name}_schema", *task, *QUIET, "_self_"], "hydra": NO_FILES | help_text}
     store(name=name, node=node)
 
 

@@ -86,7 +86,7 @@ class Environment(dm_env.Environment):
         reward, discount, pictures = 0.0, 1.0, []
         apart = self._options.action_repeat // self._options.renderings
         for repeat in range(1, self._options.action_repeat + 1):
-            time_step = self.task_env.step(self._offset + self._scale * np.clip(action, -1, 1))
+            time_step = self._task_step(self._offset + self._scale * np.clip(action, -1, 1))
             reward += time_step.reward
             discount *= time_step.discount
             self.frames += 1
@@ -101,6 +101,18 @@ class Environment(dm_env.Environment):
             self._stack.append(_flat(time_step.observation))
         self.over = time_step.last()
         return dm_env.TimeStep(time_step.step_type, float(reward), float(discount), self._observation())
+
+    def _task_step(self, action: np.ndarray) -> dm_env.TimeStep:
+        from dm_control.rl import control
+
+        try:
+            return self.task_env.step(action)
+        except control.PhysicsError as error:
+            raise config_module.UserError(
+                f"the simulation of {self.task.name} diverged {self.frames:,} frames into an episode "
+                f"({str(error).splitlines()[0]}); with another seed= it takes another course",
+                code=1,
+            ) from error
 
     def _observation(self) -> np.ndarray:
         return np.concatenate(self._stack)

@@ -145,7 +145,7 @@ def print_plan(
         "rendering": rendering.describe(environment.task_env.physics) if pixels else "none",
         "replay": f"{slots * config.env.action_repeat:,} frames, {machine.format_bytes(nbytes)}, {why}",
         "checkpoints": f"up to {machine.format_bytes(disk)} in {config.run_dir}",
-        "updates": f"{updates:,}, batches of {config.replay.batch_size}",
+        "updates": f"{updates:,}, batches of {config.replay.batch_size}, from step {config.train.start_steps:,} on",
         "time": f"about {format_hours(hours)} {'to the end' if found else 'for the whole run'}, measured just now",
     }
     for name, value in rows.items():

@@ -428,6 +428,13 @@ def test_command_shows_its_configuration(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("module", ["pixel_ddpg.play", "experiments.figures"])
+def test_help_names_its_own_command(module):
+    """A help headed with a command that does not exist."""
+    result = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
+    assert result.stdout.startswith(f"python -m {module} key=value")
+
+
 def test_compose_inside_another_hydra_application():
     """make_env in a user's own Hydra program, which ends in 'GlobalHydra is already initialized'."""
     import hydra

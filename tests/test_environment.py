@@ -334,6 +334,16 @@ def test_discounts_are_multiplied():
     assert ended[-1].discount == 0.0
 
 
+def test_a_simulation_that_diverges_says_so():
+    """dm_control's PhysicsError as a traceback in the middle of a run."""
+    environment = make("cheetah-run")
+    environment.reset()
+    environment.task_env.physics.data.qpos[:] = np.nan
+    with pytest.raises(UserError, match="simulation of cheetah-run diverged") as told:
+        environment.step(np.zeros(6, np.float32))
+    assert told.value.code == 1
+
+
 def test_a_step_after_the_end_begins_an_episode():
     """dm_env's rule; the action of that step must not reach the task."""
     environment = make_fake(2)
