@@ -54,7 +54,7 @@ def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, flo
 
 
 def learning_curves(runs: list[pathlib.Path], out: pathlib.Path) -> None:
-    """One panel a task: every seed of ours, and DrQ-v2's ten seeds in grey."""
+    """One panel a task: every seed of ours, and those of DrQ-v2 in grey."""
     panels = defaultdict(list)
     for run in runs:
         panels[trainer.read_config(run).task].append(run)
@@ -75,8 +75,10 @@ def draw_panel(axis, task: str, runs: list[pathlib.Path]) -> None:
     """The curves of one task; the x axis counts thousand frames."""
     curves = {run: [(row["frame"], row["return"]) for row in evaluations(run)] for run in runs}
     last = max((frame for curve in curves.values() for frame, _ in curve), default=0)
-    for number, curve in enumerate(published_curve(task, last).values()):
-        axis.plot(*_thousands(curve), color="0.75", linewidth=0.8, label="DrQ-v2, ten seeds" if number == 0 else None)
+    published = published_curve(task, last)
+    label = f"DrQ-v2, {len(published)} seeds, action repeat 2"
+    for number, curve in enumerate(published.values()):
+        axis.plot(*_thousands(curve), color="0.75", linewidth=0.8, label=label if number == 0 else None)
     seen = set()
     for run, curve in curves.items():
         settings = trainer.read_config(run)

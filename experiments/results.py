@@ -38,8 +38,8 @@ def published() -> dict[str, dict[str, float]]:
 
 
 def final_return(run: pathlib.Path) -> float | None:
-    """The mean return of the evaluation at 100k frames; None for a run that is not there yet."""
-    return next((row["return"] for row in evaluations(run) if row["frame"] == FRAMES), None)
+    """The mean return of the first evaluation at 100k frames or after; None for a run that is not there yet."""
+    return next((row["return"] for row in evaluations(run) if row["frame"] >= FRAMES), None)
 
 
 def changes(settings: config.Config) -> list[str]:
@@ -63,20 +63,22 @@ def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
 def comparison_table(folder: pathlib.Path) -> str:
     """Markdown: ours by task and seed beside published means; a missing run is shown as missing."""
     ours, others = measured(folder), published()
-    header = ["task", *(f"{preset}, {obs}" for preset, obs in VARIANTS), *(name.split(" (")[0] for name in PUBLISHED)]
-    header.append("fast pixels minus DrQ-v2")
+    names = [name.split(" (")[0] for name in PUBLISHED]
+    header = ["task", "repeat", *(f"{preset}, {obs}" for preset, obs in VARIANTS), *names]
+    header += [f"fast pixels minus {name}" for name in names[:2]]
     lines = [" | ".join(header), " | ".join(["---"] * len(header))]
     for task in TASKS:
         cells = [_seeds(ours.get((*variant, task), [])) for variant in VARIANTS]
         cells += [f"{others[name][task]:.0f}" for name in PUBLISHED]
         mine = ours.get(("fast", "pixels", task))
-        cells.append(f"{np.mean(mine) - others[PUBLISHED[0]][task]:+.0f}" if mine else "missing")
-        lines.append(" | ".join([task, *cells]))
+        cells += [f"{np.mean(mine) - others[name][task]:+.0f}" if mine else "missing" for name in PUBLISHED[:2]]
+        repeat = config.compose([f"task={task}"]).env.action_repeat
+        lines.append(" | ".join([task, str(repeat), *cells]))
     done = [task for task in TASKS if ("fast", "pixels", task) in ours]
     means = [np.mean([np.mean(ours["fast", "pixels", task]) for task in done])] if done else []
     means += [np.mean([others[name][task] for task in done]) for name in PUBLISHED] if done else []
     note = f"\n\nMean over the tasks that were run ({len(done)} of {len(TASKS)}) from pixels with `fast`: " + ", ".join(
-        f"{name} {value:.0f}" for name, value in zip(("ours", *(name.split(" (")[0] for name in PUBLISHED)), means)
+        f"{name} {value:.0f}" for name, value in zip(("ours", *names), means)
     )
     return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "")
 
@@ -111,12 +113,14 @@ def tuning_table(folder: pathlib.Path) -> str:
     keys = sorted({change.split("=")[0] for other in rest for change in config.differences(first, other)})
     keys = [key for key in keys if not key.startswith(skipped)]
     frames = (10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 100_000)
-    lines = [" | ".join(["task", *keys, *(f"{frame // 1000}k" for frame in frames)])]
-    lines.append(" | ".join(["---"] * (1 + len(keys) + len(frames))))
+    lines = [" | ".join(["task", *keys, *(f"{frame // 1000}k" for frame in frames), "minutes per 10k"])]
+    lines.append(" | ".join(["---"] * (2 + len(keys) + len(frames))))
     for run, settings in sorted(runs.items(), key=lambda item: (item[1].task, str(item[0]))):
-        returns = {row["frame"]: f"{row['return']:.0f}" for row in evaluations(run)}
+        rows = evaluations(run)
+        returns = {row["frame"]: f"{row['return']:.0f}" for row in rows}
+        minutes = f"{60 * rows[-1]['hours'] / rows[-1]['frame'] * 10_000:.1f}"
         values = [str(config.value_of(settings, key)).replace("], [", "],<br>[") for key in keys]
-        lines.append(" | ".join([settings.task, *values, *(returns.get(frame, "") for frame in frames)]))
+        lines.append(" | ".join([settings.task, *values, *(returns.get(frame, "") for frame in frames), minutes]))
     return "\n".join(f"| {line} |" for line in lines)
 
 

@@ -105,7 +105,7 @@ class DDPG(nn.Module):
         """-Q(s, mu(s)): its gradient is the deterministic policy gradient, by the chain rule through the action.
 
         Beside it a small weight on the squared output before tanh: Adam turns the smallest slope of Q into full steps,
-        which drive tanh so far that its gradient is gone, for good (see experiments/results).
+        which can drive tanh so far that its gradient is gone (see experiments/results).
         """
         if not self._actor_trains_encoder:
             features = features.detach()

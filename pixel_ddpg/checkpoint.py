@@ -1,7 +1,7 @@
 """Atomic checkpoints: tensors as safetensors (which cannot run code), the rest as JSON, the replay in pieces.
 
 checkpoints/000000050000/{tensors.safetensors,state.json}     the last two are kept
-checkpoints/replay/000000000000-000000006300.safetensors      slots; each is written once
+checkpoints/replay/000000000000-000000006300.safetensors      slots written since the last one
 """
 
 import json
@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pixel_ddpg.config import UserError
-from pixel_ddpg.replay import Replay
+from pixel_ddpg.replay import Replay, element_bytes
 
 FORMAT = 1
 KEPT = 2
+PIECE_BYTES = 2**28  # of the replay at a time: what saving needs in memory beside it
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
@@ -49,8 +50,9 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     last = newest(run_dir)
     known = _read_state(last)["replay_pieces"] if last else []
     now = next_pieces(known, replay)
-    if now[-1] not in known:
-        write_atomically(_piece(run_dir, now[-1]), save(replay.slots_since(now[-1][0])))
+    for piece in now:
+        if piece not in known:
+            write_atomically(_piece(run_dir, piece), save(replay.slots_between(*piece)))
     state = state | {
         "format": FORMAT, "replay_pieces": now, "replay": replay.state_dict(), "replay_device": replay.device.type
     }  # fmt: skip
@@ -70,13 +72,16 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
 
 
 def next_pieces(known: list[list[int]], replay: Replay) -> list[list[int]]:
-    """[first, end] of the pieces that hold the replay: those that still matter and, if slots came since, a new one."""
+    """[first, end] of the pieces that hold the replay: those that still matter and, if slots came since, new ones."""
     oldest = replay.next_slot - replay.slots
     kept = [piece for piece in known if piece[1] > oldest]
     if kept and kept[-1][1] == replay.next_slot:
         return kept
     first = max(0, oldest, kept[-1][1] - 1 if kept else 0)  # the last known slot had no action yet
-    return [*kept, [first, replay.next_slot]]
+    # two slots or more, so that a new piece never has the name of the last known one
+    length = max(2, PIECE_BYTES // element_bytes(replay.elements.shape[1:], replay.actions.shape[1]))
+    firsts = range(first, replay.next_slot, length)
+    return kept + [[first, min(first + length, replay.next_slot)] for first in firsts]
 
 
 def tidy(run_dir: pathlib.Path) -> None:
@@ -139,9 +144,11 @@ def load_checkpoint(
                 for newer in unreadable:
                     shutil.rmtree(newer)
             return tensors, state
-        except (OSError, ValueError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, SafetensorError) as error:
             print(f"pixel_ddpg: {path} cannot be read ({error}); trying the one before", file=sys.stderr)
             unreadable.append(path)
+        except OSError as error:  # it may pass: a network disk, too many open files
+            raise UserError(f"{path} cannot be read ({error}); nothing was changed, try again", code=1) from None
     raise UserError(f"no checkpoint in {run_dir} can be read: start anew with resume=false overwrite=true", code=1)
 
 

@@ -39,7 +39,7 @@ class Env:
     frame_stack: int = 3  # how many of the last steps an observation shows
     renderings: int = 1  # pictures taken within one step, evenly spread over its frames; the paper takes 3
     camera: int = -1  # -1: the task's own
-    shadow_size: int = 256  # side of the shadow map; mujoco's 2048 costs most of a software frame
+    shadow_size: int = 256  # side of the shadow map; dm_control's 2048 costs most of a software frame
     slices: int = 28  # corners of a round body, 28 as in mujoco; a software frame's time grows with their square
 
 
@@ -69,7 +69,7 @@ class Agent:
     tau: float = 0.01  # weight of the network in its target, every update; 1: no target networks
     actor_lr: float = 1e-4
     critic_lr: float = 1e-4  # also of the encoder
-    critic_weight_decay: float = 0.0  # L2 on the critic (and the encoder where the critic trains it)
+    critic_weight_decay: float = 0.0  # L2 on the critic and the encoder
     critics: int = 2  # 2: clipped double Q, the target is the smaller one
     conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
     pixel_offset: float = 0.0  # subtracted after division by 255
@@ -89,7 +89,7 @@ class Agent:
 
 @dataclass
 class Train:
-    start_steps: int = 200  # updates begin when so many steps are stored
+    start_steps: int = 200  # updates begin when so many agent steps are stored
     updates_per_step: float = 1.0  # gradient updates for each agent step
 
 
@@ -102,7 +102,7 @@ class Eval:
 
 @dataclass
 class Config:
-    """Everything that decides a run. Budgets, schedules and intervals count frames."""
+    """Everything that decides a run. Budgets, schedules and intervals count frames; what is called steps does not."""
 
     task: str = MISSING
     obs: str = MISSING  # pixels or state
@@ -161,7 +161,7 @@ QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logg
 def _register_groups() -> None:
     store = ConfigStore.instance().store
     groups = [{"task": "cartpole-swingup"}, {"obs": "pixels"}, {"preset": "fast"}, {"settings": "${preset}-${obs}"}]
-    groups += [{"optional task_settings": "${preset}-${task}"}]
+    groups += [{"optional task_settings": "${preset}-${obs}-${task}"}]
     store(name="schema", node=Config)
     store(
         name="run",
@@ -169,9 +169,9 @@ def _register_groups() -> None:
     )
     for task in tasks.CATALOGUE:
         store(group="task", name=task, node={"task": task}, package="_global_")
-        for preset in presets.PRESETS:
-            if changes := presets.for_task(preset, task):
-                store(group="task_settings", name=f"{preset}-{task}", node=changes, package="_global_")
+        for preset, obs in presets.SETTINGS:
+            if changes := presets.for_task(preset, obs, task):
+                store(group="task_settings", name=f"{preset}-{obs}-{task}", node=changes, package="_global_")
     for obs in ("pixels", "state"):
         store(group="obs", name=obs, node={"obs": obs}, package="_global_")
         for preset in presets.PRESETS:

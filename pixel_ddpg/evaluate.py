@@ -35,7 +35,7 @@ def main(options: Evaluate) -> None:
     if options.episodes < 1:
         raise config.UserError(f"episodes={options.episodes} must be at least 1")
     config.check_video_size(options.video_size, "video_size")
-    from pixel_ddpg import trainer
+    from pixel_ddpg import checkpoint, trainer
 
     run_dir = pathlib.Path(options.run)
     settings, agent, frame = trainer.load_run(run_dir)
@@ -55,7 +55,7 @@ def main(options: Evaluate) -> None:
     table.add_row("mean", f"{result['return']:.1f} +- {result['sd']:.1f}", "")
     Console(stderr=True).print(table)
     print(json.dumps(result))
-    (run_dir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    checkpoint.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
 
 
 if __name__ == "__main__":

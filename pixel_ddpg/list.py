@@ -39,7 +39,7 @@ def select(name: str, tag: str) -> list[tasks.Task]:
 
 def details(task: tasks.Task) -> dict:
     """All there is to know of a task, with what preset fast shows of it."""
-    env = presets.SETTINGS["fast", "pixels"]["env"] | presets.for_task("fast", task.name)["env"]
+    env = presets.SETTINGS["fast", "pixels"]["env"] | presets.for_task("fast", "pixels", task.name)["env"]
     shape = [3 * env["frame_stack"], env["size"], env["size"]]
     return dataclasses.asdict(task) | {"pixels": shape, "action_repeat": env["action_repeat"]}
 

@@ -1,5 +1,6 @@
 """metrics.jsonl, which is the truth, and W&B, which mirrors it."""
 
+import contextlib
 import json
 import math
 import os
@@ -75,37 +76,46 @@ class WandbMirror:
 
         for old in run_dir.glob("wandb/offline-run-*"):
             shutil.rmtree(old)
-        try:
+        with self._no_mirror_is_worth_a_run():
             self._run = wandb.init(
                 project=project, id=run_id, name=str(run_dir), dir=run_dir, config=config, mode=mode, resume="allow",
                 settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )  # fmt: skip
-        except Exception as error:  # no mirror is worth a run
-            print(f"pixel_ddpg: no W&B mirror ({str(error).splitlines()[0]}); wandb=offline or off", file=sys.stderr)
-            return
-        self._run.define_metric("*", step_metric="frame")
-        self._sent = self._run.step if mode == "online" else 0
+            self._run.define_metric("*", step_metric="frame")
+            self._sent = self._run.step if mode == "online" else 0
         for row in read_rows(run_dir / "metrics.jsonl"):
             self.write(row)
+
+    @contextlib.contextmanager
+    def _no_mirror_is_worth_a_run(self):
+        """Whatever W&B raises ends the mirror, with one line."""
+        try:
+            yield
+        except Exception as error:
+            self._run = None
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"pixel_ddpg: no W&B mirror from here on ({why}); wandb=offline or off", file=sys.stderr)
 
     def write(self, row: dict) -> None:
         """Mirror one row: its numbers are named kind/key."""
         if self._run is None:
             return
-        if row["kind"] == "run":
-            self._run.config.update({"run": row}, allow_val_change=True)
-            return
-        if self._rows >= self._sent:
-            common = ("frame", "step", "update", "hours")
-            numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
-            named = {key if key in common else f"{row['kind']}/{key}": value for key, value in numbers.items()}
-            self._run.log(named, step=self._rows)
-        self._rows += 1
+        with self._no_mirror_is_worth_a_run():
+            if row["kind"] == "run":
+                self._run.config.update({"run": row}, allow_val_change=True)
+                return
+            if self._rows >= self._sent:
+                common = ("frame", "step", "update", "hours")
+                numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+                named = {key if key in common else f"{row['kind']}/{key}": value for key, value in numbers.items()}
+                self._run.log(named, step=self._rows)
+            self._rows += 1
 
     def close(self) -> None:
         """Finish the W&B run."""
         if self._run is not None:
-            self._run.finish()
+            with self._no_mirror_is_worth_a_run():
+                self._run.finish()
 
 
 def has_wandb_key() -> bool:

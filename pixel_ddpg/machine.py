@@ -16,6 +16,10 @@ from pixel_ddpg import rendering
 from pixel_ddpg.config import UserError
 
 PACKAGES = ("torch", "mujoco", "dm-control", "gymnasium", "numpy", "hydra-core", "wandb", "opencv-python", "av")
+CGROUPS = (  # folder, limit, what all its processes take, and the part of that which is only cache
+    (pathlib.Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -52,10 +56,11 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            limit = int((pathlib.Path("/sys/fs/cgroup") / name).read_text())
-            free = min(free, limit - psutil.Process().memory_info().rss)
+    for folder, limit, used, cache in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # not this kind of container, or one without a limit
+            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken = int((folder / used).read_text()) - int(facts.get(cache, 0))
+            free = min(free, int((folder / limit).read_text()) - taken)
     return free
 
 

@@ -8,7 +8,8 @@ for `fast`, from the measurements in experiments/results/.
 # The paper, section 7, low-dimensional state: two hidden layers of 400 and 300 (129,306 parameters in the actor and
 # 129,601 in the critic for cheetah, without BatchNorm's), the action enters at the second. The paper leaves open: the
 # step of the OU process (1 agent step here), which layers "all layers of mu" are (the input and both hidden layers
-# here, not the output), and when updates begin (as soon as one batch is stored).
+# here, not the output), and when updates begin (as soon as one batch is stored). It trains for 2.5 million steps;
+# the budget here is that of every other preset until frames= says so.
 DDPG_STATE = {
     "agent": {
         "actor_lr": 1e-4, "critic_lr": 1e-3, "critic_weight_decay": 1e-2, "tau": 0.001, "discount": 0.99,
@@ -53,7 +54,7 @@ DRQV2 = {
     "train": {"start_steps": 2000, "updates_per_step": 0.5},
 }  # fmt: skip
 
-# Chosen by measurement on two CPU cores: experiments/results/README.md has the table of what was tried.
+# Tuned for return per minute on two CPU cores, one seed a try: experiments/results/README.md has the table.
 FAST_PIXELS = {
     "agent": {
         "actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.01, "discount": 0.99, "critics": 2, "hidden": [256, 256],
@@ -86,7 +87,7 @@ def _merge(base: dict, *changes: dict) -> dict:
 
 
 # The lecture's ladder; all have the paper's networks and learning rates.
-# No replay is a replay of one transition; no target networks is tau = 1 (the target equals the network).
+# No replay is a replay of one transition; no target networks is tau = 1 (the target has the network's weights).
 NO_REPLAY = {
     "replay": {"capacity": 1, "batch_size": 1},
     "agent": {"tau": 1.0, "batch_norm": False},
@@ -114,7 +115,7 @@ SETTINGS: dict[tuple[str, str], dict] = {
     },
 }
 PRESETS: dict[str, str] = {
-    "fast": "made for most return per minute on two CPU cores (default)",
+    "fast": "tuned for return per minute on two CPU cores (default)",
     "drqv2": "DrQ-v2's recipe (Yarats et al., 2021)",
     "ddpg2016": "the paper: replay, target networks, BatchNorm for state",
     "ddpg2016_no_bn": "the paper without BatchNorm; from pixels ddpg2016 has none anyway",
@@ -134,7 +135,7 @@ DRQV2_EASY = ("cartpole-balance", "cartpole-balance_sparse", "cartpole-swingup",
 DRQV2_HARD = ("humanoid-stand", "humanoid-walk", "humanoid-run")
 
 
-def for_task(preset: str, task: str) -> dict:
+def for_task(preset: str, obs: str, task: str) -> dict:
     """What a preset changes for one task, as nested fields; empty for most."""
     domain = task.split("-")[0]
     if preset == "fast":
@@ -155,5 +156,5 @@ def for_task(preset: str, task: str) -> dict:
     if task == "quadruped-run":
         changes["replay"] = {"capacity": 100_000}
     if domain == "humanoid":
-        changes["agent"] = {"actor_lr": 8e-5, "critic_lr": 8e-5, "feature_dim": 100}
+        changes["agent"] = {"actor_lr": 8e-5, "critic_lr": 8e-5} | ({"feature_dim": 100} if obs == "pixels" else {})
     return changes

@@ -25,6 +25,9 @@ class Batch:
     next_observation: Tensor
 
 
+GPU_RESERVE = 3 * 2**30
+
+
 class Replay:
     """The newest `capacity` transitions. Elements are what one step adds: uint8 (c, H, W) frames or float32 (d,)."""
 
@@ -170,13 +173,13 @@ class Replay:
             "shifts": self.shifts.get_state().tolist(),
         }
 
-    def slots_since(self, first: int) -> dict[str, Tensor]:
-        """The tables' rows of the slots numbered `first` to the newest, on the CPU."""
-        index = torch.arange(max(first, self.next_slot - self.slots), self.next_slot, device=self.device) % self.slots
+    def slots_between(self, first: int, end: int) -> dict[str, Tensor]:
+        """The tables' rows of the slots numbered `first` to `end` - 1, on the CPU."""
+        index = torch.arange(first, end, device=self.device) % self.slots
         return {name: getattr(self, name)[index].cpu() for name in self.TABLES}
 
     def load_slots(self, first: int, rows: dict[str, Tensor]) -> None:
-        """Put back what `slots_since(first)` gave."""
+        """Put back what `slots_between` gave."""
         index = torch.arange(first, first + len(rows["ages"]), device=self.device) % self.slots
         for name in self.TABLES:
             getattr(self, name)[index] = rows[name].to(self.device)
@@ -185,12 +188,13 @@ class Replay:
         """Go on from a `state_dict`, after `load_slots`; transitions are numbered again from the slots."""
         self.next_slot, self._oldest = state["next_slot"], state["oldest"]
         self._age, self._open = state["age"], state["open"]
-        present = range(max(0, self.next_slot - self.slots), self.next_slot - 1)
-        lasts, ages = self.lasts.tolist(), self.ages.tolist()
-        starts = [slot for slot in present if not lasts[slot % self.slots]]
-        self._transitions = state["transitions"] - len(starts)
-        for slot in starts:
-            self._number(slot, ages[slot % self.slots])
+        self._transitions = state["transitions"]
+        starts = torch.arange(max(0, self.next_slot - self.slots), self.next_slot - 1, device=self.device)
+        starts = starts[~self.lasts[starts % self.slots]]
+        numbers = torch.arange(self._transitions - len(starts), self._transitions, device=self.device) % self.slots
+        self._slot_of[numbers] = starts % self.slots
+        needs = starts - self.ages[starts % self.slots].clamp(max=self._stack - 1)
+        self._needs[numbers.cpu().numpy()] = needs.cpu().numpy()
         self.draws.set_state(torch.tensor(state["draws"], dtype=torch.uint8))
         self.shifts.set_state(torch.tensor(state["shifts"], dtype=torch.uint8))
 
@@ -202,8 +206,11 @@ def element_bytes(element_shape: tuple[int, ...], action_dim: int) -> int:
 
 
 def place(nbytes: int, device: torch.device, free_on_device: int, free_in_ram: int) -> tuple[torch.device, str]:
-    """Where a replay of `nbytes` lives and why; UserError where it fits nowhere. A tenth is left free."""
-    if device.type != "cpu" and nbytes <= 0.9 * free_on_device:
+    """Where a replay of `nbytes` lives and why; UserError where it fits nowhere.
+
+    A tenth is left free, and on a GPU at least 3 GiB for networks, batches and the copies that a checkpoint makes.
+    """
+    if device.type != "cpu" and nbytes <= min(0.9 * free_on_device, free_on_device - GPU_RESERVE):
         return device, "on the GPU"
     if nbytes > 0.9 * free_in_ram:
         raise UserError(

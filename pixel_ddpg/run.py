@@ -20,7 +20,7 @@ from pixel_ddpg import config as config_module
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment
-from pixel_ddpg.logger import Metrics, WandbMirror
+from pixel_ddpg.logger import Metrics, WandbMirror, read_rows
 
 LOCK = ".lock"
 WRITTEN = ("checkpoints", "videos", "wandb", "config.yaml", "metrics.jsonl", "status.json", "evaluation.json")
@@ -71,7 +71,8 @@ def has_checkpoint(config: Config, run_dir: pathlib.Path) -> bool:
     config.wandb_id = refuse_changes(config, run_dir).wandb_id
     if checkpoint.checkpoints(run_dir):
         return True
-    if trainer.read_status(run_dir).get("state", "done") == "done":  # else it ended before its first checkpoint
+    ended = trainer.read_status(run_dir).get("state", "done") == "done"  # else: before its first checkpoint
+    if ended and read_rows(run_dir / "metrics.jsonl"):
         raise UserError(
             f"{run_dir} has results but no checkpoint: choose another run_dir=, or resume=false overwrite=true"
         )

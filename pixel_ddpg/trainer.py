@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -50,13 +51,13 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
 
 
 def replay_capacity(config: Config) -> int:
-    """Transitions the ring is made for: no more than the budget can fill."""
-    return min(config.replay.capacity, math.ceil(config.frames / config.env.action_repeat) + episodes(config))
+    """Slots the ring is made for: no more than the budget fills with episodes of full length.
 
-
-def episodes(config: Config) -> int:
-    """How many observations without an action the budget's episodes have, at least."""
-    return config.frames // tasks.CATALOGUE[config.task].episode_frames + 1
+    Where a task ends episodes early, each takes a slot more than its steps, and the ring forgets that much sooner.
+    """
+    episode = tasks.CATALOGUE[config.task].episode_frames
+    slots = math.ceil(episode / config.env.action_repeat) + 1  # its observations
+    return min(config.replay.capacity, (config.frames // episode + 1) * slots)
 
 
 class Trainer:
@@ -248,7 +249,7 @@ class Trainer:
 
         def ask(number, frame):
             self._stop = True
-            print("saving, then stopping; once more to stop at once", flush=True)
+            os.write(1, b"saving, then stopping; once more to stop at once\n")  # print could be interrupted itself
             signal.signal(number, signal.default_int_handler)
 
         previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -319,15 +320,17 @@ def write_status(run_dir: pathlib.Path, state: str, **facts) -> None:
 
 
 def read_status(run_dir: pathlib.Path) -> dict:
-    """What status.json says; empty where there is none."""
-    path = run_dir / "status.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """What status.json says; empty where there is none that can be read."""
+    try:
+        return json.loads((run_dir / "status.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def is_done(run_dir: pathlib.Path, frames: int) -> bool:
     """Whether a run has ended with so many frames or more."""
     status = read_status(run_dir)
-    return status.get("state") == "done" and status["frame"] >= frames
+    return status.get("state") == "done" and status.get("frame", 0) >= frames
 
 
 def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:

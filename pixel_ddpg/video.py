@@ -11,7 +11,6 @@ class Video:
     """Writes pictures, uint8 (3, size, size), to an mp4; use it as a context."""
 
     def __init__(self, path: pathlib.Path, frames_per_second: float):
-        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()  # says which file cannot be written, at once; av says it later and without the name
         self._container = av.open(str(path), "w")

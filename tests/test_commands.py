@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from small import PIXELS, STATE, assert_same_run, command, rows, start
 
+from pixel_ddpg import config, trainer
+
 RUN = "pixel_ddpg.run"
 
 
@@ -142,6 +144,19 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
     assert_one_line(err, "results but no checkpoint")
     assert command(RUN, *words, "resume=false", "overwrite=true")[0] == 0
     assert (tmp_path / "a file of the user").exists()
+
+
+@pytest.mark.parametrize("status", [None, "", "{"])
+def test_a_run_killed_before_its_first_row_begins_anew(status, tmp_path):
+    """'has results but no checkpoint' where there are no results, or a traceback from half a status.json."""
+    words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]
+    settings = config.compose(words)
+    (tmp_path / "run").mkdir()
+    trainer.write_config(settings, tmp_path / "run")
+    if status is not None:
+        (tmp_path / "run" / "status.json").write_text(status)
+    code, out, err = command(RUN, *words)
+    assert (code, err) == (0, "") and "done:" in out
 
 
 def test_a_folder_of_other_things_is_not_deleted(tmp_path):

@@ -66,9 +66,41 @@ def test_every_preset_composes(name, obs):
 def test_every_task_composes_with_task_settings():
     """A task whose settings name a field that is not there."""
     for name in presets.PRESETS:
-        changes = {str(presets.for_task(name, task)): task for task in tasks.CATALOGUE}
-        for task in changes.values():  # one task for each kind of change
-            preset(name, "pixels", task)
+        for obs in ("pixels", "state"):
+            changes = {str(presets.for_task(name, obs, task)): task for task in tasks.CATALOGUE}
+            for task in changes.values():  # one task for each kind of change
+                preset(name, obs, task)
+
+
+def test_fast_numbers():
+    """The preset of the results, changed by accident."""
+    for name, repeat, discount in (("cartpole-swingup", 8, 0.97), ("cheetah-run", 4, 0.98), ("walker-walk", 2, 0.99)):
+        for obs, stack, batch in (("pixels", 3, 64), ("state", 1, 256)):
+            assert_fields(
+                preset("fast", obs, name),
+                env__action_repeat=repeat, env__frame_stack=stack, agent__discount=discount,
+                train__updates_per_step=repeat / 2, replay__batch_size=batch, replay__n_step=3, agent__actor_lr=1e-3,
+                agent__critic_lr=1e-3, agent__tau=0.01, agent__saturation_penalty=1e-2, agent__final_init=3e-3,
+                noise__frames=50_000, noise__random_frames=1000,
+            )  # fmt: skip
+
+
+def test_drqv2_from_state_has_no_trunk():
+    """A task's exception for pixels that reaches state."""
+    for name in ("cheetah-run", "humanoid-walk"):
+        assert preset("drqv2", "state", name).agent.feature_dim == 0
+    assert preset("drqv2", "pixels", "humanoid-walk").agent.feature_dim == 100
+
+
+def test_free_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    """Two runs in one container that each count its whole limit as free; cache that is counted as taken."""
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500\ninactive_file 500\n")
+    monkeypatch.setattr(machine, "CGROUPS", [(tmp_path, *machine.CGROUPS[0][1:])])
+    assert machine.free_memory(torch.device("cpu")) == 1500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory(torch.device("cpu")) > 2**20
 
 
 def test_default_is_fast_from_pixels():

@@ -334,6 +334,18 @@ def test_discounts_are_multiplied():
     assert ended[-1].discount == 0.0
 
 
+def test_only_failures_of_gl_are_told_as_such():
+    """'no pictures with MUJOCO_GL=...' about an environment that draws nothing."""
+    environment = make("cheetah-run")
+
+    def fail():
+        raise ValueError("something else")
+
+    environment.task_env.reset = fail
+    with pytest.raises(ValueError, match="something else"):
+        environment.reset()
+
+
 def test_a_simulation_that_diverges_says_so():
     """dm_control's PhysicsError as a traceback in the middle of a run."""
     environment = make("cheetah-run")

@@ -225,6 +225,22 @@ def test_rows_are_numbers_named_by_kind(fake, tmp_path):
     assert fake.run.metric == (("*",), {"step_metric": "frame"})
 
 
+@pytest.mark.parametrize("method", ["init", "define_metric", "log", "finish"])
+def test_what_wandb_raises_ends_the_mirror_alone(method, fake, tmp_path, monkeypatch, capsys):
+    """A training run that ends because its mirror does."""
+
+    def fail(*args, **options):
+        raise RuntimeError("the server is on fire")
+
+    monkeypatch.setattr(fake if method == "init" else FakeRun, method, fail)
+    written = mirror(tmp_path, "offline")
+    for row in ROWS:
+        written.write(row)
+    written.close()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "no W&B mirror" in err and "on fire" in err
+
+
 @pytest.mark.parametrize("known", [0, 1, 2, 3])
 @pytest.mark.parametrize("kept", [1, 2, 3, 4])
 def test_online_sends_only_what_the_server_lacks(fake, tmp_path, known, kept):

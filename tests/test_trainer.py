@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
 
@@ -59,12 +60,14 @@ def test_evaluating_more_often_changes_no_training(tmp_path):
 
 
 def test_evaluation_has_no_noise(tmp_path):
-    """Silent bug 12: evaluating the same weights on the same episodes twice must agree."""
-    run = train(STATE, tmp_path)
-    run.evaluation.seed(5)
-    first = trainer.run_episodes(run.evaluation, run.agent.act, 2)
-    run.evaluation.seed(5)
-    assert trainer.run_episodes(run.evaluation, run.agent.act, 2) == first
+    """Silent bug 12: the logged returns are the policy's own, on episodes that another evaluation does not have."""
+    run = train([*STATE, "eval.episodes=2"], tmp_path)
+    last = [row for row in rows(tmp_path) if row["kind"] == "eval"][-1]
+    returns = []
+    for frame in (run.frame, run.frame + 1):
+        run.evaluation.seed(trainer.evaluation_seed(0, frame))
+        returns.append(trainer.run_episodes(run.evaluation, run.agent.act, 2)[0])
+    assert last["frame"] == run.frame and last["returns"] == returns[0] != returns[1]
 
 
 def test_schedules_and_budgets_count_frames(tmp_path):
@@ -114,6 +117,7 @@ def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
         "init": lambda run: next(run.agent.parameters()).flatten().tolist(),
         "update_noise": lambda run: run.agent._noise_draws.get_state().tolist(),
         "replay": lambda run: run.replay.draws.get_state().tolist(),
+        "replay's shifts": lambda run: run.replay.shifts.get_state().tolist(),
     }
     before, same = make_trainer(STATE, tmp_path / "a"), make_trainer(STATE, tmp_path / "b")
     monkeypatch.setattr(trainer, "seeds", lambda seed: made(seed) | {stream: 12345})
@@ -121,7 +125,7 @@ def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
     for name, look in looks.items():
         first = look(before)
         assert first == look(same)
-        assert (first != look(after)) == (name == stream)
+        assert (first != look(after)) == (name.startswith(stream))
 
 
 def test_every_metric_of_the_design_is_there(tmp_path):
@@ -195,7 +199,13 @@ def test_a_disk_that_cannot_be_read_destroys_nothing(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(checkpoint, "load_file", fail)
-    with pytest.raises(config.UserError, match="no checkpoint in"):
+    with pytest.raises(config.UserError, match="try again"):
+        make_trainer(STATE, tmp_path / "parts").restore()
+    fails, load = iter([True]), safetensors.torch.load_file
+    monkeypatch.setattr(
+        checkpoint, "load_file", lambda *args, **words: fail() if next(fails, 0) else load(*args, **words)
+    )
+    with pytest.raises(config.UserError, match="try again"):  # the older one could be read
         make_trainer(STATE, tmp_path / "parts").restore()
     monkeypatch.undo()
     train(STATE, tmp_path / "parts")
@@ -283,13 +293,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         run.save()
 
 
-def test_more_frames_go_on_from_the_end(tmp_path):
-    """A larger budget that starts anew, or a ring that cannot grow."""
-    train(STATE, tmp_path)
-    before = rows(tmp_path)
-    run = train([*STATE, "frames=2400"], tmp_path)
-    assert run.frame == 2400
-    assert rows(tmp_path)[: len(before)] == before
+@pytest.mark.parametrize("repeat", [3, 8])
+def test_more_frames_go_on_from_the_end(repeat, tmp_path):
+    """A larger budget that starts anew, or a ring too small for the first one: what it forgot would be missing."""
+    words = [*STATE, f"env.action_repeat={repeat}", "replay.batch_size=64", "eval.every=100000"]
+    train([*words, "frames=3000"], tmp_path / "parts")
+    before = rows(tmp_path / "parts")
+    hours = json.loads((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()[-1])["hours"]
+    run = train([*words, "frames=4000"], tmp_path / "parts")
+    assert run.frame >= 4000 and run.hours > hours
+    assert rows(tmp_path / "parts")[: len(before)] == before
+    train([*words, "frames=4000"], tmp_path / "whole")
+    kept = [[row for row in rows(tmp_path / name) if row["kind"] == "train"] for name in ("parts", "whole")]
+    assert kept[0] == kept[1] != []
 
 
 def test_true_terminations_are_not_bootstrapped(tmp_path):
