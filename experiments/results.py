@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
-from pixel_ddpg import config, trainer
+from pixel_ddpg import config, presets, trainer
 from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -72,7 +72,7 @@ def comparison_table(folder: pathlib.Path) -> str:
         cells += [f"{others[name][task]:.0f}" for name in PUBLISHED]
         mine = ours.get(("fast", "pixels", task))
         cells += [f"{np.mean(mine) - others[name][task]:+.0f}" if mine else "missing" for name in PUBLISHED[:2]]
-        repeat = config.compose([f"task={task}"]).env.action_repeat
+        repeat = presets.for_task("fast", "pixels", task)["env"]["action_repeat"]
         lines.append(" | ".join([task, str(repeat), *cells]))
     done = [task for task in TASKS if ("fast", "pixels", task) in ours]
     means = [np.mean([np.mean(ours["fast", "pixels", task]) for task in done])] if done else []
@@ -134,8 +134,9 @@ def fill(path: pathlib.Path, name: str, text: str) -> None:
 @config.command("results")
 def main(options: Results) -> None:
     runs, readme = FOLDER / "planet6", FOLDER.parent.parent / "README.md"
+    comparison = comparison_table(runs)
     for path in (readme, FOLDER / "README.md"):
-        fill(path, "comparison", comparison_table(runs))
+        fill(path, "comparison", comparison)
     fill(FOLDER / "README.md", "provenance", provenance_table(runs))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
     if found := find_runs([str(runs)]):

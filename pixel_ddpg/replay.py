@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pixel_ddpg.config import UserError
 
+GPU_RESERVE = 3 * 2**30  # bytes
+
 
 @dataclasses.dataclass
 class Batch:
@@ -23,9 +25,6 @@ class Batch:
     reward: Tensor  # float32 (B,)
     discount: Tensor  # float32 (B,)
     next_observation: Tensor
-
-
-GPU_RESERVE = 3 * 2**30
 
 
 class Replay:
@@ -96,16 +95,14 @@ class Replay:
         at = start % self.slots
         self.actions[at] = torch.as_tensor(action)
         self.rewards[at], self.discounts[at] = reward, discount
-        self._number(start, self._age)
+        transition = self._transitions % self.slots
+        self._slot_of[transition] = at
+        self._needs[transition] = start - min(self._age, self._stack - 1)
+        self._transitions += 1
         self._age += 1
         self._open = not last
         self._write(element, last)
         self._oldest = max(self._oldest, self._transitions - self.capacity)
-
-    def _number(self, slot: int, age: int) -> None:
-        self._slot_of[self._transitions % self.slots] = slot % self.slots
-        self._needs[self._transitions % self.slots] = slot - min(age, self._stack - 1)
-        self._transitions += 1
 
     def _write(self, element: np.ndarray, last: bool) -> None:
         at = self.next_slot % self.slots

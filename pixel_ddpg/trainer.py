@@ -330,7 +330,7 @@ def read_status(run_dir: pathlib.Path) -> dict:
 def is_done(run_dir: pathlib.Path, frames: int) -> bool:
     """Whether a run has ended with so many frames or more."""
     status = read_status(run_dir)
-    return status.get("state") == "done" and status.get("frame", 0) >= frames
+    return status.get("state") == "done" and status["frame"] >= frames
 
 
 def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:

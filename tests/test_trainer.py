@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
 
@@ -198,10 +197,11 @@ def test_a_disk_that_cannot_be_read_destroys_nothing(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise OSError(errno.EIO, "Input/output error")
 
+    load = checkpoint.load_file
     monkeypatch.setattr(checkpoint, "load_file", fail)
     with pytest.raises(config.UserError, match="try again"):
         make_trainer(STATE, tmp_path / "parts").restore()
-    fails, load = iter([True]), safetensors.torch.load_file
+    fails = iter([True])
     monkeypatch.setattr(
         checkpoint, "load_file", lambda *args, **words: fail() if next(fails, 0) else load(*args, **words)
     )
