@@ -462,7 +462,7 @@ def test_ddpg_solves_a_linear_quadratic_regulator():
     assert reached < 1.05 * optimum
 
 
-# --- the silent bugs of design.md, by number ---
+# --- docs/silent_bugs.md, by number ---
 
 
 def gradients_of(loss, module):

@@ -206,7 +206,7 @@ def test_drqv2_numbers():
         ("humanoid-run", 30_100_000, 4_000_000),
     ],
 )
-def test_drqv2_budgets_and_schedules(task, frames, noise_frames):
+def test_8_drqv2_budgets_and_schedules(task, frames, noise_frames):
     """Silent bug 8: DrQ-v2's schedules count steps of two frames, these count frames."""
     assert_fields(preset("drqv2", "pixels", task), frames=frames, noise__frames=noise_frames)
 

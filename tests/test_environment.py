@@ -303,7 +303,7 @@ def make_fake(length: int, discounts=(), **options) -> Environment:
     return Environment(task, "state", config.Env(**{"frame_stack": 1, **options}), 0)
 
 
-def test_action_repeat_sums_rewards_and_stops_at_the_last_frame():
+def test_7_action_repeat_sums_rewards_and_stops_at_the_last_frame():
     """Silent bug 7: 10 frames with repeat 4 are steps of 4, 4 and 2 frames."""
     environment = make_fake(10, action_repeat=4)
     steps = play(environment, [ZERO] * 3)
@@ -313,7 +313,7 @@ def test_action_repeat_sums_rewards_and_stops_at_the_last_frame():
     assert environment.frames == 10
 
 
-def test_a_real_episode_has_all_its_frames_whatever_the_repeat():
+def test_7_a_real_episode_has_all_its_frames_whatever_the_repeat():
     """Silent bug 7 on a real task: 1000 frames with repeat 7, the last step holds 6 of them."""
     plain, repeated = make("cartpole-swingup"), make("cartpole-swingup", action_repeat=7)
     held = random_actions(plain, 143)
@@ -365,7 +365,7 @@ def test_a_step_after_the_end_begins_an_episode():
 
 
 @EACH_TASK
-def test_a_time_limit_is_a_truncation(name):
+def test_1_a_time_limit_is_a_truncation(name):
     """Silent bugs 1 and 2: running out of time must not look like a termination."""
     environment = GymEnvironment(make(name, limit=4, action_repeat=3))
     environment.reset()
@@ -376,7 +376,7 @@ def test_a_time_limit_is_a_truncation(name):
 
 
 @pytest.mark.parametrize("name", ["lqr-lqr_2_1", "lqr-lqr_6_2"])
-def test_lqr_terminates(name):
+def test_1_lqr_terminates(name):
     """Silent bug 1: the one termination of the suite has discount 0.0, which is falsy."""
     environment = GymEnvironment(make(name, action_repeat=4))
     environment.reset()
@@ -398,7 +398,7 @@ def stacked(elements: list[np.ndarray], depth: int) -> list[np.ndarray]:
 
 
 @EACH_OBS
-def test_stack_is_oldest_first_and_forgets_the_last_episode(obs):
+def test_5_stack_is_oldest_first_and_forgets_the_last_episode(obs):
     """Silent bugs 5 and 7: a wrong order, a reset that does not repeat the first frame, a frame of the last episode."""
     plain, deep = (make("cheetah-run", obs, limit=8, action_repeat=2, frame_stack=depth) for depth in (1, 3))
     actions = random_actions(plain, 4)
@@ -501,7 +501,7 @@ def test_cheap_pictures_change_little(name, slices):
     assert mine.std() > 5
 
 
-def test_backend_is_chosen_before_mujoco():
+def test_15_backend_is_chosen_before_mujoco():
     """Silent bug 15: mujoco reads MUJOCO_GL once, when it is imported."""
     code = """if True:
         import os, sys
@@ -576,7 +576,7 @@ def assert_go_on_alike(original: Environment, copy: Environment) -> None:
 
 
 @EACH_TASK
-def test_restored_environment_goes_on_to_the_bit(name):
+def test_13_restored_environment_goes_on_to_the_bit(name):
     """Silent bug 13: a resumed run that sees other starts, states or rewards than the uninterrupted one."""
     assert_go_on_alike(*second_episode_then_restored(name, "state", 77))
 
@@ -585,7 +585,7 @@ def test_restored_environment_goes_on_to_the_bit(name):
     "name", ["cartpole-swingup", "reacher-easy", "cheetah-run", "finger-spin", "manipulator-bring_ball",
              "quadruped-walk", "quadruped-escape", "swimmer-swimmer6"],
 )  # fmt: skip
-def test_restored_pixels_go_on_to_the_bit(name):
+def test_13_restored_pixels_go_on_to_the_bit(name):
     """Silent bug 13: a picture, or a stack, that is not brought back."""
     assert_go_on_alike(*second_episode_then_restored(name, "pixels", 77, frame_stack=3))
 
@@ -614,7 +614,7 @@ def test_seed_takes_effect_at_the_next_reset():
     assert_same(play(used, random_actions(used, 4)), play(fresh, random_actions(used, 4)))
 
 
-def test_environments_share_no_random_numbers(tmp_path):
+def test_12_environments_share_no_random_numbers(tmp_path):
     """Silent bug 12: evaluating, or filming, in one environment must not change what another sees."""
 
     def starts(disturb) -> list[np.ndarray]:

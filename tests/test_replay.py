@@ -162,7 +162,7 @@ def test_a_replay_smaller_than_its_n_step_window_is_empty():
     assert len(replay) == 0
 
 
-# --- the silent bugs of design.md, by number ---
+# --- docs/silent_bugs.md, by number ---
 
 
 def all_of(replay):

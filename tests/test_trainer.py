@@ -50,7 +50,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path):
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
-def test_evaluating_more_often_changes_no_training(tmp_path):
+def test_12_evaluating_more_often_changes_no_training(tmp_path):
     """Silent bug 12: evaluation that draws from training's streams or touches its environment."""
     train([*STATE, "preset=ddpg2016"], tmp_path / "rare")
     train([*STATE, "preset=ddpg2016", "eval.every=200", "eval.episodes=2"], tmp_path / "often")
@@ -58,7 +58,7 @@ def test_evaluating_more_often_changes_no_training(tmp_path):
     assert kept[0] == kept[1] != []
 
 
-def test_evaluation_has_no_noise(tmp_path):
+def test_12_evaluation_has_no_noise(tmp_path):
     """Silent bug 12: the logged returns are the policy's own, on episodes that another evaluation does not have."""
     run = train([*STATE, "eval.episodes=2"], tmp_path)
     last = [row for row in rows(tmp_path) if row["kind"] == "eval"][-1]
@@ -69,7 +69,7 @@ def test_evaluation_has_no_noise(tmp_path):
     assert last["frame"] == run.frame and last["returns"] == returns[0] != returns[1]
 
 
-def test_schedules_and_budgets_count_frames(tmp_path):
+def test_8_schedules_and_budgets_count_frames(tmp_path):
     """Silent bug 8: with action repeat 8, 1600 frames are 200 steps, evaluated at 0, 704, 1400 and the end."""
     run = train(STATE, tmp_path)
     assert (run.frame, run.step) == (1600, 200)
@@ -81,7 +81,7 @@ def test_schedules_and_budgets_count_frames(tmp_path):
     assert run.agent.noise_scale.item() == pytest.approx((run.config.noise.start + run.config.noise.end) / 2)
 
 
-def test_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch):
+def test_8_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch):
     """Silent bug 8, where the trainer asks for noise: steps for frames; a process that runs on between episodes."""
     run = make_trainer(STATE, tmp_path)
     attach(run)
@@ -308,7 +308,7 @@ def test_more_frames_go_on_from_the_end(repeat, tmp_path):
     assert kept[0] == kept[1] != []
 
 
-def test_true_terminations_are_not_bootstrapped(tmp_path):
+def test_1_true_terminations_are_not_bootstrapped(tmp_path):
     """Silent bugs 1 and 2, end to end: discount 0 reaches the replay where a task terminates, 1 at a time limit."""
     words = [word for word in STATE if not word.startswith("task=")]
     run = make_trainer([*words, "task=lqr-lqr_2_1", "env.action_repeat=1"], tmp_path)
