@@ -476,3 +476,18 @@ def test_compose_inside_another_hydra_application():
         outer = GlobalHydra.instance().hydra
         assert config.compose(["task=cheetah-run"]).task == "cheetah-run"
         assert GlobalHydra.instance().hydra is outer
+
+
+def test_tiny_numbers_count_as_zero_on_every_thread():
+    """Weight decay makes many, and a CPU takes several times as long for each: updates slowed to a fifth."""
+    program = """
+from pixel_ddpg import machine
+machine.prepare_cpu(2)
+import torch
+many = torch.full((1 << 22,), 1e-20, requires_grad=True)
+product = many * 1e-20
+product.backward(torch.full_like(many, 1e-20))
+print(product.count_nonzero().item(), many.grad.count_nonzero().item())
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["0", "0"]
