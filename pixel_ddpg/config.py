@@ -315,6 +315,8 @@ def nearest(word: str, names: list[str]) -> str:
 def _one_line(error: Exception, words: list[str]) -> str:
     cause = error.__cause__ or error
     text = str(cause).splitlines()[0]
+    if text.endswith("to Integer"):
+        text += "; write a whole number without an exponent, as 100000 or 100_000"
     key = getattr(cause, "full_key", None)
     return f"{key}: {text}" if key and key not in text else f"{text} (in {' '.join(words)})"
 

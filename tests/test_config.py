@@ -278,6 +278,7 @@ def test_composing_leaves_no_trace():
         ("preset=ddpg2015", "ddpg2016"),
         ("obs=pixel", "did you mean pixels"),
         ("frame=100", "did you mean frames"),
+        ("frames=1e6", "a whole number without an exponent"),
         ("agent.actor_rl=1", "did you mean agent.actor_lr"),
         ("agent.taw=1", "did you mean agent.tau"),
         ("env.framestack=2", "did you mean env.frame_stack"),
