@@ -60,12 +60,14 @@ def learning_curves(runs: list[pathlib.Path], out: pathlib.Path) -> None:
         panels[trainer.read_config(run).task].append(run)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.remove()
+    named = {}
     for axis, (task, members) in zip(axes.flat, sorted(panels.items())):
         draw_panel(axis, task, members)
-    figure.tight_layout()
+        named |= {label: line for line, label in zip(*axis.get_legend_handles_labels()) if label not in named}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=min(4, len(panels) + 1), frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
@@ -76,7 +78,7 @@ def draw_panel(axis, task: str, runs: list[pathlib.Path]) -> None:
     curves = {run: [(row["frame"], row["return"]) for row in evaluations(run)] for run in runs}
     last = max((frame for curve in curves.values() for frame, _ in curve), default=0)
     published = published_curve(task, last)
-    label = f"DrQ-v2, {len(published)} seeds, action repeat 2"
+    label = "DrQ-v2's seeds, action repeat 2"
     for number, curve in enumerate(published.values()):
         axis.plot(*_thousands(curve), color="0.75", linewidth=0.8, label=label if number == 0 else None)
     seen = set()
@@ -90,7 +92,6 @@ def draw_panel(axis, task: str, runs: list[pathlib.Path]) -> None:
         seen.add(label)
     axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
 
 
 def _thousands(curve: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
