@@ -318,7 +318,10 @@ def _one_line(error: Exception, words: list[str]) -> str:
     if text.endswith("to Integer"):
         text += "; write a whole number without an exponent, as 100000 or 100_000"
     key = getattr(cause, "full_key", None)
-    return f"{key}: {text}" if key and key not in text else f"{text} (in {' '.join(words)})"
+    if key and key not in text:
+        return f"{key}: {text}"
+    at_fault = [word for word in words if word.split("=")[0] in text] or words
+    return text if all(word in text for word in at_fault) else f"{text} (in {' '.join(at_fault)})"
 
 
 def check(config: Config) -> None:
@@ -327,6 +330,9 @@ def check(config: Config) -> None:
         value = value_of(config, key)
         if not (math.isfinite(value) and value >= least):
             raise UserError(f"{key}={value} must be at least {least}")
+    for key, most in AT_MOST.items():
+        if value_of(config, key) > most:
+            raise UserError(f"{key}={value_of(config, key)} must be at most {most}")
     for key, choices in ONE_OF.items():
         value = value_of(config, key)
         if value not in choices:
@@ -357,6 +363,8 @@ def check(config: Config) -> None:
         check_convolutions(config)
 
 
+LARGEST_PICTURE = 2048  # pixels a side
+AT_MOST = {"threads": 1024, "env.size": LARGEST_PICTURE, "env.shadow_size": 8192, "train.updates_per_step": 1000}
 AT_LEAST = {
     "seed": 0, "frames": 1, "threads": 0, "checkpoint_minutes": 0, "env.size": 8, "env.action_repeat": 1,
     "env.frame_stack": 1, "env.renderings": 1, "env.camera": -1, "env.shadow_size": 1, "env.slices": 7,
@@ -377,8 +385,8 @@ ONE_OF = {
 
 def check_video_size(size: int, key: str, least: int = 2) -> None:
     """The codec wants even sides."""
-    if size % 2 or size < least:
-        raise UserError(f"{key}={size} must be an even number of pixels")
+    if size % 2 or not least <= size <= LARGEST_PICTURE:
+        raise UserError(f"{key}={size} must be an even number of pixels, at most {LARGEST_PICTURE}")
 
 
 def check_convolutions(config: Config) -> None:

@@ -322,15 +322,16 @@ def write_status(run_dir: pathlib.Path, state: str, **facts) -> None:
 def read_status(run_dir: pathlib.Path) -> dict:
     """What status.json says; empty where there is none that can be read."""
     try:
-        return json.loads((run_dir / "status.json").read_text())
+        status = json.loads((run_dir / "status.json").read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    return status if isinstance(status, dict) else {}
 
 
 def is_done(run_dir: pathlib.Path, frames: int) -> bool:
     """Whether a run has ended with so many frames or more."""
     status = read_status(run_dir)
-    return status.get("state") == "done" and status["frame"] >= frames
+    return status.get("state") == "done" and status.get("frame", 0) >= frames
 
 
 def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:

@@ -146,7 +146,7 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
     assert (tmp_path / "a file of the user").exists()
 
 
-@pytest.mark.parametrize("status", [None, "", "{"])
+@pytest.mark.parametrize("status", [None, "", "{", "[]", '{"state": "done"}'])
 def test_a_run_killed_before_its_first_row_begins_anew(status, tmp_path):
     """'has results but no checkpoint' where there are no results, or a traceback from half a status.json."""
     words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]

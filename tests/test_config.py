@@ -312,11 +312,19 @@ def test_an_exponent_is_told_how_to_be_written():
         "agent.conv=[[0,3,2,0]]", "agent.conv=[[32,3,2,-1]]", "agent.conv=[[a,3,2,0]]", "agent.conv=[[32,3,2.5,0]]",
         "task=[a,b]", "task=", "task=null", "task=cheetah-run,walker-walk", "~task", "+task=x", "++task=cheetah-run",
         "env.size=${nothing}", "env.size=???", "settings=fast-state", "hydra.foo=1", "agent=null",
+        "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9", "eval.video_size=100000",
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_in_one_line(word):
     """A value that cannot work, found hours later or told by a traceback."""
     mistake(word)
+
+
+@pytest.mark.parametrize("word", ["run_dir=???", "frames=null", "seed=range(1,3)"])
+def test_a_mistake_is_told_without_the_words_around_it(word):
+    """The whole command line, repeated for one word."""
+    message = mistake(word, "obs=state")
+    assert word.split("=")[0] in message and "obs=state" not in message
 
 
 def with_value(settings: Config, key: str, value) -> Config:
