@@ -7,6 +7,7 @@ checkpoints/replay/000000000000-000000006300.safetensors      slots written sinc
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 
@@ -86,11 +87,10 @@ def next_pieces(known: list[list[int]], replay: Replay) -> list[list[int]]:
 
 def tidy(run_dir: pathlib.Path) -> None:
     """Delete all but the last two checkpoints, and pieces of the replay that neither of these names."""
-    kept = checkpoints(run_dir)[-KEPT:]
-    named = {_piece(run_dir, piece).name for path in kept for piece in _read_state(path)["replay_pieces"]}
-    for path in (run_dir / "checkpoints").iterdir():
-        if path.name != "replay" and path not in kept:
-            shutil.rmtree(path)
+    found = checkpoints(run_dir)
+    named = {_piece(run_dir, piece).name for path in found[-KEPT:] for piece in _read_state(path)["replay_pieces"]}
+    for path in [*found[:-KEPT], *(run_dir / "checkpoints").glob(".*.tmp")]:
+        shutil.rmtree(path)
     for path in (run_dir / "checkpoints" / "replay").iterdir():
         if path.name not in named:
             path.unlink()
@@ -99,7 +99,7 @@ def tidy(run_dir: pathlib.Path) -> None:
 def checkpoints(run_dir: pathlib.Path) -> list[pathlib.Path]:
     """Complete checkpoints, oldest first; a second one of the same frame is called <frame>.1."""
     root = run_dir / "checkpoints"
-    found = (path for path in root.iterdir() if path.name[0].isdigit()) if root.is_dir() else ()
+    found = (path for path in root.iterdir() if re.fullmatch(r"\d{12}(\.\d+)?", path.name)) if root.is_dir() else ()
     return sorted(found, key=lambda path: (frame_of(path), _repeat_of(path)))
 
 
@@ -173,4 +173,7 @@ def _piece(run_dir: pathlib.Path, piece: list[int]) -> pathlib.Path:
 
 
 def _read_state(path: pathlib.Path) -> dict:
-    return json.loads((path / "state.json").read_text())
+    state = json.loads((path / "state.json").read_text())
+    if not isinstance(state, dict):
+        raise ValueError("state.json holds no state")
+    return state

@@ -230,6 +230,7 @@ def command(name: str) -> Callable:
 
         @functools.wraps(function)
         def main() -> int | None:
+            _open_closed_streams()
             with one_line_errors():
                 if any(word.startswith("-") for word in sys.argv[1:]):
                     _check_words([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], name)
@@ -240,6 +241,13 @@ def command(name: str) -> Callable:
         return main
 
     return decorate
+
+
+def _open_closed_streams() -> None:
+    """What the caller has closed (>&-) goes nowhere, and no other file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 @contextlib.contextmanager
@@ -309,7 +317,9 @@ def nearest(word: str, names: list[str]) -> str:
     found = difflib.get_close_matches(word.replace("_", "").replace("-", ""), list(plain), n=3, cutoff=0.6)
     if found:
         return f"; did you mean {' or '.join(plain[name] for name in found)}?"
-    return f"; there are {', '.join(names)}" if len(names) <= 8 else "; see --help"
+    if len(names) <= 8:
+        return f"; there are {', '.join(names)}"
+    return "; `python -m pixel_ddpg.list` shows all" if set(names) <= set(tasks.CATALOGUE) else "; see --help"
 
 
 def _one_line(error: Exception, words: list[str]) -> str:
@@ -364,7 +374,13 @@ def check(config: Config) -> None:
 
 
 LARGEST_PICTURE = 2048  # pixels a side
-AT_MOST = {"threads": 1024, "env.size": LARGEST_PICTURE, "env.shadow_size": 8192, "train.updates_per_step": 1000}
+AT_MOST = {
+    "frames": 10**12,
+    "threads": 1024,
+    "env.size": LARGEST_PICTURE,
+    "env.shadow_size": 8192,
+    "train.updates_per_step": 1000,
+}
 AT_LEAST = {
     "seed": 0, "frames": 1, "threads": 0, "checkpoint_minutes": 0, "env.size": 8, "env.action_repeat": 1,
     "env.frame_stack": 1, "env.renderings": 1, "env.camera": -1, "env.shadow_size": 1, "env.slices": 7,

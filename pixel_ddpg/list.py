@@ -29,11 +29,11 @@ def select(name: str, tag: str) -> list[tasks.Task]:
     tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
     if tag and tag not in tags:
         raise config.UserError(f"unknown tag '{tag}'{config.nearest(tag, tags)}")
-    found = [
-        task for task in tasks.CATALOGUE.values() if fnmatch.fnmatch(task.name, name) and (not tag or tag in task.tags)
-    ]
+    tagged = [task for task in tasks.CATALOGUE.values() if not tag or tag in task.tags]
+    found = [task for task in tagged if fnmatch.fnmatch(task.name, name)]
     if not found:
-        raise config.UserError(f"no task is called '{name}'{config.nearest(name, list(tasks.CATALOGUE))}")
+        where = f" with tag={tag}" if tag else ""
+        raise config.UserError(f"no task{where} is called '{name}'{config.nearest(name, [t.name for t in tagged])}")
     return found
 
 

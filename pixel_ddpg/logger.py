@@ -8,6 +8,8 @@ import pathlib
 import shutil
 import sys
 
+from pixel_ddpg.config import UserError
+
 
 class Metrics:
     """Appends rows to metrics.jsonl."""
@@ -15,6 +17,8 @@ class Metrics:
     def __init__(self, path: pathlib.Path, length: int = 0):
         """Go on after the first `length` bytes, which a checkpoint knows; what follows is made again."""
         self._file = open(path, "ab")  # noqa: SIM115
+        if self.length < length:
+            print(f"pixel_ddpg: {path} has lost rows: it is shorter than when the checkpoint was made", file=sys.stderr)
         self._file.truncate(min(length, self.length))
         self._file.seek(0, os.SEEK_END)
 
@@ -51,9 +55,12 @@ def _finite(key: str, value):
 def read_rows(path: pathlib.Path) -> list[dict]:
     """All whole rows of a metrics.jsonl; a line that a crash cut short is left out."""
     rows = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
         if line.endswith(b"\n"):
-            rows.append(json.loads(line))
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise UserError(f"{path}: line {number} is damaged; delete that line to go on", code=1) from None
     return rows
 
 

@@ -71,8 +71,8 @@ def has_checkpoint(config: Config, run_dir: pathlib.Path) -> bool:
     config.wandb_id = refuse_changes(config, run_dir).wandb_id
     if checkpoint.checkpoints(run_dir):
         return True
-    ended = trainer.read_status(run_dir).get("state", "done") == "done"  # else: before its first checkpoint
-    if ended and read_rows(run_dir / "metrics.jsonl"):
+    saved = trainer.read_status(run_dir).get("state", "done") in ("done", "stopped")  # else: killed before it was
+    if saved and read_rows(run_dir / "metrics.jsonl"):
         raise UserError(
             f"{run_dir} has results but no checkpoint: choose another run_dir=, or resume=false overwrite=true"
         )
@@ -119,7 +119,7 @@ def locked(run_dir: pathlib.Path):
         try:
             yield
         finally:
-            if [path.name for path in run_dir.iterdir()] == [LOCK]:
+            if run_dir.is_dir() and [path.name for path in run_dir.iterdir()] == [LOCK]:
                 shutil.rmtree(run_dir)
 
 

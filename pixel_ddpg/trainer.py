@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -305,6 +306,8 @@ def read_config(run_dir: pathlib.Path) -> Config:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise UserError(f"{path} is not of this version ({str(error).splitlines()[0]})") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not text
+        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]})", code=1) from None
 
 
 def write_config(config: Config, run_dir: pathlib.Path) -> None:

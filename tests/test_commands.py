@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -142,6 +143,9 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
     code, _, err = command(RUN, *words, "frames=800")
     assert code == 2
     assert_one_line(err, "results but no checkpoint")
+    trainer.write_status(tmp_path, "stopped", frame=400)
+    assert_one_line(command(RUN, *words, "frames=800")[2], "results but no checkpoint")
+    assert rows(tmp_path) == before
     assert command(RUN, *words, "resume=false", "overwrite=true")[0] == 0
     assert (tmp_path / "a file of the user").exists()
 
@@ -157,6 +161,54 @@ def test_a_run_killed_before_its_first_row_begins_anew(status, tmp_path):
         (tmp_path / "run" / "status.json").write_text(status)
     code, out, err = command(RUN, *words)
     assert (code, err) == (0, "") and "done:" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b"a: [1,\nb: }{"), ("config.yaml", b"\xff\xfe\x00"), ("config.yaml", b"[1]"),
+        ("checkpoints/000000000400/state.json", b"[]"), ("metrics.jsonl", b"nothing\n"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_told_in_one_line(name, content, tmp_path):
+    """A traceback of a YAML or JSON reader, or a run that is deleted because one of its files cannot be read."""
+    words = [*STATE, "frames=400", f"run_dir={tmp_path}"]
+    assert command(RUN, *words)[0] == 0
+    for path in tmp_path.glob(name.replace("000000000400", "*")):
+        path.write_bytes(content)
+    module, *words = (["experiments.figures", f"runs=[{tmp_path}]", f"out={tmp_path}/curves.png"]
+                      if name == "metrics.jsonl" else [RUN, *words, "frames=800"])  # fmt: skip
+    code, _, err = command(module, *words)
+    assert code in (1, 2) and "Traceback" not in err
+    assert name.split("/")[-1] in err or "no checkpoint" in err
+
+
+def test_names_of_others_among_the_checkpoints_are_left_alone(tmp_path):
+    """A copy that a user made by hand stops the run, or is deleted."""
+    words = [*STATE, f"run_dir={tmp_path}"]
+    assert command(RUN, *words, "frames=400")[0] == 0
+    (tmp_path / "checkpoints" / "5.bak").touch()
+    (tmp_path / "checkpoints" / "1abc").mkdir()
+    code, out, err = command(RUN, *words, "frames=800")
+    assert (code, err) == (0, "") and "goes on" in out
+    assert (tmp_path / "checkpoints" / "5.bak").exists() and (tmp_path / "checkpoints" / "1abc").exists()
+
+
+def test_lost_rows_are_told(tmp_path):
+    """A metrics.jsonl that begins in the middle, without a word."""
+    words = [*STATE, f"run_dir={tmp_path}"]
+    assert command(RUN, *words, "frames=400")[0] == 0
+    (tmp_path / "metrics.jsonl").unlink()
+    code, _, err = command(RUN, *words, "frames=800")
+    assert code == 0
+    assert_one_line(err, "has lost rows")
+
+
+def test_closed_streams():
+    """A traceback where stdout is closed."""
+    line = f"{sys.executable} -m pixel_ddpg.list tag=easy >&-"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_folder_of_other_things_is_not_deleted(tmp_path):
