@@ -1,6 +1,7 @@
 """python -m pixel_ddpg.evaluate run=...: returns of a trained policy, without noise."""
 
 import json
+import os
 import pathlib
 import sys
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ def main(options: Evaluate) -> None:
 
     run_dir = pathlib.Path(options.run)
     settings, agent, frame = trainer.load_run(run_dir)
+    if not os.access(run_dir, os.W_OK):
+        raise config.UserError(f"{run_dir} cannot be written to: evaluate a copy of it", 1)
     environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, options.seed)
     video = run_dir / "videos" / f"evaluation-{frame}.mp4" if options.video else None
     returns, lengths = run_episodes(environment, agent.act, options.episodes, video, options.video_size)

@@ -59,7 +59,8 @@ def show(path: pathlib.Path, window: str) -> None:
     """
     child = subprocess.run([sys.executable, "-m", "pixel_ddpg.window", str(path)], capture_output=True, text=True)
     if child.returncode:
-        why = (child.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        said = child.stderr.strip().splitlines() or ["it ended without a word"]
+        why = next((line for line in said if "connect to display" in line), said[-1])
         message = f"no window ({why}): `apt-get install libgl1 libglib2.0-0` if a library is missing, or window=off"
         if window == "on":
             raise config.UserError(message, 1)
