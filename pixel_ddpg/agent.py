@@ -52,18 +52,14 @@ class DDPG(nn.Module):
         self._noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
 
         decay = settings.critic_weight_decay
-        critic = dict(lr=settings.critic_lr, weight_decay=decay, fused=True)
         self.optimizers = {
-            "critic": torch.optim.Adam(self.critic.parameters(), **critic),
-            "actor": torch.optim.Adam(self.actor.parameters(), lr=settings.actor_lr, fused=True),
+            "critic": _adam(self.critic, settings.critic_lr, decay),
+            "actor": _adam(self.actor, settings.actor_lr),
         }
         if pixels:
-            self.optimizers["encoder"] = torch.optim.Adam(self.encoder.parameters(), **critic)
-        pairs = [(getattr(self, name), target) for name, target in self.targets.items()]
-        self._online = [p for network, _ in pairs for p in network.parameters()]
-        self._slow = [p for _, target in pairs for p in target.parameters()]
-        self._online_buffers = [b for network, _ in pairs for b in network.buffers()]
-        self._slow_buffers = [b for _, target in pairs for b in target.buffers()]
+            self.optimizers["encoder"] = _adam(self.encoder, settings.critic_lr, decay)
+        self._online = [t for name in self.targets for t in _averaged(getattr(self, name))]
+        self._slow = [t for target in self.targets.values() for t in _averaged(target)]
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
@@ -115,10 +111,8 @@ class DDPG(nn.Module):
 
     @torch.no_grad()
     def update_targets(self) -> None:
-        """theta' <- tau * theta + (1 - tau) * theta'; BatchNorm's statistics are copied."""
+        """theta' <- tau * theta + (1 - tau) * theta', BatchNorm's running statistics included."""
         torch._foreach_lerp_(self._slow, self._online, self.settings.tau)
-        if self._slow_buffers:
-            torch._foreach_copy_(self._slow_buffers, self._online_buffers)
 
     @property
     def _actor_trains_encoder(self) -> bool:
@@ -163,7 +157,7 @@ class DDPG(nn.Module):
         self.load_networks(tensors)
         self._noise_draws.set_state(tensors["noise_draws"].cpu())
         for name, optimizer in self.optimizers.items():
-            parameters = optimizer.param_groups[0]["params"]
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             state = optimizer.state_dict()
             state["state"] = {}
             for key, tensor in tensors.items():
@@ -173,3 +167,15 @@ class DDPG(nn.Module):
                         tensor = torch.empty_like(parameters[int(index)], requires_grad=False).copy_(tensor)
                     state["state"].setdefault(int(index), {})[field] = tensor
             optimizer.load_state_dict(state)
+
+
+def _adam(network: nn.Module, learning_rate: float, decay: float = 0.0) -> torch.optim.Adam:
+    """Adam; L2 pulls at weights, not at biases or BatchNorm's gains, which it would drive to 0 where Q is flat."""
+    parameters = list(network.parameters())
+    groups = [{"params": [p], "weight_decay": decay * (p.ndim > 1)} for p in parameters] if decay else parameters
+    return torch.optim.Adam(groups, lr=learning_rate, fused=True)
+
+
+def _averaged(network: nn.Module) -> list[Tensor]:
+    """What a target follows slowly: statistics that belong to other weights than the target's would distort it."""
+    return [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]

@@ -69,7 +69,7 @@ class Agent:
     tau: float = 0.01  # weight of the network in its target, every update; 1: no target networks
     actor_lr: float = 1e-4
     critic_lr: float = 1e-4  # also of the encoder
-    critic_weight_decay: float = 0.0  # L2 on the critic and the encoder
+    critic_weight_decay: float = 0.0  # L2 on the weights of critic and encoder
     critics: int = 2  # 2: clipped double Q, the target is the smaller one
     conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
     pixel_offset: float = 0.0  # subtracted after division by 255

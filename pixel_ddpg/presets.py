@@ -8,8 +8,10 @@ for `fast`, from the measurements in experiments/results/.
 # The paper, section 7, low-dimensional state: two hidden layers of 400 and 300 (129,306 parameters in the actor and
 # 129,601 in the critic for cheetah, without BatchNorm's), the action enters at the second. The paper leaves open: the
 # step of the OU process (1 agent step here), which layers "all layers of mu" are (the input and both hidden layers
-# here, not the output), and when updates begin (as soon as one batch is stored). It trains for 2.5 million steps;
-# the budget here is that of every other preset until frames= says so.
+# here, not the output), what L2 pulls at (weights here, not biases or BatchNorm's gains), which statistics the
+# target's BatchNorm has (running ones, that follow with tau like its weights), and when updates begin (as soon as one
+# batch is stored). It trains for 2.5 million steps; the budget here is that of every other preset until frames= says
+# so.
 DDPG_STATE = {
     "agent": {
         "actor_lr": 1e-4, "critic_lr": 1e-3, "critic_weight_decay": 1e-2, "tau": 0.001, "discount": 0.99,
