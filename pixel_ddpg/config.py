@@ -322,11 +322,19 @@ def nearest(word: str, names: list[str]) -> str:
     return "; `python -m pixel_ddpg.list` shows all" if set(names) <= set(tasks.CATALOGUE) else "; see --help"
 
 
+REMEDIES = {
+    "to Integer": "write a whole number without an exponent, as 100000 or 100_000",
+    "is not a ListConfig": "a list stands in brackets, as runs=[runs/a,runs/b]",
+    "Ambiguous value": "--multirun runs each, a list stands in brackets",
+}
+
+
 def _one_line(error: Exception, words: list[str]) -> str:
     cause = error.__cause__ or error
     text = str(cause).splitlines()[0]
-    if text.endswith("to Integer"):
-        text += "; write a whole number without an exponent, as 100000 or 100_000"
+    for symptom, remedy in REMEDIES.items():
+        if symptom in text:
+            text = f"{text.rstrip('.')}; {remedy}"
     key = getattr(cause, "full_key", None)
     if key and key not in text:
         return f"{key}: {text}"
@@ -347,6 +355,8 @@ def check(config: Config) -> None:
         value = value_of(config, key)
         if value not in choices:
             raise UserError(f"unknown {key} '{value}'{nearest(value, list(choices))}")
+    if not config.run_dir.strip():
+        raise UserError("run_dir= must name a folder")
     if not config.agent.hidden or not all(isinstance(width, int) and width > 0 for width in config.agent.hidden):
         raise UserError(f"agent.hidden={config.agent.hidden} must list the widths of one or more layers")
     if not math.isfinite(config.agent.pixel_offset):

@@ -28,8 +28,13 @@ class Metrics:
         return os.fstat(self._file.fileno()).st_size
 
     def write(self, row: dict) -> dict:
-        """Append a row and return it as written: a number that is not finite becomes null, with a warning."""
+        """Append a row and return it as written: a number that is not finite becomes null, with a warning.
+
+        UserError where someone has deleted the file.
+        """
         clean = {key: _finite(key, value) for key, value in row.items()}
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise UserError(f"{self._file.name} was deleted while the run was writing it", 1)
         self._file.write(json.dumps(clean).encode() + b"\n")
         self._file.flush()
         return clean

@@ -2,17 +2,18 @@
 
 import contextlib
 import ctypes
+import gc
 import os
 import sys
+import traceback
+import warnings
 
 import numpy as np
 
 from pixel_ddpg.config import UserError
 
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
-MEND_GL = (
-    "install a software one with `apt-get install libegl1 libgl1-mesa-dri`, or set MUJOCO_GL to egl, osmesa or glfw"
-)
+MEND_GL = "leave MUJOCO_GL unset, or install a software one with `apt-get install libegl1 libgl1-mesa-dri`"
 
 
 def available_threads() -> int:
@@ -26,7 +27,7 @@ def choose_backend(threads: int = 0) -> str:
     Call it before mujoco is imported. `threads` is for software GL; 0: all that this process may use.
     """
     os.environ.setdefault("LP_NUM_THREADS", str(threads or available_threads()))
-    if "MUJOCO_GL" not in os.environ and sys.platform == "linux":
+    if not os.environ.get("MUJOCO_GL") and sys.platform == "linux":
         os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
     return os.environ.get("MUJOCO_GL", "the system's own")
 
@@ -43,13 +44,26 @@ def _loads(library: str) -> bool:
 def gl_failures_explained():
     """Turns the many ways in which GL fails to start into one UserError that says what to do."""
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # GLFW's, about the display that is not there
+            yield
     except UserError:
         raise
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         backend = os.environ.get("MUJOCO_GL", "unset")
-        raise UserError(f"no pictures with MUJOCO_GL={backend} ({text}): {MEND_GL}", code=1) from error
+        _forget(error)
+        raise UserError(f"no pictures with MUJOCO_GL={backend} ({text}): {MEND_GL}", code=1) from None
+
+
+def _forget(error: Exception) -> None:
+    """Delete what had been begun, without the complaints of half a GL context on its way out."""
+    complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+    finally:
+        sys.unraisablehook = complain
 
 
 class Renderer:

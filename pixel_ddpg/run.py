@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import math
+import os
 import pathlib
 import secrets
 import shutil
@@ -24,7 +25,18 @@ from pixel_ddpg.logger import Metrics, WandbMirror, read_rows
 
 LOCK = ".lock"
 WRITTEN = ("checkpoints", "videos", "wandb", "config.yaml", "metrics.jsonl", "status.json", "evaluation.json")
-console = Console(highlight=False, soft_wrap=True)
+
+
+class Output(Console):
+    """Standard output; where its reader has gone, a run goes on without."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich's own ends the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = Output(highlight=False, soft_wrap=True)
 
 
 @config_module.command("run")
@@ -35,7 +47,8 @@ def main(config: Config) -> None:
     with locked(run_dir):
         if config.resume and trainer.is_done(run_dir, config.frames):
             refuse_changes(config, run_dir)
-            console.print(f"{run_dir} is done: {config.frames:,} frames; a larger frames= makes it go on")
+            frame = trainer.read_status(run_dir)["frame"]
+            console.print(f"{run_dir} is done: {frame:,} frames; a larger frames= makes it go on")
             return
         found = has_checkpoint(config, run_dir)
         threads = machine.prepare_cpu(config.threads)
@@ -156,9 +169,10 @@ def print_plan(
 
 def disk_needed(config: Config, replay_bytes: int, agent: DDPG) -> int:
     """Bytes that checkpoints will take; UserError where the disk has less."""
-    network_bytes = sum(tensor.nbytes for tensor in agent.parameters()) * 3  # with Adam's two moments
+    moments = 2 * sum(parameter.nbytes for parameter in agent.parameters() if parameter.requires_grad)  # Adam's
+    networks = sum(tensor.nbytes for tensor in agent.state_dict().values()) + moments
     there = sum(path.stat().st_size for path in pathlib.Path(config.run_dir, "checkpoints").rglob("*"))
-    needed = max(0, replay_bytes + 2 * network_bytes - there)
+    needed = max(0, replay_bytes + (checkpoint.KEPT + 1) * networks - there)  # one is being written
     free = shutil.disk_usage(config.run_dir).free
     if needed > free:
         raise UserError(
@@ -256,13 +270,14 @@ def train(run: trainer.Trainer, metrics: Metrics, mirror: WandbMirror, facts: di
     except BaseException as error:
         state = "stopped" if isinstance(error, UserError) and error.code == 130 else "failed"
         with contextlib.suppress(OSError):  # the disk may be full
-            trainer.write_status(run_dir, state, frame=run.frame, why=str(error))
+            trainer.write_status(run_dir, state, frame=run.frame, why=str(error) or "interrupted")
         raise
     finally:
         mirror.close()
         metrics.close()
     console.print(
-        f"done: {run_dir}/metrics.jsonl" + "".join(f", {path}" for path in sorted(run_dir.glob("videos/*.mp4"))[-1:])
+        f"done: {run_dir}/metrics.jsonl"
+        + "".join(f", {path}" for path in sorted(run_dir.glob(f"videos/{run.frame}.mp4")))
     )
 
 

@@ -250,7 +250,8 @@ class Trainer:
 
         def ask(number, frame):
             self._stop = True
-            os.write(1, b"saving, then stopping; once more to stop at once\n")  # print could be interrupted itself
+            with contextlib.suppress(OSError):  # stdout's reader may have gone
+                os.write(1, b"saving, then stopping; once more to stop at once\n")  # print could be interrupted itself
             signal.signal(number, signal.default_int_handler)
 
         previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

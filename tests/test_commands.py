@@ -71,6 +71,25 @@ def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
+    """run | head: hours of training, gone with the pipe."""
+    words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]
+    line = ["bash", "-o", "pipefail", "-c", '"$0" "$@" | head -1', sys.executable, "-m", RUN, *words]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+
+
+def test_a_folder_that_is_deleted_ends_the_run(tmp_path):
+    """A run that goes on for hours, ends with 'done' and has written nothing."""
+    process = start(RUN, *STATE, "frames=1000000", f"run_dir={tmp_path}/run")
+    wait_for_rows(tmp_path / "run", 3, process)
+    shutil.rmtree(tmp_path / "run")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert_one_line(err, "metrics.jsonl was deleted")
+
+
 def test_a_run_from_beginning_to_end(tmp_path):
     """The plan, one line an evaluation, the video, evaluate, play, figures; what a finished or other run answers."""
     run_dir = tmp_path / "run"

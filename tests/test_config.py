@@ -297,6 +297,7 @@ def test_an_exponent_is_told_how_to_be_written():
     """100_000 is read, 1e5 is a float to Hydra."""
     assert "frames" in mistake("frames=1e5") and "a whole number without an exponent" in mistake("frames=1e5")
     assert compose("frames=100_000").frames == 100_000
+    assert "--multirun" in mistake("seed=0,1") and "in brackets" in mistake("agent.hidden=5")
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,8 @@ def test_an_exponent_is_told_how_to_be_written():
         "agent.conv=[[0,3,2,0]]", "agent.conv=[[32,3,2,-1]]", "agent.conv=[[a,3,2,0]]", "agent.conv=[[32,3,2.5,0]]",
         "task=[a,b]", "task=", "task=null", "task=cheetah-run,walker-walk", "~task", "+task=x", "++task=cheetah-run",
         "env.size=${nothing}", "env.size=???", "settings=fast-state", "hydra.foo=1", "agent=null",
-        "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9", "eval.video_size=100000",
+        "run_dir=", "run_dir=' '", "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9",
+        "eval.video_size=100000",
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_in_one_line(word):
