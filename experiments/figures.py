@@ -122,6 +122,8 @@ def observation_rows(tasks: list[str], out: pathlib.Path, steps: int = 6) -> Non
 @config.command("figures")
 def main(options: Figures) -> None:
     out = pathlib.Path(options.out)
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise config.UserError(f"out={out} must end in .png, .svg or .pdf")
     if options.observations:
         for task in options.observations:
             config.compose([f"task={task}"])

@@ -357,8 +357,10 @@ def check(config: Config) -> None:
             raise UserError(f"unknown {key} '{value}'{nearest(value, list(choices))}")
     if not config.run_dir.strip():
         raise UserError("run_dir= must name a folder")
-    if not config.agent.hidden or not all(isinstance(width, int) and width > 0 for width in config.agent.hidden):
-        raise UserError(f"agent.hidden={config.agent.hidden} must list the widths of one or more layers")
+    if not config.agent.hidden or not all(
+        isinstance(width, int) and 0 < width < 2**16 for width in config.agent.hidden
+    ):
+        raise UserError(f"agent.hidden={config.agent.hidden} must list the widths, below 65,536, of one or more layers")
     if not math.isfinite(config.agent.pixel_offset):
         raise UserError(f"agent.pixel_offset={config.agent.pixel_offset} must be a number")
     check_video_size(config.eval.video_size, "eval.video_size", least=0)
@@ -387,6 +389,7 @@ LARGEST_PICTURE = 2048  # pixels a side
 AT_MOST = {
     "frames": 10**12,
     "threads": 1024,
+    "agent.critics": 100,
     "env.size": LARGEST_PICTURE,
     "env.shadow_size": 8192,
     "train.updates_per_step": 1000,

@@ -110,6 +110,8 @@ class Environment(dm_env.Environment):
         try:
             return self.task_env.step(action)
         except control.PhysicsError as error:
+            if not np.isfinite(action).all():
+                raise config_module.UserError(f"an action of {self.task.name} is not finite: {action}", 1) from None
             raise config_module.UserError(
                 f"the simulation of {self.task.name} diverged {self.frames:,} frames into an episode "
                 f"({str(error).splitlines()[0]}); with another seed= it takes another course",

@@ -35,6 +35,8 @@ def main(options: Evaluate) -> None:
         raise config.UserError("which run? run=runs/<task>/<obs>/<preset>/seed0")
     if options.episodes < 1:
         raise config.UserError(f"episodes={options.episodes} must be at least 1")
+    if options.seed < 0:
+        raise config.UserError(f"seed={options.seed} must be at least 0")
     config.check_video_size(options.video_size, "video_size")
     from pixel_ddpg import checkpoint, trainer
 

@@ -69,6 +69,8 @@ def show(path: pathlib.Path, window: str) -> None:
 
 @config.command("play")
 def main(options: Play) -> None:
+    if options.seed < 0:
+        raise config.UserError(f"seed={options.seed} must be at least 0")
     config.check_video_size(options.size, "size")
     if options.window not in ("auto", "on", "off"):
         raise config.UserError(f"unknown window '{options.window}'; there are auto, on, off")

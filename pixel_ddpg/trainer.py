@@ -284,7 +284,7 @@ class Trainer:
         if state["frame"] - self.config.env.action_repeat >= self.config.frames:  # the last step may go beyond
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
         self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
-        self._sums = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("sums.")}
+        self._sums = {name[5:]: tensor.clone() for name, tensor in tensors.items() if name.startswith("sums.")}
         self._summed, self._return, self._finished_at = state["summed"], state["return"], state["finished_at"]
         self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
         self.evaluations, self._hours_before = state["evaluations"], state["hours"]

@@ -364,7 +364,10 @@ MISTAKES = {
     ("pixel_ddpg.run", "device=cuda:9"): "CUDA",
     ("pixel_ddpg.run", "--multirun", "task=cheeta-run,walker-walk"): "did you mean cheetah-run",
     ("pixel_ddpg.play", "task=reacher-easy", "size=32", "out=/proc/film.mp4"): "/proc/film.mp4: ",
+    ("pixel_ddpg.play", "seed=-1"): "at least 0",
+    ("pixel_ddpg.evaluate", "run=nowhere", "seed=-1"): "at least 0",
     ("experiments.figures", "runs=[nowhere]"): "no runs",
+    ("experiments.figures", "runs=[nowhere]", "out=c.xyz"): "must end in .png",
 }
 
 

@@ -314,7 +314,7 @@ def test_an_exponent_is_told_how_to_be_written():
         "task=[a,b]", "task=", "task=null", "task=cheetah-run,walker-walk", "~task", "+task=x", "++task=cheetah-run",
         "env.size=${nothing}", "env.size=???", "settings=fast-state", "hydra.foo=1", "agent=null",
         "run_dir=", "run_dir=' '", "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9",
-        "eval.video_size=100000",
+        "eval.video_size=100000", "agent.critics=1000000000", "agent.hidden=[1000000000]",
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_in_one_line(word):

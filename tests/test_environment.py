@@ -354,6 +354,9 @@ def test_a_simulation_that_diverges_says_so():
     with pytest.raises(UserError, match="simulation of cheetah-run diverged") as told:
         environment.step(np.zeros(6, np.float32))
     assert told.value.code == 1
+    environment.reset()
+    with pytest.raises(UserError, match="action of cheetah-run is not finite"):
+        environment.step(np.full(6, np.nan, np.float32))
 
 
 def test_a_step_after_the_end_begins_an_episode():
