@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 
@@ -507,3 +508,15 @@ print(product.count_nonzero().item(), many.grad.count_nonzero().item())
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["0", "0"]
+
+
+@pytest.mark.parametrize("own, expected", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(own, expected):
+    """Two threads that spin for each other on a busy machine: 2.4 s an update instead of 80 ms."""
+    program = """
+import os, sys, pixel_ddpg
+print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | own
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert answer.stdout.split() == ["False", expected]
