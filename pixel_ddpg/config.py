@@ -250,6 +250,9 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
 @contextlib.contextmanager
 def one_line_errors():
     """Turns UserError, what the disk refuses and Ctrl-C into one line on stderr and an exit code."""
@@ -268,6 +271,11 @@ def one_line_errors():
             message = f"{error.filename}: {error.strerror}"
         else:
             raise
+        code = 1
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: torch's
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        message = "out of memory: a smaller replay.batch_size, env.size or agent.hidden needs less"
         code = 1
     except KeyboardInterrupt:
         message, code = "interrupted", 130

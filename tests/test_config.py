@@ -323,6 +323,16 @@ def test_a_bad_value_is_refused_in_one_line(word):
     mistake(word)
 
 
+def test_too_little_memory_is_told_in_one_line(capsys):
+    """replay.batch_size=900000: a traceback of torch's allocator; other errors of torch keep theirs."""
+    with pytest.raises(SystemExit) as end, config.one_line_errors():
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("pixel_ddpg: out of memory")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), config.one_line_errors():
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
 @pytest.mark.parametrize("word", ["run_dir=???", "frames=null", "seed=range(1,3)"])
 def test_a_mistake_is_told_without_the_words_around_it(word):
     """The whole command line, repeated for one word."""
