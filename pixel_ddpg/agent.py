@@ -163,10 +163,12 @@ class DDPG(nn.Module):
             for key, tensor in tensors.items():
                 if key.startswith(f"optimizer.{name}."):
                     index, field = key.split(".")[2:]
-                    tensor = tensor.clone()  # the file would take its place on the disk for as long as it is mapped
-                    if tensor.shape == parameters[int(index)].shape:  # the fused kernel wants the parameter's layout
-                        tensor = torch.empty_like(parameters[int(index)], requires_grad=False).copy_(tensor)
-                    state["state"].setdefault(int(index), {})[field] = tensor
+                    parameter = parameters[int(index)]
+                    if tensor.shape == parameter.shape:  # the fused kernel wants the parameter's layout
+                        copied = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+                    else:
+                        copied = tensor.clone()  # the file would keep its place on the disk while it is mapped
+                    state["state"].setdefault(int(index), {})[field] = copied
             optimizer.load_state_dict(state)
 
 
