@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from pixel_ddpg import config, trainer
+from pixel_ddpg import config, tasks, trainer
 from pixel_ddpg.logger import read_rows
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
@@ -27,6 +27,7 @@ class Figures:
     observations: list[str] = field(
         default_factory=list
     )  # instead: tasks whose frames are shown as the agent sees them
+    sheet: bool = False  # instead: every task of the paper, at 256 and at 64 pixels
 
 
 config.register_command("figures", Figures, "experiments")
@@ -98,12 +99,12 @@ def _thousands(curve: list[tuple[int, float]]) -> tuple[list[float], list[float]
     return [frame / 1000 for frame, _ in curve], [value for _, value in curve]
 
 
-def observation_rows(tasks: list[str], out: pathlib.Path, steps: int = 6) -> None:
+def observation_rows(names: list[str], out: pathlib.Path, steps: int = 6) -> None:
     """One row a task: the newest frame of successive observations under random actions, as the agent sees it."""
     from pixel_ddpg.environment import make_env
 
-    figure, axes = plt.subplots(len(tasks), steps, figsize=(1.5 * steps, 1.65 * len(tasks)), squeeze=False)
-    for row, task in zip(axes, tasks):
+    figure, axes = plt.subplots(len(names), steps, figsize=(1.5 * steps, 1.65 * len(names)), squeeze=False)
+    for row, task in zip(axes, names):
         env = make_env(task, obs="pixels", seed=0)
         env.reset(seed=0)
         env.action_space.seed(0)
@@ -119,6 +120,29 @@ def observation_rows(tasks: list[str], out: pathlib.Path, steps: int = 6) -> Non
     plt.close(figure)
 
 
+def contact_sheet(out: pathlib.Path, columns: int = 4) -> None:
+    """Every task of the paper after a few random actions, at 256 pixels and beside it at the 64 the agent sees."""
+    from pixel_ddpg.environment import make_env
+
+    names = [task.name for task in tasks.CATALOGUE.values() if "paper" in task.tags]
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(rows, 2 * columns, figsize=(3.2 * columns, 1.8 * rows), layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for (large, small), name in zip(axes.reshape(-1, 2), names):
+        for axis, size in ((large, 256), (small, 64)):
+            env = make_env(name, obs="pixels", seed=0, size=size)
+            env.reset(seed=0)
+            env.action_space.seed(0)
+            for _ in range(10):
+                observation = env.step(env.action_space.sample())[0]
+            axis.imshow(observation[-3:].transpose(1, 2, 0), interpolation="nearest")
+        large.set_title(name, fontsize=9, loc="left")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=100)
+    plt.close(figure)
+
+
 @config.command("figures")
 def main(options: Figures) -> None:
     out = pathlib.Path(options.out)
@@ -128,6 +152,8 @@ def main(options: Figures) -> None:
         for task in options.observations:
             config.compose([f"task={task}"])
         observation_rows(options.observations, out)
+    elif options.sheet:
+        contact_sheet(out)
     elif runs := find_runs(options.runs):
         learning_curves(runs, out)
     else:

@@ -65,7 +65,7 @@ def check_rendering() -> str:
     for _ in range(count):
         renderer.render()
     speed = count / (time.perf_counter() - start)
-    return f"{rendering.describe(env.environment.task_env.physics)}, {speed:.0f} frames/s of 64x64"
+    return f"{env.environment.drawn_by()}, {speed:.0f} frames/s of 64x64"
 
 
 def check_opencv() -> str:

@@ -27,7 +27,8 @@ class Environment(dm_env.Environment):
         self.task_env = task.load(seed)
         self.task, self._obs, self._options = task, obs, options
         self._camera = task.camera if options.camera < 0 else options.camera
-        if self._camera >= (cameras := self.task_env.physics.model.ncam):
+        cameras = self.task_env.physics.model.ncam if task.simulator == "mujoco" else 1
+        if self._camera >= cameras:
             raise config_module.UserError(f"env.camera={self._camera}: this task has cameras 0 to {cameras - 1}")
         self._renderer = self.make_renderer(options.size) if obs == "pixels" else None
         spec = self.task_env.action_spec()
@@ -47,8 +48,15 @@ class Environment(dm_env.Environment):
 
     def make_renderer(self, size: int) -> rendering.Renderer:
         """Another picture of the same scene, for a video."""
+        if self.task.simulator != "mujoco":
+            return self.task_env.make_renderer(size)
         options = self._options
         return rendering.Renderer(self.task_env.physics, size, self._camera, options.shadow_size, options.slices)
+
+    def drawn_by(self) -> str:
+        """Backend and renderer, as rendering.describe says."""
+        mujoco = self.task.simulator == "mujoco"
+        return rendering.describe(self.task_env.physics) if mujoco else "pygame, software"
 
     @property
     def element(self) -> np.ndarray:

@@ -17,7 +17,7 @@ class List:
     """Options of the command."""
 
     name: str = "*"  # a pattern, such as walker-*
-    tag: str = ""  # benchmarking, easy, hard
+    tag: str = ""  # benchmarking, easy, hard: dm_control's; paper, table1: of the DDPG paper
     json: bool = False  # the same as --json
 
 
@@ -50,7 +50,7 @@ def main(options: List) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    columns = ("task", "tags", "action", "state", "pixels", "repeat", "frames", "origin")
+    columns = ("task", "tags", "action", "state", "pixels", "repeat", "frames", "ends early", "made from")
     table = Table(
         *(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left"
     )
@@ -58,8 +58,9 @@ def main(options: List) -> None:
         frames = tasks.CATALOGUE[row["name"]].episode_frames
         pixels = "x".join(map(str, row["pixels"]))
         numbers = map(str, (row["action_dim"], row["observation_dim"], pixels, row["action_repeat"], frames))
-        table.add_row(row["name"], " ".join(row["tags"]), *numbers, row["origin"])
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        ends = "yes" if row["terminates"] else ""
+        table.add_row(row["name"], " ".join(row["tags"]), *numbers, ends, row["origin"])
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def print_plan(
         "preset": f"{config.preset}, seed {config.seed}",
         "observation": f"{environment.observation_spec().dtype} {environment.observation_spec().shape}",
         "device": f"{device_name(device)}, {threads} CPU thread{'s' * (threads > 1)}",
-        "rendering": rendering.describe(environment.task_env.physics) if pixels else "none",
+        "rendering": environment.drawn_by() if pixels else "none",
         "replay": f"{slots * config.env.action_repeat:,} frames, {machine.format_bytes(nbytes)}, {why}",
         "checkpoints": f"up to {machine.format_bytes(disk)} in {config.run_dir}",
         "updates": f"{updates:,}, batches of {config.replay.batch_size}, from step {config.train.start_steps:,} on",

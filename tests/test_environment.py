@@ -1,6 +1,7 @@
 """What an agent sees of a task: action repeat, frames, stacks, endings, pictures, and both interfaces."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,7 +24,10 @@ from pixel_ddpg.config import UserError
 from pixel_ddpg.environment import Environment, GymEnvironment, make_env
 
 NAMES = list(tasks.CATALOGUE)
-EACH_TASK = pytest.mark.parametrize("name", NAMES)
+NEEDS_BOX2D = pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="needs pip install box2d pygame")
+EACH_TASK = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[NEEDS_BOX2D] * (name == "torcs")) for name in NAMES]
+)
 EACH_OBS = pytest.mark.parametrize("obs", ["state", "pixels"])
 SMALL = {"size": 16, "shadow_size": 16}
 ZERO = np.zeros(1, np.float32)
@@ -299,7 +303,7 @@ class FakeTask(tasks.Task):
 
 
 def make_fake(length: int, discounts=(), **options) -> Environment:
-    task = FakeTask("fake-task", "test", (), 1, 1, 1, 1.0, length, 0, discounts)
+    task = FakeTask("fake-task", "test", "test", (), False, 1, 1, 1, 1.0, length, 0, discounts)
     return Environment(task, "state", config.Env(**{"frame_stack": 1, **options}), 0)
 
 

@@ -1,6 +1,11 @@
-"""The catalogue: every task by name, without importing a simulator."""
+"""The catalogue: every task by name, without importing a simulator.
+
+suite.csv has dm_control's own tasks, paper.csv those of the DDPG paper (Lillicrap et al., 2016, supplementary 9.1 and
+Table 2), by the paper's names.
+"""
 
 import csv
+import importlib
 import pathlib
 from dataclasses import dataclass
 
@@ -9,15 +14,22 @@ from dataclasses import dataclass
 class Task:
     """One task: where it comes from and what it looks like."""
 
-    name: str  # domain-task, as in cheetah-run
-    origin: str  # dm_control.suite
-    tags: tuple[str, ...]
+    name: str  # domain-task of dm_control, as in cheetah-run, or the paper's own, as in hardCheetah
+    family: str  # suite, or the module of this folder that builds it
+    origin: str  # dm_control.suite, or what the paper's task is made from
+    tags: tuple[str, ...]  # dm_control's; paper, and table1 where the paper's Table 1 has a row
+    terminates: bool  # whether an episode can end before its time
     state_dim: int  # nq + nv
     action_dim: int
     observation_dim: int  # the flat low-dimensional observation
     control_timestep: float  # seconds a frame
     time_limit: float  # seconds
     camera: int  # the fixed camera the agent looks through
+
+    @property
+    def simulator(self) -> str:
+        """mujoco or box2d."""
+        return "box2d" if self.family == "racing" else "mujoco"
 
     @property
     def episode_frames(self) -> int:
@@ -31,14 +43,21 @@ class Task:
         rendering.choose_backend()
         with rendering.gl_failures_explained():
             from absl import logging
-            from dm_control import suite
 
             logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
-            limit = {"time_limit": self.time_limit} if self.name.startswith("lqr-") else {}  # endless in dm_control
-            # lqr draws its springs when it is built: the fixed 0 makes it one system for all seeds
-            environment = suite.load(*self.name.split("-"), task_kwargs={"random": 0, **limit})
+            environment = self._build()
         environment.task.random.seed(seed % 2**32)
         return environment
+
+    def _build(self):
+        if self.family != "suite":
+            return importlib.import_module(f"pixel_ddpg.tasks.{self.family}").TASKS[self.name]()
+        from dm_control import suite
+
+        domain, task = (self.name if "-" in self.name else self.origin.split()[-1]).split("-")
+        limit = {"time_limit": self.time_limit} if domain == "lqr" else {}  # endless in dm_control
+        # lqr draws its springs when it is built: the fixed 0 makes it one system for all seeds
+        return suite.load(domain, task, task_kwargs={"random": 0, **limit})
 
 
 # lqr runs for ever in dm_control; here it ends after 1000 control steps like the other tasks.
@@ -50,8 +69,10 @@ def _read_suite() -> dict[str, Task]:
     tasks = [
         Task(
             name=f"{row['domain']}-{row['task']}",
+            family="suite",
             origin="dm_control.suite",
             tags=tuple(row["tags"].split("|")) if row["tags"] != "(none)" else (),
+            terminates=row["domain"] == "lqr",
             state_dim=int(row["dim_state_nq_plus_nv"]),
             action_dim=int(row["dim_action"]),
             observation_dim=int(row["dim_obs_flat"]),
@@ -64,4 +85,25 @@ def _read_suite() -> dict[str, Task]:
     return {task.name: task for task in tasks}
 
 
-CATALOGUE: dict[str, Task] = _read_suite()
+def _read_paper() -> dict[str, Task]:
+    rows = csv.DictReader((pathlib.Path(__file__).parent / "paper.csv").read_text().splitlines())
+    tasks = [
+        Task(
+            name=row["name"],
+            family=row["family"],
+            origin="dm_control " + row["source"] if row["family"] == "suite" else row["source"],
+            tags=("paper", "table1") if row["table1"] == "1" else ("paper",),
+            terminates=row["terminates"] == "1",
+            state_dim=int(row["dim_state_nq_plus_nv"]),
+            action_dim=int(row["dim_action"]),
+            observation_dim=int(row["dim_obs_flat"]),
+            control_timestep=float(row["control_timestep"]),
+            time_limit=1000 * float(row["control_timestep"]),
+            camera=0,
+        )
+        for row in rows
+    ]
+    return {task.name: task for task in tasks}
+
+
+CATALOGUE: dict[str, Task] = _read_paper() | _read_suite()
