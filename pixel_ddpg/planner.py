@@ -15,17 +15,23 @@ FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 
 
 class Model:
-    """A task's dynamics and reward, for many plans at once: physics on all cores, the reward as the task defines it."""
+    """A task's dynamics and reward for many plans at once: physics on `threads`, the reward as the task defines it.
 
-    def __init__(self, environment, action_repeat: int):
+    A state is a vector of MuJoCo's full physics; a plan is actions (steps, a), one for each step of the agent.
+    """
+
+    def __init__(self, environment, action_repeat: int, threads: int = 0):
         self.task, self.repeat = environment.task, action_repeat
         self.physics = environment.physics.copy(share_model=True)
         self.model, self.data = self.physics.model.ptr, self.physics.data.ptr
         self.substeps = environment._n_sub_steps * action_repeat
         self._size = mujoco.mj_stateSize(self.model, FULL)
-        threads = len(os.sched_getaffinity(0))
-        self._pool = rollout.Rollout(nthread=threads)
-        self._scratch = [mujoco.MjData(self.model) for _ in range(threads)]
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = rollout.Rollout(nthread=self._threads)
+        self._scratch = [mujoco.MjData(self.model) for _ in range(self._threads)]
+        self.position = slice(1, 1 + self.model.nq)  # the state begins with the time
+        self.motion = slice(1 + self.model.nq, 1 + self.model.nq + self.model.nv + self.model.na)
+        self.tangent = 2 * self.model.nv + self.model.na
 
     def state_of(self, physics) -> np.ndarray:
         """Everything the simulation goes on from."""
@@ -33,35 +39,60 @@ class Model:
         mujoco.mj_getState(self.model, physics.data.ptr, state, FULL)
         return state
 
-    def substates(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Plans (n, steps, a) from a state each (n, s): states after each step of the simulation (n, all, s)."""
-        control = np.repeat(actions, self.substeps, axis=1)
-        return self._pool.rollout(self.model, self._scratch, states, control)[0]
+    def roll(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
+        """States (n, steps, s) after each step of plans (n, steps, a) that begin in states (n, s)."""
+        control = np.repeat(plans, self.substeps, axis=1)
+        return self._pool.rollout(self.model, self._scratch, states, control)[0][:, self.substeps - 1 :: self.substeps]
 
-    def returns(self, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Sums of rewards (n,) of plans (n, steps, a) from one state.
+    def returns(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
+        """Sums of rewards (n,) of plans (n, steps, a) and the states (n, steps, s) they lead to.
 
         A step's reward is the one of its last frame times the action repeat; nothing is earned after a termination.
         """
-        states = self.substates(np.tile(state, (len(actions), 1)), actions)[:, self.substeps - 1 :: self.substeps]
-        returns = np.zeros(len(actions))
-        for plan, (places, taken) in enumerate(zip(states, actions)):
+        returns = np.zeros(len(plans))
+        for plan, (places, taken) in enumerate(zip(states, plans)):
             for place, action in zip(places, taken):
-                reward, over = self.reward(place, action)
-                returns[plan] += reward
-                if over:
+                returns[plan] += self.reward(place, action)
+                if self.task.get_termination(self.physics) == 0.0:
                     break
         return returns
 
-    def reward(self, state: np.ndarray, action: np.ndarray) -> tuple[float, bool]:
-        """What a step earns that ends in this state, and whether it ends the episode."""
+    def reward(self, state: np.ndarray, action: np.ndarray) -> float:
+        """What a step earns that ends in this state."""
         mujoco.mj_setState(self.model, self.data, state, FULL)
-        return self._reward(action), self.task.get_termination(self.physics) == 0.0
-
-    def _reward(self, action: np.ndarray) -> float:
         self.data.ctrl[:] = action
         mujoco.mj_step1(self.model, self.data)
         return self.repeat * float(self.task.get_reward(self.physics))
+
+    def moved(self, state: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """The state after each small step (n, tangent): of positions along their tangents, velocities, activations."""
+        states, nv = np.tile(state, (len(directions), 1)), self.model.nv
+        for place, direction in zip(states, directions):
+            mujoco.mj_integratePos(self.model, place[self.position], direction[:nv], 1)
+        states[:, self.motion] += directions[:, nv:]
+        return states
+
+    def difference(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The step (tangent,) that moves the first state to the second."""
+        step = np.empty(self.model.nv)
+        mujoco.mj_differentiatePos(self.model, step, 1, first[self.position], second[self.position])
+        return np.concatenate([step, second[self.motion] - first[self.motion]])
+
+    def linearised(self, states: np.ndarray, plan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Derivatives of each step's outcome: by the state it begins in (steps, t, t), by its action (steps, t, a).
+
+        Forward differences over the whole step: `mjd_transitionFD` differentiates one step of the simulation, and
+        none of the Runge-Kutta ones that the cart-poles are made with.
+        """
+        size, (steps, actions) = 1e-5, plan.shape
+        moves = np.vstack([np.zeros((actions + 1, self.tangent)), size * np.eye(self.tangent)])
+        pushes = np.zeros((len(moves), actions))
+        pushes[1 : actions + 1] = size * np.eye(actions)
+        starts = np.concatenate([self.moved(state, moves) for state in states])
+        pushed = (plan[:, None] + pushes).reshape(-1, 1, actions)
+        ends = self.roll(starts, pushed).reshape(steps, len(moves), -1)
+        slopes = np.array([[self.difference(end[0], other) for other in end[1:]] for end in ends]) / size
+        return slopes[:, actions:].swapaxes(1, 2), slopes[:, :actions].swapaxes(1, 2)
 
 
 class Sampling:
@@ -75,13 +106,14 @@ class Sampling:
         seed: int,
         *,
         steps: int,
+        threads: int = 0,
         knots: int,
         samples: int,
         iterations: int,
         elites: int,
         spread: float,
     ):
-        self.model, self.physics = Model(environment, action_repeat), environment.physics
+        self.model, self.physics = Model(environment, action_repeat, threads), environment.physics
         self.low, self.high = bounds
         self.samples, self.iterations, self.elites, self.spread = samples, iterations, elites, spread
         self._draws = np.random.default_rng(seed)
@@ -98,10 +130,114 @@ class Sampling:
             knots[0] = mean
             knots = knots.clip(self.low, self.high)
             plans = self._spline(knots.swapaxes(0, 1))(self._steps).swapaxes(0, 1).clip(self.low, self.high)
-            best = np.argsort(-self.model.returns(state, plans))[: self.elites]
+            states = self.model.roll(np.tile(state, (len(plans), 1)), plans)
+            best = np.argsort(-self.model.returns(states, plans))[: self.elites]
             mean, deviation = knots[best].mean(0), knots[best].std(0) + 0.02 * (self.high - self.low)
         self._knots = knots[best[0]]
         return plans[best[0], 0]
 
     def _spline(self, knots: np.ndarray) -> PchipInterpolator:
         return PchipInterpolator(self._times, knots, axis=0)
+
+
+class ILQG:
+    """Iterative LQG (Tassa et al., 2012): one iteration a step of the agent, warm-started from the shifted plan.
+
+    Local linear dynamics and a local quadratic reward give feedforward and feedback; of several regularisations and
+    step sizes, rolled out at once, the plan with the best return is kept, which may be the old one.
+    """
+
+    DAMPING = 10.0 ** np.arange(-6, 3, 2)  # added to the second derivative by the action
+    SCALES = np.array([1, 0.5, 0.2, 0.05])  # step sizes of the line search
+
+    def __init__(self, environment, action_repeat, bounds, seed, *, steps: int, threads: int = 0):
+        self.model, self.physics = Model(environment, action_repeat, threads), environment.physics
+        self.low, self.high = bounds
+        noise = np.random.default_rng(seed).uniform(-1, 1, (steps, len(self.low)))  # off a symmetric start
+        self._plan = ((self.low + self.high) / 2 + 0.1 * noise).clip(self.low, self.high)
+
+    def act(self) -> np.ndarray:
+        """The action for the environment's current state."""
+        state = self.model.state_of(self.physics)
+        plan = np.vstack([self._plan[1:], self._plan[-1:]])
+        path = np.vstack([state[None], self.model.roll(state[None], plan[None])[0]])
+        slopes = self.model.linearised(path[:-1], plan)
+        curves = [self._expanded(place, action) for place, action in zip(path[1:], plan)]
+        gains = [self._backward(plan, *slopes, curves, damping) for damping in self.DAMPING]
+        plans, paths = self._follow(path, plan, gains)
+        self._plan = plans[self.model.returns(paths, plans).argmax()]
+        return self._plan[0]
+
+    def _expanded(self, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The cost -r around a state and an action: gradients and Hessians by each, the latter positive semidefinite."""
+        by_action = self._differences(
+            lambda moves: [-self.model.reward(state, action + move) for move in moves], len(action)
+        )
+        by_state = self._differences(
+            lambda moves: [-self.model.reward(place, action) for place in self.model.moved(state, moves)],
+            self.model.tangent,
+        )
+        return *by_state, *by_action
+
+    @staticmethod
+    def _differences(function, size: int, step: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient and Hessian at 0 of a function that takes many points (n, size)."""
+        axes, (first, second) = step * np.eye(size), np.triu_indices(size, 1)
+        values = np.array(function(np.vstack([np.zeros(size), axes, -axes, axes[first] + axes[second]])))
+        middle, up, down, both = (
+            values[0],
+            values[1 : size + 1],
+            values[size + 1 : 2 * size + 1],
+            values[2 * size + 1 :],
+        )
+        hessian = np.diag(up + down - 2 * middle)
+        hessian[first, second] = both - up[first] - up[second] + middle
+        hessian[second, first] = hessian[first, second]
+        curvature, vectors = np.linalg.eigh(hessian / step**2)
+        return (up - down) / (2 * step), (vectors * curvature.clip(0)) @ vectors.T
+
+    def _backward(self, plan, by_state, by_action, curves, damping) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Feedforward and feedback of each step, from the last to the first: the Riccati recursion."""
+        gradient, hessian, gains = np.zeros(self.model.tangent), np.zeros((self.model.tangent,) * 2), []
+        for action, a, b, (cx, cxx, cu, cuu) in reversed(list(zip(plan, by_state, by_action, curves))):
+            gradient, hessian = gradient + cx, hessian + cxx
+            qx, qu = a.T @ gradient, b.T @ gradient + cu
+            qxx, quu, qux = a.T @ hessian @ a, b.T @ hessian @ b + cuu, b.T @ hessian @ a
+            forward, back = self._solved(
+                quu + damping * np.eye(len(qu)), qu, qux, self.low - action, self.high - action
+            )
+            gains.append((forward, back))
+            gradient = qx + back.T @ (quu @ forward + qu) + qux.T @ forward
+            hessian = qxx + back.T @ quu @ back + back.T @ qux + qux.T @ back
+            hessian = (hessian + hessian.T) / 2
+        return gains[::-1]
+
+    @staticmethod
+    def _solved(quu, qu, qux, low, high) -> tuple[np.ndarray, np.ndarray]:
+        """The minimum of the quadratic within the box: actions at a bound stay there and have no feedback."""
+        forward, back, free = np.zeros_like(qu), np.zeros_like(qux), np.ones(len(qu), bool)
+        while free.any():
+            rest = qu[free] + quu[np.ix_(free, ~free)] @ forward[~free]
+            forward[free] = -np.linalg.solve(quu[np.ix_(free, free)], rest)
+            beyond = free & ((forward < low) | (forward > high))
+            forward = forward.clip(low, high)
+            if not beyond.any():
+                back[free] = -np.linalg.solve(quu[np.ix_(free, free)], qux[free])
+                break
+            free &= ~beyond
+        return forward, back
+
+    def _follow(self, path, plan, gains) -> tuple[np.ndarray, np.ndarray]:
+        """The old plan, and a new one for each damping and scale: actions and states."""
+        forward = np.array([[step[0] for step in each] for each in gains])
+        back = np.array([[step[1] for step in each] for each in gains])
+        forward = np.concatenate([0 * forward[:1]] + [scale * forward for scale in self.SCALES])
+        back = np.concatenate([0 * back[:1]] + [back] * len(self.SCALES))
+        states, plans, paths = np.tile(path[0], (len(forward), 1)), [], []
+        for step, action in enumerate(plan):
+            off = np.array([self.model.difference(path[step], state) for state in states])
+            actions = action + forward[:, step] + np.einsum("nat,nt->na", back[:, step], off)
+            plans.append(actions.clip(self.low, self.high))
+            states = self.model.roll(states, plans[-1][:, None])[:, 0]
+            paths.append(states)
+        return np.stack(plans, 1), np.stack(paths, 1)

@@ -327,7 +327,7 @@ def test_a_window_is_refused_where_there_is_no_display(tmp_path, monkeypatch):
 def test_list_is_complete_and_can_be_filtered():
     """A task that cannot be found."""
     code, out, _ = command("pixel_ddpg.list", "--json")
-    assert code == 0 and len(json.loads(out)) == 51
+    assert code == 0 and len(json.loads(out)) == 51 + 31
     code, out, _ = command("pixel_ddpg.list", "tag=easy", "name=p*")
     assert code == 0 and "point_mass-easy" in out and "cheetah" not in out
     code, _, err = command("pixel_ddpg.list", "name=nothing")
