@@ -1,9 +1,15 @@
 """python -m pixel_ddpg.baseline task=... policy=random|planner: the returns that a score is measured by."""
 
 import json
+import multiprocessing
+import os
 import pathlib
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,89 +19,166 @@ from pixel_ddpg import checkpoint, config, machine, presets, tasks
 
 POLICIES = {
     "random": "uniform actions: the 0 of the score",
-    "planner": "the cross-entropy method with the true dynamics: the 1",
+    "planner": "both planners; the better one per task is the 1",
+    "sampling": "the cross-entropy method with the true dynamics",
+    "ilqg": "iterative LQG with the true dynamics",
 }
-# Settings of the planner: a horizon of seconds, knots of its spline, plans a step.
-PLANNER = {"knots": 5, "samples": 48, "iterations": 1, "elites": 4, "spread": 0.5}
-HORIZON = 0.6  # seconds; the paper's planner looks 250 to 600 ms ahead
+FOLDER = pathlib.Path("experiments/reference/baselines")
 
 
 @dataclass
 class Baseline:
     """Options of the command."""
 
-    task: str = "cartpole-swingup"
-    policy: str = "random"  # random or planner
+    task: str = ""
+    tag: str = ""  # instead of a task: all that have this tag, as table1 or benchmarking
+    policy: str = "random"  # random, planner (both planners), sampling or ilqg
     episodes: int = 5
     seed: int = 0  # of the first episode; the others have the next ones
     action_repeat: int = 0  # frames a step; 0: what preset fast has for the task
-    horizon: float = HORIZON
-    out: str = ""  # default: experiments/reference/baselines/<task>-<policy>.json
+    horizon: float = 0.0  # seconds a planner looks ahead; 0: what it has for the task
+    samples: int = 0  # plans an iteration of the sampling planner; 0: what it has for the task
+    overwrite: bool = False  # replace results that were made with other settings
+    out: str = str(FOLDER)  # folder of <task>-<policy>.json
 
 
 config.register_command("baseline", Baseline)
 
 
-def check(options: Baseline) -> tasks.Task:
-    """The task; UserError for what cannot work."""
+def check(options: Baseline) -> list[tasks.Task]:
+    """The tasks; UserError for what cannot work."""
     if options.policy not in POLICIES:
         raise config.UserError(f"unknown policy '{options.policy}'{config.nearest(options.policy, list(POLICIES))}")
-    for key, least in (("episodes", 1), ("seed", 0), ("action_repeat", 0)):
-        if getattr(options, key) < least:
+    for key, least in (("episodes", 1), ("seed", 0), ("action_repeat", 0), ("horizon", 0), ("samples", 0)):
+        if not getattr(options, key) >= least:
             raise config.UserError(f"{key}={getattr(options, key)} must be at least {least}")
-    if not 0 < options.horizon < 100:
-        raise config.UserError(f"horizon={options.horizon} must be seconds, more than 0 and less than 100")
-    task = tasks.CATALOGUE[options.task]
-    if options.policy == "planner" and task.simulator != "mujoco":
-        raise config.UserError(f"policy=planner plans with MuJoCo, which {task.name} is not made with")
-    return task
+    if options.horizon > 100:
+        raise config.UserError(f"horizon={options.horizon} must be at most 100 seconds")
+    if bool(options.task) == bool(options.tag):
+        raise config.UserError("name a task= or a tag=, as task=pendulum or tag=table1")
+    if options.task:
+        chosen = [tasks.CATALOGUE[options.task]]
+        if options.policy != "random" and chosen[0].simulator != "mujoco":
+            raise config.UserError(
+                f"policy={options.policy} plans with MuJoCo, which {options.task} is not made with; policy=random works"
+            )
+        return chosen
+    tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
+    if options.tag not in tags:
+        raise config.UserError(f"unknown tag '{options.tag}'{config.nearest(options.tag, tags)}")
+    return [
+        task
+        for task in tasks.CATALOGUE.values()
+        if options.tag in task.tags and (options.policy == "random" or task.simulator == "mujoco")
+    ]
 
 
-def run_episode(task: tasks.Task, policy: str, repeat: int, horizon: float, seed: int) -> tuple[float, int]:
-    """Return and frames of one episode."""
+def make_policy(environment, task: tasks.Task, policy: str, repeat: int, settings: dict, seed: int, threads: int = 0):
+    """A function of no arguments that gives the next action."""
+    if policy == "random":
+        spec, draws = environment.action_spec(), np.random.default_rng(seed)
+        low, high = np.clip(spec.minimum, -1, None), np.clip(spec.maximum, None, 1)  # lqr has no bounds
+        return lambda: draws.uniform(low, high)
+    from pixel_ddpg import planner
+
+    return planner.make(policy, environment, task, repeat, seed, settings, threads).act
+
+
+def run_episode(name: str, policy: str, repeat: int, settings: dict, seed: int, threads: int = 0) -> dict:
+    """One episode; its return is the sum of the rewards of all frames."""
+    started, task = time.monotonic(), tasks.CATALOGUE[name]
     environment = task.load(seed)
     time_step, total, frames = environment.reset(), 0.0, 0
-    spec, draws = environment.action_spec(), np.random.default_rng(seed)
-    bounds = np.clip(spec.minimum, -1, None), np.clip(spec.maximum, None, 1)  # lqr has none: actions in [-1, 1]
-    if policy == "planner":
-        from pixel_ddpg.planner import Sampling
-
-        steps = max(PLANNER["knots"], round(horizon / (repeat * task.control_timestep)))
-        planner = Sampling(environment, repeat, bounds, seed, steps=steps, **PLANNER)
+    act = make_policy(environment, task, policy, repeat, settings, seed, threads)
     while not time_step.last():
-        action = draws.uniform(*bounds) if policy == "random" else planner.act()
+        action = act()
         for _ in range(repeat):
             time_step = environment.step(action)
             total, frames = total + time_step.reward, frames + 1
             if time_step.last():
                 break
-    return float(total), frames
+    minutes = (time.monotonic() - started) / 60
+    return {"seed": seed, "return": float(total), "frames": frames, "minutes": minutes, "commit": machine.commit()}
+
+
+class Result:
+    """The file of one task and policy; it knows which episodes it lacks."""
+
+    def __init__(self, task: tasks.Task, policy: str, options: Baseline):
+        from pixel_ddpg import planner
+
+        repeat = options.action_repeat or presets.for_task("fast", "pixels", task.name)["env"]["action_repeat"]
+        settings = {} if policy == "random" else planner.settings(policy, task.name)
+        for key in settings.keys() & {"horizon", "samples"}:
+            settings[key] = getattr(options, key) or settings[key]
+        self.path = pathlib.Path(options.out) / f"{task.name}-{policy}.json"
+        made = {"task": task.name, "policy": policy, "action_repeat": repeat, "settings": settings}
+        self.made, self.episodes = json.loads(json.dumps(made)), []
+        if self.path.exists() and not options.overwrite:
+            self._read()
+        found = {episode["seed"] for episode in self.episodes}
+        self.missing = [seed for seed in range(options.seed, options.seed + options.episodes) if seed not in found]
+
+    def _read(self) -> None:
+        try:
+            old = json.loads(self.path.read_text())
+            self.episodes, same = old["episodes"], all(old[key] == self.made[key] for key in self.made)
+        except (ValueError, KeyError, TypeError):
+            raise config.UserError(
+                f"{self.path} is no result of this command: delete it, or add overwrite=true", 1
+            ) from None
+        if not same:
+            raise config.UserError(f"{self.path} has other settings: choose another out=, or add overwrite=true")
+
+    def add(self, episode: dict) -> None:
+        """Write one more."""
+        self.episodes = sorted([*self.episodes, episode], key=lambda each: each["seed"])
+        returns = [each["return"] for each in self.episodes]
+        summary = {"return": float(np.mean(returns)), "sd": float(np.std(returns))}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(self.made | summary | {"episodes": self.episodes}, indent=1)
+        checkpoint.write_atomically(self.path, content.encode() + b"\n")
+
+
+def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, dict]]:
+    """Each job with what the function makes of it and of `threads=`, as they end: on all cores."""
+    cores = len(os.sched_getaffinity(0))
+    workers = max(1, min(cores, len(jobs)))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+        try:
+            running = {pool.submit(function, *job, threads=max(1, cores // workers)): job for job in jobs}
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise config.UserError(
+                    "a process was killed: the same command goes on with what is missing", 1
+                ) from None
+            raise
 
 
 @config.command("baseline")
 def main(options: Baseline) -> None:
-    task = check(options)
-    repeat = options.action_repeat or presets.for_task("fast", "pixels", task.name)["env"]["action_repeat"]
-    out = pathlib.Path(options.out or f"experiments/reference/baselines/{task.name}-{options.policy}.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    console, started, returns, lengths = Console(stderr=True, highlight=False), time.monotonic(), [], []
-    for episode in range(options.episodes):
-        value, frames = run_episode(task, options.policy, repeat, options.horizon, options.seed + episode)
-        returns.append(value)
-        lengths.append(frames)
-        console.print(f"episode {episode}  return {value:.1f}  ({frames} frames)")
-    minutes = (time.monotonic() - started) / 60
-    result = {
-        "task": task.name, "policy": options.policy, "return": float(np.mean(returns)), "sd": float(np.std(returns)),
-        "returns": returns, "lengths": lengths, "seed": options.seed, "action_repeat": repeat,
-        "settings": PLANNER | {"horizon": options.horizon} if options.policy == "planner" else {},
-        "minutes_an_episode": minutes / options.episodes, "commit": machine.commit(),
-    }  # fmt: skip
-    checkpoint.write_atomically(out, json.dumps(result, indent=2).encode() + b"\n")
-    console.print(
-        f"mean {result['return']:.1f} +- {result['sd']:.1f}, {result['minutes_an_episode']:.1f} min an episode"
-    )
-    print(out)
+    policies = ["sampling", "ilqg"] if options.policy == "planner" else [options.policy]
+    results = [Result(task, policy, options) for task in check(options) for policy in policies]
+    of = {(result.made["task"], result.made["policy"]): result for result in results}
+    jobs = [(*result.made.values(), seed) for result in results for seed in result.missing]
+    console = Console(stderr=True, highlight=False)
+    if jobs:
+        console.print(f"{len(jobs)} episodes to run")
+    for number, ((name, policy, *_, seed), episode) in enumerate(in_processes(run_episode, jobs), 1):
+        of[name, policy].add(episode)
+        console.print(
+            f"{number}/{len(jobs)} {name} {policy} seed {seed}: return {episode['return']:.1f} in {episode['frames']} "
+            f"frames, {episode['minutes']:.1f} min"
+        )
+    for result in results:
+        values = [episode["return"] for episode in result.episodes]
+        print(f"{result.path}: {np.mean(values):.1f} +- {np.std(values):.1f} ({len(values)} episodes)")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,20 @@ from scipy.interpolate import PchipInterpolator
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 
+# Seconds to look ahead (the paper's planner: 0.25 to 0.6), and what each planner is built with. Goals that are far or
+# sparse want a longer look, contacts that come and go within milliseconds a shorter one with more plans.
+SETTINGS = {
+    "sampling": {"horizon": 0.6, "knots": (3, 6, 0), "samples": 64, "iterations": 2, "elites": 8, "spread": 1.0},
+    "ilqg": {"horizon": 0.6},
+}
+SETTINGS_OF = {
+    "cartpole-swingup": {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}},
+    "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
+    "cheetah-run": {"sampling": {"horizon": 0.48}, "ilqg": {"horizon": 0.48}},
+    "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
+    "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
+}
+
 
 class Model:
     """A task's dynamics and reward for many plans at once: physics on `threads`, the reward as the task defines it.
@@ -96,7 +110,11 @@ class Model:
 
 
 class Sampling:
-    """The cross-entropy method over the knots of a spline, warm-started from the shifted plan."""
+    """The cross-entropy method, warm-started from the shifted elites.
+
+    Plans are the mean plus noise whose knots are joined by splines: of each `knots` equally many, from slow swings to
+    ones that differ at each step.
+    """
 
     def __init__(
         self,
@@ -107,7 +125,7 @@ class Sampling:
         *,
         steps: int,
         threads: int = 0,
-        knots: int,
+        knots: tuple[int, ...],
         samples: int,
         iterations: int,
         elites: int,
@@ -115,29 +133,35 @@ class Sampling:
     ):
         self.model, self.physics = Model(environment, action_repeat, threads), environment.physics
         self.low, self.high = bounds
-        self.samples, self.iterations, self.elites, self.spread = samples, iterations, elites, spread
+        self.samples, self.iterations, self.spread = samples, iterations, spread
+        self.knots = [min(number or steps, steps) for number in knots]
         self._draws = np.random.default_rng(seed)
-        self._steps, self._times = np.arange(steps), np.linspace(0, steps - 1, knots)
-        self._knots = np.tile((self.low + self.high) / 2, (knots, 1))
+        self._elites = np.tile((self.low + self.high) / 2, (elites, steps, 1))
 
     def act(self) -> np.ndarray:
         """The action for the environment's current state."""
-        state = self.model.state_of(self.physics)
-        mean = self._spline(self._knots)(np.minimum(self._times + 1, self._steps[-1]))
-        deviation = np.full_like(mean, self.spread) * (self.high - self.low) / 2
+        state = np.tile(self.model.state_of(self.physics), (self.samples, 1))
+        elites = np.concatenate([self._elites[:, 1:], self._elites[:, -1:]], axis=1)
+        mean, deviation = elites.mean(0), self.spread * (self.high - self.low) / 2
         for _ in range(self.iterations):
-            knots = mean + deviation * self._draws.standard_normal((self.samples, *mean.shape))
-            knots[0] = mean
-            knots = knots.clip(self.low, self.high)
-            plans = self._spline(knots.swapaxes(0, 1))(self._steps).swapaxes(0, 1).clip(self.low, self.high)
-            states = self.model.roll(np.tile(state, (len(plans), 1)), plans)
-            best = np.argsort(-self.model.returns(states, plans))[: self.elites]
-            mean, deviation = knots[best].mean(0), knots[best].std(0) + 0.02 * (self.high - self.low)
-        self._knots = knots[best[0]]
-        return plans[best[0], 0]
+            plans = mean + deviation * self._noise(mean.shape)
+            plans[: len(elites)] = elites
+            plans[len(elites)] = mean
+            plans = plans.clip(self.low, self.high)
+            best = np.argsort(-self.model.returns(self.model.roll(state, plans), plans))[: len(elites)]
+            elites = plans[best]
+            mean, deviation = elites.mean(0), elites.std(0) + 0.02 * (self.high - self.low)
+        self._elites = elites
+        return elites[0, 0]
 
-    def _spline(self, knots: np.ndarray) -> PchipInterpolator:
-        return PchipInterpolator(self._times, knots, axis=0)
+    def _noise(self, shape: tuple[int, int]) -> np.ndarray:
+        """Standard normal at the knots: (samples, *shape)."""
+        drawn = []
+        for number, count in zip(self.knots, np.diff(np.linspace(0, self.samples, len(self.knots) + 1).astype(int))):
+            values = self._draws.standard_normal((number, count, shape[1]))
+            spline = PchipInterpolator(np.linspace(0, shape[0] - 1, number), values)
+            drawn.append(spline(np.arange(shape[0])).swapaxes(0, 1))
+        return np.concatenate(drawn)
 
 
 class ILQG:
@@ -169,7 +193,7 @@ class ILQG:
         return self._plan[0]
 
     def _expanded(self, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The cost -r around a state and an action: gradients and Hessians by each, the latter positive semidefinite."""
+        """The cost -r around a state and an action: gradients and (positive semidefinite) Hessians by each."""
         by_action = self._differences(
             lambda moves: [-self.model.reward(state, action + move) for move in moves], len(action)
         )
@@ -241,3 +265,25 @@ class ILQG:
             states = self.model.roll(states, plans[-1][:, None])[:, 0]
             paths.append(states)
         return np.stack(plans, 1), np.stack(paths, 1)
+
+
+PLANNERS = {"sampling": Sampling, "ilqg": ILQG}
+
+
+def settings(name: str, task: str) -> dict:
+    """What a planner has for a task."""
+    return SETTINGS[name] | SETTINGS_OF.get(task, {}).get(name, {})
+
+
+def make(name: str, environment, task, action_repeat: int, seed: int, settings: dict, threads: int = 0):
+    """A planner for an environment of a task, its horizon rounded to steps of the agent."""
+    options = dict(settings)
+    steps = max(2, round(options.pop("horizon") / (action_repeat * task.control_timestep)))
+    bounds = action_bounds(environment)
+    return PLANNERS[name](environment, action_repeat, bounds, seed, steps=steps, threads=threads, **options)
+
+
+def action_bounds(environment) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest action; lqr has none: [-1, 1], as the agent's."""
+    spec = environment.action_spec()
+    return np.clip(spec.minimum, -1, None), np.clip(spec.maximum, None, 1)
