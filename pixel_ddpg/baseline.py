@@ -16,6 +16,8 @@ import numpy as np
 from rich.console import Console
 
 from pixel_ddpg import checkpoint, config, machine, presets, tasks
+from pixel_ddpg.environment import Environment
+from pixel_ddpg.episodes import run_episode
 
 POLICIES = {
     "random": "uniform actions: the 0 of the score",
@@ -23,6 +25,21 @@ POLICIES = {
     "sampling": "the cross-entropy method with the true dynamics",
     "ilqg": "iterative LQG with the true dynamics",
 }
+# Seconds to look ahead (the paper's planner: 0.25 to 0.6), and what each planner is built with. Goals that are far or
+# sparse want a longer look, contacts that come and go within milliseconds a shorter one with more plans.
+SETTINGS = {
+    "sampling": {"horizon": 0.6, "knots": (3, 6, 0), "samples": 64, "iterations": 2, "elites": 8, "spread": 1.0},
+    "ilqg": {"horizon": 0.6},
+}
+SETTINGS_OF = {
+    "cartpole-swingup": {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}},
+    "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
+    "cheetah-run": {"sampling": {"horizon": 0.48}, "ilqg": {"horizon": 0.48}},
+    "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
+    "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
+}
+# Tasks on which iLQG does better than sampling, as experiments/reference/baselines has it.
+BETTER_BY_ILQG = ("cartpole-swingup",)
 FOLDER = pathlib.Path("experiments/reference/baselines")
 
 
@@ -57,12 +74,9 @@ def check(options: Baseline) -> list[tasks.Task]:
     if bool(options.task) == bool(options.tag):
         raise config.UserError("name a task= or a tag=, as task=pendulum or tag=table1")
     if options.task:
-        chosen = [tasks.CATALOGUE[options.task]]
-        if options.policy != "random" and chosen[0].simulator != "mujoco":
-            raise config.UserError(
-                f"policy={options.policy} plans with MuJoCo, which {options.task} is not made with; policy=random works"
-            )
-        return chosen
+        if options.policy != "random":
+            check_planner(tasks.CATALOGUE[options.task])
+        return [tasks.CATALOGUE[options.task]]
     tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
     if options.tag not in tags:
         raise config.UserError(f"unknown tag '{options.tag}'{config.nearest(options.tag, tags)}")
@@ -73,42 +87,47 @@ def check(options: Baseline) -> list[tasks.Task]:
     ]
 
 
-def make_policy(environment, task: tasks.Task, policy: str, repeat: int, settings: dict, seed: int, threads: int = 0):
-    """A function of no arguments that gives the next action."""
-    if policy == "random":
-        spec, draws = environment.action_spec(), np.random.default_rng(seed)
-        low, high = np.clip(spec.minimum, -1, None), np.clip(spec.maximum, None, 1)  # lqr has no bounds
-        return lambda: draws.uniform(low, high)
+def check_planner(task: tasks.Task) -> None:
+    """UserError for a task that the planners have no model of."""
+    if task.simulator != "mujoco":
+        raise config.UserError(f"{task.name} is not made with MuJoCo, with which planners plan; random works")
+
+
+def planner_settings(planner: str, task: str) -> dict:
+    """What a planner is built with for a task; nothing for random."""
+    return SETTINGS.get(planner, {}) | SETTINGS_OF.get(task, {}).get(planner, {})
+
+
+def better_planner(task: str) -> str:
+    """The one whose returns are the 1 of the score."""
+    return "ilqg" if task in BETTER_BY_ILQG else "sampling"
+
+
+def make_policy(environment: Environment, name: str, seed: int, settings: dict, threads: int = 0) -> Callable:
+    """One of POLICIES but `planner`: from an observation to an action in [-1, 1]."""
+    if name == "random":
+        draws, dimension = np.random.default_rng(seed), environment.task.action_dim
+        return lambda observation: draws.uniform(-1, 1, dimension).astype(np.float32)
     from pixel_ddpg import planner
 
-    return planner.make(policy, environment, task, repeat, seed, settings, threads).act
+    return planner.PLANNERS[name](environment, seed, threads, **settings).act
 
 
-def run_episode(name: str, policy: str, repeat: int, settings: dict, seed: int, threads: int = 0) -> dict:
+def measure(name: str, policy: str, action_repeat: int, settings: dict, seed: int, threads: int = 0) -> dict:
     """One episode; its return is the sum of the rewards of all frames."""
-    started, task = time.monotonic(), tasks.CATALOGUE[name]
-    environment = task.load(seed)
-    time_step, total, frames = environment.reset(), 0.0, 0
-    act = make_policy(environment, task, policy, repeat, settings, seed, threads)
-    while not time_step.last():
-        action = act()
-        for _ in range(repeat):
-            time_step = environment.step(action)
-            total, frames = total + time_step.reward, frames + 1
-            if time_step.last():
-                break
+    started = time.monotonic()
+    environment = Environment(tasks.CATALOGUE[name], "state", config.Env(action_repeat=action_repeat), seed)
+    value, frames = run_episode(environment, make_policy(environment, policy, seed, settings, threads))
     minutes = (time.monotonic() - started) / 60
-    return {"seed": seed, "return": float(total), "frames": frames, "minutes": minutes, "commit": machine.commit()}
+    return {"seed": seed, "return": value, "frames": frames, "minutes": minutes, "commit": machine.commit()}
 
 
 class Result:
     """The file of one task and policy; it knows which episodes it lacks."""
 
     def __init__(self, task: tasks.Task, policy: str, options: Baseline):
-        from pixel_ddpg import planner
-
         repeat = options.action_repeat or presets.for_task("fast", "pixels", task.name)["env"]["action_repeat"]
-        settings = {} if policy == "random" else planner.settings(policy, task.name)
+        settings = planner_settings(policy, task.name)
         for key in settings.keys() & {"horizon", "samples"}:
             settings[key] = getattr(options, key) or settings[key]
         self.path = pathlib.Path(options.out) / f"{task.name}-{policy}.json"
@@ -163,14 +182,14 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
 
 @config.command("baseline")
 def main(options: Baseline) -> None:
-    policies = ["sampling", "ilqg"] if options.policy == "planner" else [options.policy]
+    policies = list(SETTINGS) if options.policy == "planner" else [options.policy]
     results = [Result(task, policy, options) for task in check(options) for policy in policies]
     of = {(result.made["task"], result.made["policy"]): result for result in results}
     jobs = [(*result.made.values(), seed) for result in results for seed in result.missing]
     console = Console(stderr=True, highlight=False)
     if jobs:
         console.print(f"{len(jobs)} episodes to run")
-    for number, ((name, policy, *_, seed), episode) in enumerate(in_processes(run_episode, jobs), 1):
+    for number, ((name, policy, *_, seed), episode) in enumerate(in_processes(measure, jobs), 1):
         of[name, policy].add(episode)
         console.print(
             f"{number}/{len(jobs)} {name} {policy} seed {seed}: return {episode['return']:.1f} in {episode['frames']} "

@@ -64,9 +64,18 @@ class Environment(dm_env.Environment):
         return self._stack[-1]
 
     @property
+    def action_repeat(self) -> int:
+        """Frames of one agent step."""
+        return self._options.action_repeat
+
+    @property
     def step_seconds(self) -> float:
         """Simulated time of one agent step."""
-        return self.task.control_timestep * self._options.action_repeat
+        return self.task.control_timestep * self.action_repeat
+
+    def to_task(self, action: np.ndarray) -> np.ndarray:
+        """Actions in [-1, 1] (..., a) as the task's own."""
+        return self._offset + self._scale * np.clip(action, -1, 1)
 
     def seed(self, seed: int) -> None:
         """Begin the task's random stream anew; takes effect at the next reset."""
@@ -96,7 +105,7 @@ class Environment(dm_env.Environment):
         reward, discount, pictures = 0.0, 1.0, []
         apart = self._options.action_repeat // self._options.renderings
         for repeat in range(1, self._options.action_repeat + 1):
-            time_step = self._task_step(self._offset + self._scale * np.clip(action, -1, 1))
+            time_step = self._task_step(self.to_task(action))
             reward += time_step.reward
             discount *= time_step.discount
             self.frames += 1

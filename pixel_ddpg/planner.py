@@ -11,34 +11,23 @@ import numpy as np
 from mujoco import rollout
 from scipy.interpolate import PchipInterpolator
 
-FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
+from pixel_ddpg.environment import Environment
 
-# Seconds to look ahead (the paper's planner: 0.25 to 0.6), and what each planner is built with. Goals that are far or
-# sparse want a longer look, contacts that come and go within milliseconds a shorter one with more plans.
-SETTINGS = {
-    "sampling": {"horizon": 0.6, "knots": (3, 6, 0), "samples": 64, "iterations": 2, "elites": 8, "spread": 1.0},
-    "ilqg": {"horizon": 0.6},
-}
-SETTINGS_OF = {
-    "cartpole-swingup": {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}},
-    "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
-    "cheetah-run": {"sampling": {"horizon": 0.48}, "ilqg": {"horizon": 0.48}},
-    "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
-    "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
-}
+FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 
 
 class Model:
     """A task's dynamics and reward for many plans at once: physics on `threads`, the reward as the task defines it.
 
-    A state is a vector of MuJoCo's full physics; a plan is actions (steps, a), one for each step of the agent.
+    A state is a vector of MuJoCo's full physics; a plan is actions (steps, a) in [-1, 1], one for each agent step.
     """
 
-    def __init__(self, environment, action_repeat: int, threads: int = 0):
-        self.task, self.repeat = environment.task, action_repeat
-        self.physics = environment.physics.copy(share_model=True)
+    def __init__(self, environment: Environment, threads: int = 0):
+        self.task, self.repeat = environment.task_env.task, environment.action_repeat
+        self.to_task, self.actions = environment.to_task, environment.task.action_dim
+        self.physics = environment.task_env.physics.copy(share_model=True)
         self.model, self.data = self.physics.model.ptr, self.physics.data.ptr
-        self.substeps = environment._n_sub_steps * action_repeat
+        self.substeps = round(environment.step_seconds / self.model.opt.timestep)
         self._size = mujoco.mj_stateSize(self.model, FULL)
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool = rollout.Rollout(nthread=self._threads)
@@ -55,7 +44,7 @@ class Model:
 
     def roll(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
         """States (n, steps, s) after each step of plans (n, steps, a) that begin in states (n, s)."""
-        control = np.repeat(plans, self.substeps, axis=1)
+        control = np.repeat(self.to_task(plans), self.substeps, axis=1)
         return self._pool.rollout(self.model, self._scratch, states, control)[0][:, self.substeps - 1 :: self.substeps]
 
     def returns(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
@@ -69,12 +58,12 @@ class Model:
                 returns[plan] += self.reward(place, action)
                 if self.task.get_termination(self.physics) == 0.0:
                     break
-        return returns
+        return np.nan_to_num(returns, nan=-np.inf)  # where the simulation diverges
 
     def reward(self, state: np.ndarray, action: np.ndarray) -> float:
         """What a step earns that ends in this state."""
         mujoco.mj_setState(self.model, self.data, state, FULL)
-        self.data.ctrl[:] = action
+        self.data.ctrl[:] = self.to_task(action)
         mujoco.mj_step1(self.model, self.data)
         return self.repeat * float(self.task.get_reward(self.physics))
 
@@ -98,7 +87,7 @@ class Model:
         Forward differences over the whole step: `mjd_transitionFD` differentiates one step of the simulation, and
         none of the Runge-Kutta ones that the cart-poles are made with.
         """
-        size, (steps, actions) = 1e-5, plan.shape
+        size, (steps, actions) = 1e-6, plan.shape
         moves = np.vstack([np.zeros((actions + 1, self.tangent)), size * np.eye(self.tangent)])
         pushes = np.zeros((len(moves), actions))
         pushes[1 : actions + 1] = size * np.eye(actions)
@@ -118,39 +107,37 @@ class Sampling:
 
     def __init__(
         self,
-        environment,
-        action_repeat: int,
-        bounds: tuple[np.ndarray, np.ndarray],
+        environment: Environment,
         seed: int,
-        *,
-        steps: int,
         threads: int = 0,
+        *,
+        horizon: float,
         knots: tuple[int, ...],
         samples: int,
         iterations: int,
         elites: int,
         spread: float,
     ):
-        self.model, self.physics = Model(environment, action_repeat, threads), environment.physics
-        self.low, self.high = bounds
+        self.model, self.physics = Model(environment, threads), environment.task_env.physics
         self.samples, self.iterations, self.spread = samples, iterations, spread
+        steps = steps_ahead(environment, horizon)
         self.knots = [min(number or steps, steps) for number in knots]
         self._draws = np.random.default_rng(seed)
-        self._elites = np.tile((self.low + self.high) / 2, (elites, steps, 1))
+        self._elites = np.zeros((elites, steps, self.model.actions))
 
-    def act(self) -> np.ndarray:
-        """The action for the environment's current state."""
+    def act(self, observation: np.ndarray | None = None) -> np.ndarray:
+        """The action for the environment's current state; what the agent sees of it is not needed."""
         state = np.tile(self.model.state_of(self.physics), (self.samples, 1))
         elites = np.concatenate([self._elites[:, 1:], self._elites[:, -1:]], axis=1)
-        mean, deviation = elites.mean(0), self.spread * (self.high - self.low) / 2
+        mean, deviation = elites.mean(0), self.spread
         for _ in range(self.iterations):
             plans = mean + deviation * self._noise(mean.shape)
             plans[: len(elites)] = elites
             plans[len(elites)] = mean
-            plans = plans.clip(self.low, self.high)
+            plans = plans.clip(-1, 1)
             best = np.argsort(-self.model.returns(self.model.roll(state, plans), plans))[: len(elites)]
             elites = plans[best]
-            mean, deviation = elites.mean(0), elites.std(0) + 0.02 * (self.high - self.low)
+            mean, deviation = elites.mean(0), elites.std(0) + 0.04
         self._elites = elites
         return elites[0, 0]
 
@@ -174,14 +161,13 @@ class ILQG:
     DAMPING = 10.0 ** np.arange(-6, 3, 2)  # added to the second derivative by the action
     SCALES = np.array([1, 0.5, 0.2, 0.05])  # step sizes of the line search
 
-    def __init__(self, environment, action_repeat, bounds, seed, *, steps: int, threads: int = 0):
-        self.model, self.physics = Model(environment, action_repeat, threads), environment.physics
-        self.low, self.high = bounds
-        noise = np.random.default_rng(seed).uniform(-1, 1, (steps, len(self.low)))  # off a symmetric start
-        self._plan = ((self.low + self.high) / 2 + 0.1 * noise).clip(self.low, self.high)
+    def __init__(self, environment: Environment, seed: int, threads: int = 0, *, horizon: float):
+        self.model, self.physics = Model(environment, threads), environment.task_env.physics
+        shape = steps_ahead(environment, horizon), self.model.actions
+        self._plan = np.random.default_rng(seed).uniform(-0.1, 0.1, shape)  # off a symmetric start
 
-    def act(self) -> np.ndarray:
-        """The action for the environment's current state."""
+    def act(self, observation: np.ndarray | None = None) -> np.ndarray:
+        """The action for the environment's current state; what the agent sees of it is not needed."""
         state = self.model.state_of(self.physics)
         plan = np.vstack([self._plan[1:], self._plan[-1:]])
         path = np.vstack([state[None], self.model.roll(state[None], plan[None])[0]])
@@ -227,9 +213,8 @@ class ILQG:
             gradient, hessian = gradient + cx, hessian + cxx
             qx, qu = a.T @ gradient, b.T @ gradient + cu
             qxx, quu, qux = a.T @ hessian @ a, b.T @ hessian @ b + cuu, b.T @ hessian @ a
-            forward, back = self._solved(
-                quu + damping * np.eye(len(qu)), qu, qux, self.low - action, self.high - action
-            )
+            added = damping + 1e-9 * quu.trace()  # the second keeps it from being singular where contact is stiff
+            forward, back = self._solved(quu + added * np.eye(len(qu)), qu, qux, -1 - action, 1 - action)
             gains.append((forward, back))
             gradient = qx + back.T @ (quu @ forward + qu) + qux.T @ forward
             hessian = qxx + back.T @ quu @ back + back.T @ qux + qux.T @ back
@@ -238,17 +223,23 @@ class ILQG:
 
     @staticmethod
     def _solved(quu, qu, qux, low, high) -> tuple[np.ndarray, np.ndarray]:
-        """The minimum of the quadratic within the box: actions at a bound stay there and have no feedback."""
-        forward, back, free = np.zeros_like(qu), np.zeros_like(qux), np.ones(len(qu), bool)
-        while free.any():
-            rest = qu[free] + quu[np.ix_(free, ~free)] @ forward[~free]
-            forward[free] = -np.linalg.solve(quu[np.ix_(free, free)], rest)
-            beyond = free & ((forward < low) | (forward > high))
-            forward = forward.clip(low, high)
-            if not beyond.any():
-                back[free] = -np.linalg.solve(quu[np.ix_(free, free)], qux[free])
+        """The minimum of the quadratic within the box, by projected Newton steps; no feedback at a bound."""
+        value = lambda forward: forward @ (quu @ forward / 2 + qu)  # noqa: E731
+        forward, back = -np.linalg.solve(quu, qu), np.zeros_like(qux)
+        forward = forward.clip(low, high)
+        for _ in range(10):
+            slope = quu @ forward + qu
+            free = ~((forward <= low) & (slope > 0) | (forward >= high) & (slope < 0))
+            if not free.any() or np.abs(slope[free]).max() < 1e-8:
                 break
-            free &= ~beyond
+            step = np.zeros_like(qu)
+            step[free] = -np.linalg.solve(quu[np.ix_(free, free)], slope[free])
+            tried = [(forward + scale * step).clip(low, high) for scale in (1, 0.3, 0.1, 0.01)]
+            best = min(tried, key=value)
+            if value(best) >= value(forward):
+                break
+            forward = best
+        back[free] = -np.linalg.solve(quu[np.ix_(free, free)], qux[free])
         return forward, back
 
     def _follow(self, path, plan, gains) -> tuple[np.ndarray, np.ndarray]:
@@ -261,7 +252,7 @@ class ILQG:
         for step, action in enumerate(plan):
             off = np.array([self.model.difference(path[step], state) for state in states])
             actions = action + forward[:, step] + np.einsum("nat,nt->na", back[:, step], off)
-            plans.append(actions.clip(self.low, self.high))
+            plans.append(actions.clip(-1, 1))
             states = self.model.roll(states, plans[-1][:, None])[:, 0]
             paths.append(states)
         return np.stack(plans, 1), np.stack(paths, 1)
@@ -270,20 +261,6 @@ class ILQG:
 PLANNERS = {"sampling": Sampling, "ilqg": ILQG}
 
 
-def settings(name: str, task: str) -> dict:
-    """What a planner has for a task."""
-    return SETTINGS[name] | SETTINGS_OF.get(task, {}).get(name, {})
-
-
-def make(name: str, environment, task, action_repeat: int, seed: int, settings: dict, threads: int = 0):
-    """A planner for an environment of a task, its horizon rounded to steps of the agent."""
-    options = dict(settings)
-    steps = max(2, round(options.pop("horizon") / (action_repeat * task.control_timestep)))
-    bounds = action_bounds(environment)
-    return PLANNERS[name](environment, action_repeat, bounds, seed, steps=steps, threads=threads, **options)
-
-
-def action_bounds(environment) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest action; lqr has none: [-1, 1], as the agent's."""
-    spec = environment.action_spec()
-    return np.clip(spec.minimum, -1, None), np.clip(spec.maximum, None, 1)
+def steps_ahead(environment: Environment, horizon: float) -> int:
+    """Agent steps in so many seconds."""
+    return max(2, round(horizon / environment.step_seconds))

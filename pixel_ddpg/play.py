@@ -1,4 +1,4 @@
-"""python -m pixel_ddpg.play task=... agent=random|zero|<run>: watch an episode, as an mp4 and in a window."""
+"""python -m pixel_ddpg.play task=... agent=random|planner|<run>: watch an episode, as an mp4 and in a window."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixel_ddpg import config, tasks
+from pixel_ddpg import baseline, config, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import film
 
@@ -19,7 +19,7 @@ class Play:
     """Options of the command."""
 
     task: str = ""  # default: the run's, or cartpole-swingup
-    agent: str = "random"  # random, zero, or a run's folder
+    agent: str = "random"  # random, zero, planner (the better one), sampling, ilqg, or a run's folder
     seed: int = 0
     size: int = 256  # of the video
     out: str = ""  # default: videos/<task>-<agent>.mp4
@@ -29,21 +29,28 @@ class Play:
 config.register_command("play", Play)
 
 
-def make_policy(options: Play) -> tuple[str, config.Env, str, Callable[[np.ndarray], np.ndarray]]:
-    """Task, what the agent sees of it (options and kind), and its policy."""
-    task = options.task or "cartpole-swingup"
-    if options.agent not in ("random", "zero"):
+NAMED = ("random", "zero", "planner", *baseline.SETTINGS)
+
+
+def make_agent(options: Play) -> tuple[Environment, Callable[[np.ndarray], np.ndarray]]:
+    """The environment as the agent sees it, and its policy."""
+    if options.agent not in NAMED:
         from pixel_ddpg import trainer
 
         settings, agent, _ = trainer.load_run(options.agent)
         if options.task and options.task != settings.task:
             raise config.UserError(f"{options.agent} was trained on {settings.task}, not on {options.task}")
-        return settings.task, settings.env, settings.obs, agent.act
-    settings = config.compose([f"task={task}", "obs=state"])
-    dimension = tasks.CATALOGUE[task].action_dim
-    random = np.random.default_rng(options.seed)
-    bound = 1.0 if options.agent == "random" else 0.0
-    return task, settings.env, "state", lambda observation: random.uniform(-bound, bound, dimension).astype(np.float32)
+        return Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, options.seed), agent.act
+    settings = config.compose([f"task={options.task or 'cartpole-swingup'}", "obs=state"])
+    task = tasks.CATALOGUE[settings.task]
+    policy = baseline.better_planner(task.name) if options.agent == "planner" else options.agent
+    if policy in baseline.SETTINGS:
+        baseline.check_planner(task)
+    environment = Environment(task, "state", settings.env, options.seed)
+    if policy == "zero":
+        return environment, lambda observation: np.zeros(task.action_dim, np.float32)
+    how = baseline.planner_settings(policy, task.name)
+    return environment, baseline.make_policy(environment, policy, options.seed, how)
 
 
 def has_display() -> bool:
@@ -78,10 +85,9 @@ def main(options: Play) -> None:
         raise config.UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
     if options.out and not options.out.endswith(".mp4"):
         raise config.UserError(f"out={options.out} must end in .mp4")
-    task, env, obs, policy = make_policy(options)
-    environment = Environment(tasks.CATALOGUE[task], obs, env, options.seed)
-    agent = options.agent if options.agent in ("random", "zero") else "trained"
-    path = pathlib.Path(options.out or f"videos/{task}-{agent}.mp4")
+    environment, policy = make_agent(options)
+    agent = options.agent if options.agent in NAMED else "trained"
+    path = pathlib.Path(options.out or f"videos/{environment.task.name}-{agent}.mp4")
     total, length = film(environment, policy, path, options.size)
     print(f"{path}: return {total:.1f} in {length} frames")
     if options.window != "off" and has_display():

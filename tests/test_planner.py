@@ -1,33 +1,45 @@
-"""The planner's model against the environment itself, and what planning is worth."""
+"""The planners' model against the environment itself, their optimum where it is known, and what planning is worth."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
+import mujoco
 import numpy as np
 import pytest
+from scipy.linalg import solve_discrete_are
 from small import command
 
-from pixel_ddpg import baseline, tasks
-from pixel_ddpg.planner import Model
+from pixel_ddpg import baseline, config, rendering, tasks
+from pixel_ddpg.environment import Environment
+from pixel_ddpg.episodes import run_episode
+
+rendering.choose_backend()
+from pixel_ddpg.planner import ILQG, Model  # noqa: E402
 
 BASELINE = "pixel_ddpg.baseline"
+
+
+def make(name: str, repeat: int, seed: int = 3) -> Environment:
+    environment = Environment(tasks.CATALOGUE[name], "state", config.Env(action_repeat=repeat), seed)
+    environment.reset()
+    return environment
 
 
 @pytest.mark.parametrize("name, repeat", [("pendulum", 2), ("cheetah-run", 4), ("hopper", 3), ("gripper", 1)])
 def test_returns_of_plans_are_those_of_the_environment(name, repeat):
     """A model with other physics, a reward of another state, or one that goes on earning after a fall."""
-    steps, task = 30, tasks.CATALOGUE[name]
-    environment = task.load(3)
-    environment.reset()
-    spec = environment.action_spec()
-    plans = np.random.default_rng(0).uniform(spec.minimum, spec.maximum, (3, steps, *spec.shape))
-    model = Model(environment, repeat)
-    got = model.returns(model.state_of(environment.physics), plans)
+    environment, steps = make(name, repeat), 30
+    plans = np.random.default_rng(0).uniform(-1, 1, (3, steps, environment.task.action_dim))
+    model = Model(environment)
+    got = model.returns(model.roll(np.tile(model.state_of(model.physics), (3, 1)), plans), plans)
     for plan, value in zip(plans, got):
-        environment = task.load(3)
-        time_step, expected = environment.reset(), 0.0
+        environment, expected = make(name, repeat), 0.0
         for action in plan:
             for _ in range(repeat):
-                time_step = environment.step(action)
+                time_step = environment.task_env.step(environment.to_task(action))
                 if time_step.last():
                     break
             expected += repeat * time_step.reward
@@ -36,54 +48,177 @@ def test_returns_of_plans_are_those_of_the_environment(name, repeat):
         assert value == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
-def test_planning_leaves_the_environment_as_it_is():
+@pytest.mark.parametrize("planner", list(baseline.SETTINGS))
+def test_planning_leaves_the_environment_as_it_is(planner):
     """A planner that moves the simulation it plans for."""
-    environment = tasks.CATALOGUE["cheetah"].load(0)
-    environment.reset()
-    model = Model(environment, 4)
-    before = model.state_of(environment.physics)
-    model.returns(before, np.ones((2, 5, 6)))
-    assert np.array_equal(before, model.state_of(environment.physics))
+    environment = make("cheetah", 4)
+    policy = baseline.make_policy(environment, planner, 0, baseline.planner_settings(planner, "cheetah"))
+    physics = environment.task_env.physics
+    before = [physics.data.qpos.copy(), physics.data.qvel.copy(), physics.data.time, physics.data.ctrl.copy()]
+    action = policy(None)
+    after = [physics.data.qpos, physics.data.qvel, physics.data.time, physics.data.ctrl]
+    assert all(np.array_equal(*pair) for pair in zip(before, after))
+    assert action.shape == (6,) and np.abs(action).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["cheetah", "hyq", "quadruped-walk"])
+def test_moves_and_differences_are_each_others_inverse(name):
+    """A quaternion that is added like a number; an actuator's state that is left out."""
+    environment = make(name, 1)
+    model = Model(environment)
+    state = model.roll(model.state_of(model.physics)[None], np.full((1, 3, environment.task.action_dim), 0.3))[0, -1]
+    steps = 0.1 * np.random.default_rng(0).standard_normal((4, model.tangent))
+    for step, moved in zip(steps, model.moved(state, steps)):
+        assert np.allclose(model.difference(state, moved), step)
+
+
+@pytest.mark.parametrize("name", ["cheetah", "reacher3daRandomTarget"])
+def test_derivatives_are_mujocos(name):
+    """Rows and columns mixed up; a step that is too large. MuJoCo's own covers one step of the simulation."""
+    environment = make(name, 1)
+    model = Model(environment)
+    state, action = model.state_of(model.physics), np.full(environment.task.action_dim, 0.2)
+    by_state, by_action = model.linearised(state[None], action[None])
+    expected, pushed = np.eye(model.tangent), np.zeros((model.tangent, len(action)))
+    data = mujoco.MjData(model.model)
+    mujoco.mj_setState(model.model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    data.ctrl[:] = action
+    for _ in range(model.substeps):
+        a, b = np.zeros((model.tangent,) * 2), np.zeros((model.tangent, len(action)))
+        mujoco.mjd_transitionFD(model.model, data, 1e-6, True, a, b, None, None)
+        expected, pushed = a @ expected, a @ pushed + b
+        mujoco.mj_step(model.model, data)
+    assert np.allclose(by_state[0], expected, atol=1e-3 * np.abs(expected).max())
+    assert np.allclose(by_action[0], pushed, atol=1e-3 * np.abs(pushed).max())
+
+
+def test_quadratics_are_expanded_exactly_and_made_convex():
+    """A mixed derivative that is lost; a negative curvature that the backward pass would follow to infinity."""
+    random = np.random.default_rng(0)
+    root, slope = random.standard_normal((4, 4)), random.standard_normal(4)
+    for hessian in (root @ root.T, -np.eye(4)):
+        gradient, found = ILQG._differences(
+            lambda points, hessian=hessian: [slope @ point + point @ hessian @ point / 2 for point in points], 4
+        )
+        assert np.allclose(gradient, slope, atol=1e-5)
+        assert np.allclose(found, np.where(hessian[0, 0] > 0, hessian, 0), atol=1e-5)
+
+
+def test_the_box_is_kept_and_its_bound_has_no_feedback():
+    """An action that is clipped only after the others were chosen as if it were free."""
+    quu, qu, qux = np.array([[2.0, 1], [1, 2]]), np.array([-4.0, 0]), np.ones((2, 3))
+    forward, back = ILQG._solved(quu, qu, qux, np.full(2, -1), np.full(2, 1))
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2), -1).reshape(-1, 2)
+    best = grid[(np.einsum("ni,ij,nj->n", grid, quu, grid) / 2 + grid @ qu).argmin()]
+    assert np.allclose(forward, best, atol=0.01) and forward[0] == 1
+    assert not back[0].any() and back[1].all()
+
+
+@pytest.mark.parametrize("name", ["lqr-lqr_2_1", "lqr-lqr_6_2"])
+def test_on_a_linear_quadratic_task_ilqg_is_optimal(name):
+    """A wrong recursion, derivative or sign: more than 1% above the optimum of the Riccati equation.
+
+    15 steps of the planner, and from there the optimal cost. (dm_control's own lqr_solver is no reference: its
+    feedback costs more than this one.)
+    """
+    repeat = 10
+    environment = make(name, repeat)
+    physics, model = environment.task_env.physics, environment.task_env.physics.model.ptr
+    physics.data.qpos[:] *= 0.1  # near enough that the optimum is not held by the box
+    physics.forward()
+    data, a, b = mujoco.MjData(model), np.zeros((2 * model.nv,) * 2), np.zeros((2 * model.nv, model.nu))
+    mujoco.mjd_transitionFD(model, data, 1e-6, True, a, b, None, None)
+    whole, pushed = np.eye(2 * model.nv), np.zeros_like(b)
+    for _ in range(repeat):
+        whole, pushed = a @ whole, a @ pushed + b
+    weights = np.diag(np.r_[np.ones(model.nq), np.zeros(model.nv)])
+    value = solve_discrete_are(whole, pushed, weights, environment.task_env.task._control_cost_coef * np.eye(model.nu))
+    to_go = lambda state: state @ (value - weights) @ state / 2  # noqa: E731  a reward looks at the state after its step
+    optimum, cost = to_go(physics.state()), 0.0
+    planner = ILQG(environment, 0, horizon=0.3 * 120)
+    for _ in range(15):
+        action = planner.act()
+        assert np.abs(action).max() < 1
+        environment.step(action)
+        cost += 1 - environment.task_env.task.get_reward(physics)
+    assert 0.999 < (cost + to_go(physics.state())) / optimum < 1.01
+
+
+@pytest.mark.parametrize("planner", list(baseline.SETTINGS))
 @pytest.mark.parametrize("name", ["pendulum", "fixedReacher"])
-def test_the_planner_beats_random_actions(name, monkeypatch):
+def test_planners_beat_random_actions(name, planner):
     """Plans that are not better than noise."""
-    monkeypatch.setattr(baseline.tasks.Task, "load", short(tasks.Task.load, 150))
-    task = tasks.CATALOGUE[name]
-    planned, random = (baseline.run_episode(task, policy, 4, 0.6, seed=1)[0] for policy in ("planner", "random"))
-    assert planned > 1.5 * max(random, 1)
+    returns = {}
+    for policy in (planner, "random"):
+        environment = make(name, 4, seed=1)
+        environment.task_env._step_limit = 150
+        settings = baseline.planner_settings(policy, name)
+        returns[policy] = run_episode(environment, baseline.make_policy(environment, policy, 1, settings))[0]
+    assert returns[planner] > 1.5 * max(returns["random"], 1)
 
 
-def short(load, frames):
-    def shorter(task, seed):
-        environment = load(task, seed)
-        environment._step_limit = frames
-        return environment
+def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
+    """A table that cannot say how its numbers were made; an episode run twice."""
+    words = ["task=pendulum", "seed=3", f"out={tmp_path}"]
+    code, out, _ = command(BASELINE, *words, "episodes=2")
+    result = json.loads((tmp_path / "pendulum-random.json").read_text())
+    assert code == 0 and out.startswith(f"{tmp_path}/pendulum-random.json: {result['return']:.1f} +- ")
+    returns = [episode["return"] for episode in result["episodes"]]
+    assert [(episode["seed"], episode["frames"]) for episode in result["episodes"]] == [(3, 1000), (4, 1000)]
+    assert result["return"] == pytest.approx(np.mean(returns)) and result["action_repeat"] == 2
+    assert baseline.measure("pendulum", "random", 2, {}, 4)["return"] == returns[1]
 
-    return shorter
+    code, _, err = command(BASELINE, *words, "episodes=3")
+    assert code == 0 and "1 episodes to run" in err
+    more = json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"]
+    assert more[:2] == result["episodes"] and len(more) == 3
+
+    code, _, err = command(BASELINE, *words, "action_repeat=4")
+    assert code == 2 and "overwrite=true" in err and err.count("\n") == 1
+    assert json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"] == more
+    (tmp_path / "pendulum-random.json").write_text("{")
+    code, _, err = command(BASELINE, *words)
+    assert code == 1 and "no result of this command" in err and err.count("\n") == 1
 
 
-def test_the_command_writes_what_it_measured(tmp_path):
-    """A table that cannot say how its numbers were made."""
-    code, out, _ = command(BASELINE, "task=pendulum", "episodes=2", "seed=3", f"out={tmp_path}/a.json")
-    result = json.loads((tmp_path / "a.json").read_text())
-    assert code == 0 and out.strip() == f"{tmp_path}/a.json"
-    assert len(result["returns"]) == 2 and result["lengths"] == [1000, 1000]
-    assert result["return"] == pytest.approx(np.mean(result["returns"])) and result["action_repeat"] == 2
-    again = baseline.run_episode(tasks.CATALOGUE["pendulum"], "random", 2, 0.6, seed=4)
-    assert again == (result["returns"][1], 1000)
+def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
+    """Tracebacks of the workers, or workers that plan on."""
+    words = [sys.executable, "-m", BASELINE, "task=cheetah", "policy=planner", f"out={tmp_path}"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert "episodes to run" in process.stderr.readline()
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "pixel_ddpg: interrupted\n")
+    for _ in range(100):
+        if not subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("a process is left")
 
 
 @pytest.mark.parametrize(
     "words, part",
     [
-        (["policy=planer"], "did you mean planner"), (["episodes=0"], "at least 1"), (["seed=-1"], "at least 0"),
-        (["horizon=nan"], "seconds"), (["task=torcs", "policy=planner"], "not made with"),
-        (["task=cart-pole"], "cartpole"),
+        (["task=cart", "policy=planer"], "did you mean planner"), (["task=cart", "episodes=0"], "at least 1"),
+        (["task=cart", "seed=-1"], "at least 0"), (["task=cart", "horizon=nan"], "at least 0"),
+        (["task=cart", "horizon=1e9"], "at most"), (["task=torcs", "policy=planner"], "not made with MuJoCo"),
+        (["task=cart-pole"], "cartpole"), ([], "name a task= or a tag="), (["tag=table2"], "did you mean table1"),
+        (["tag=table1", "task=cart"], "name a task= or a tag="),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(words, part):
     """A traceback, or a table made with another policy."""
     code, _, err = command(BASELINE, *words)
     assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
+
+
+def test_a_planner_plays(tmp_path):
+    """`agent=planner` that plays something else."""
+    said = [command("pixel_ddpg.play", "task=cart", f"agent={agent}", "seed=1", "size=64", "window=off",
+                    f"out={tmp_path}/{agent}.mp4")[1] for agent in ("planner", "random")]  # fmt: skip
+    planned, random = (float(line.split("return ")[1].split()[0]) for line in said)
+    assert planned > 800 > 1.2 * random and (tmp_path / "planner.mp4").stat().st_size > 1000
+    code, _, err = command("pixel_ddpg.play", "task=torcs", "agent=planner", f"out={tmp_path}/a.mp4")
+    assert code == 2 and "not made with MuJoCo" in err and err.count("\n") == 1
