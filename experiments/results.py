@@ -1,6 +1,8 @@
-"""python -m experiments.results: the runs in experiments/results/ as the tables of its README and the project's."""
+"""python -m experiments.results: runs and baselines as the tables of the READMEs."""
 
 import csv
+import inspect
+import json
 import pathlib
 import re
 import sys
@@ -9,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
-from pixel_ddpg import config, presets, trainer
+from pixel_ddpg import config, presets, tasks, trainer
+from pixel_ddpg.baseline import SETTINGS
 from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -21,6 +24,7 @@ PUBLISHED = (
     "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
 )
 FRAMES = 100_000
+POLICIES = ("random", *SETTINGS)
 
 
 @dataclass
@@ -124,6 +128,75 @@ def tuning_table(folder: pathlib.Path) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def baselines() -> dict[str, dict[str, dict]]:
+    """Task -> policy -> what `python -m pixel_ddpg.baseline` has measured, in the catalogue's order."""
+    found: dict[str, dict[str, dict]] = {}
+    for path in (REFERENCE / "baselines").glob("*.json"):
+        result = json.loads(path.read_text())
+        found.setdefault(result["task"], {})[result["policy"]] = result
+    return {task: found[task] for task in tasks.CATALOGUE if task in found}
+
+
+def baseline_table() -> str:
+    """Markdown: the returns of random actions and of the planners, and which of them is the 1."""
+    columns = [
+        "task",
+        "paper's Table 1",
+        "repeat",
+        *(f"{policy} (sd, n)" for policy in POLICIES),
+        "the 1",
+        "horizon, s",
+    ]
+    columns += ["minutes an episode", "commits"]
+    lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
+    for task, results in baselines().items():
+        planned = {policy: results[policy] for policy in POLICIES[1:] if policy in results}
+        best = max(planned, key=lambda policy: planned[policy]["return"], default="missing")
+        episodes = [episode for result in results.values() for episode in result["episodes"]]
+        minutes = [f"{np.mean([each['minutes'] for each in result['episodes']]):.1f}" for result in planned.values()]
+        cells = [task, "yes" if "table1" in tasks.CATALOGUE[task].tags else ""]
+        cells.append(", ".join(sorted({str(result["action_repeat"]) for result in results.values()})))
+        cells += [_spread(results.get(policy)) for policy in POLICIES]
+        cells += [
+            best,
+            ", ".join(str(result["settings"]["horizon"]) for result in planned.values()),
+            ", ".join(minutes),
+        ]
+        cells.append(", ".join(sorted({(each["commit"] or "unknown")[:9] for each in episodes})))
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _spread(result: dict | None) -> str:
+    return f"{result['return']:.1f} ({result['sd']:.1f}, {len(result['episodes'])})" if result else ""
+
+
+def planet_table() -> str:
+    """Markdown: the planners beside the published one (PlaNet's, with the true simulator)."""
+    lines = ["| task | repeat | published | ours, sampling | ours, iLQG |", "|---|---|---|---|---|"]
+    measured = baselines()
+    for row in csv.DictReader((REFERENCE / "planner_published.csv").open()):
+        results = measured.get(row["task"], {})
+        cells = [f"{results[policy]['return']:.0f}" if policy in results else "missing" for policy in POLICIES[1:]]
+        lines.append(f"| {row['task']} | {row['action_repeat']} | {row['return']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def task_table() -> str:
+    """Markdown: every task of the paper with the numbers that the paper leaves open, from the code itself."""
+    lines = ["| task | made from | state, action, observation | control step, s | reward, start, end |"]
+    lines.append("|---|---|---|---|---|")
+    for task in tasks.CATALOGUE.values():
+        if "paper" in task.tags:
+            made = task.load(0)
+            owner = made if task.simulator == "box2d" else made.task
+            text = "dm_control's own" if type(owner).__module__.startswith("dm_control") else inspect.getdoc(owner)
+            dimensions = f"{task.state_dim or ''}, {task.action_dim}, {task.observation_dim}"
+            cells = [task.name, task.origin, dimensions, str(task.control_timestep), " ".join(text.split())]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
 def fill(path: pathlib.Path, name: str, text: str) -> None:
     """Replace what stands between <!-- name --> and <!-- end name -->."""
     old = path.read_text()
@@ -139,6 +212,10 @@ def main(options: Results) -> None:
         fill(path, "comparison", comparison)
     fill(FOLDER / "README.md", "provenance", provenance_table(runs))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
+    experiments = FOLDER.parent / "README.md"
+    fill(experiments, "baselines", baseline_table())
+    fill(experiments, "planet", planet_table())
+    fill(experiments, "tasks", task_table())
     if found := find_runs([str(runs)]):
         learning_curves(found, FOLDER / "learning_curves.png")
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from pixel_ddpg import checkpoint, config, machine, presets, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episode
+from pixel_ddpg.list import select
 
 POLICIES = {
     "random": "uniform actions: the 0 of the score",
@@ -31,15 +32,29 @@ SETTINGS = {
     "sampling": {"horizon": 0.6, "knots": (3, 6, 0), "samples": 64, "iterations": 2, "elites": 8, "spread": 1.0},
     "ilqg": {"horizon": 0.6},
 }
+POLES = {"sampling": {"horizon": 1.2, "samples": 32}, "ilqg": {"horizon": 1.6}}
+POLE = {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}}
+GRIPPER = {"sampling": {"horizon": 0.5, "samples": 48}, "ilqg": {"horizon": 0.5}}
+CANADA = {"sampling": {"horizon": 1.2, "samples": 32}}
+CHEETAH = {"sampling": {"horizon": 0.48}, "ilqg": {"horizon": 0.48}}
 SETTINGS_OF = {
-    "cartpole-swingup": {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}},
+    "cartpole": POLE, "cartpole-swingup": POLE, "cartpoleBalance": POLE, "cartpoleParallelDouble": POLES,
+    "cartpoleParallelTriple": POLES, "cartpoleSerialDouble": POLES, "cartpoleSerialTriple": POLES,
+    "pendulum": {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 1.2}},
+    "blockworld1": GRIPPER, "gripper": GRIPPER, "gripperRandom": GRIPPER, "movingGripper": GRIPPER,
+    "movingGripperRandom": GRIPPER, "canada": CANADA, "canada2d": CANADA,
+    "cheetah": CHEETAH, "cheetah-run": CHEETAH, "hardCheetah": CHEETAH,
+    "hyq": {"sampling": {"horizon": 0.4, "samples": 32}, "ilqg": {"horizon": 0.4}},
+    "walker2d": {"sampling": {"horizon": 0.5}, "ilqg": {"horizon": 0.5}},
     "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
-    "cheetah-run": {"sampling": {"horizon": 0.48}, "ilqg": {"horizon": 0.48}},
     "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
     "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
-}
+}  # fmt: skip
 # Tasks on which iLQG does better than sampling, as experiments/reference/baselines has it.
-BETTER_BY_ILQG = ("cartpole-swingup",)
+BETTER_BY_ILQG = (
+    "cartpole", "cartpole-swingup", "cartpoleBalance", "cartpoleParallelDouble", "cartpoleParallelTriple",
+    "cartpoleSerialDouble", "cartpoleSerialTriple",
+)  # fmt: skip
 FOLDER = pathlib.Path("experiments/reference/baselines")
 
 
@@ -77,14 +92,8 @@ def check(options: Baseline) -> list[tasks.Task]:
         if options.policy != "random":
             check_planner(tasks.CATALOGUE[options.task])
         return [tasks.CATALOGUE[options.task]]
-    tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
-    if options.tag not in tags:
-        raise config.UserError(f"unknown tag '{options.tag}'{config.nearest(options.tag, tags)}")
-    return [
-        task
-        for task in tasks.CATALOGUE.values()
-        if options.tag in task.tags and (options.policy == "random" or task.simulator == "mujoco")
-    ]
+    chosen = select("*", options.tag)
+    return [task for task in chosen if options.policy == "random" or task.simulator == "mujoco"]
 
 
 def check_planner(task: tasks.Task) -> None:

@@ -17,7 +17,7 @@ class List:
     """Options of the command."""
 
     name: str = "*"  # a pattern, such as walker-*
-    tag: str = ""  # benchmarking, easy, hard: dm_control's; paper, table1: of the DDPG paper
+    tag: str = ""  # benchmarking, easy, hard: dm_control's; paper, table1: of the DDPG paper; planet6
     json: bool = False  # the same as --json
 
 

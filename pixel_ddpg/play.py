@@ -32,7 +32,7 @@ config.register_command("play", Play)
 NAMED = ("random", "zero", "planner", *baseline.SETTINGS)
 
 
-def make_agent(options: Play) -> tuple[Environment, Callable[[np.ndarray], np.ndarray]]:
+def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[np.ndarray], np.ndarray]]:
     """The environment as the agent sees it, and its policy."""
     if options.agent not in NAMED:
         from pixel_ddpg import trainer
@@ -50,7 +50,7 @@ def make_agent(options: Play) -> tuple[Environment, Callable[[np.ndarray], np.nd
     if policy == "zero":
         return environment, lambda observation: np.zeros(task.action_dim, np.float32)
     how = baseline.planner_settings(policy, task.name)
-    return environment, baseline.make_policy(environment, policy, options.seed, how)
+    return environment, baseline.make_policy(environment, policy, options.seed, how, threads)
 
 
 def has_display() -> bool:

@@ -17,7 +17,7 @@ class Task:
     name: str  # domain-task of dm_control, as in cheetah-run, or the paper's own, as in hardCheetah
     family: str  # suite, or the module of this folder that builds it
     origin: str  # dm_control.suite, or what the paper's task is made from
-    tags: tuple[str, ...]  # dm_control's; paper, and table1 where the paper's Table 1 has a row
+    tags: tuple[str, ...]  # dm_control's, planet6; paper, and table1 where the paper's Table 1 has a row
     terminates: bool  # whether an episode can end before its time
     state_dim: int  # nq + nv
     action_dim: int
@@ -64,6 +64,17 @@ class Task:
 _LQR_TIME_LIMIT = 30.0
 
 
+# The six on which PlaNet (Hafner et al., 2019) and its successors are compared.
+PLANET6 = (
+    "ball_in_cup-catch", "cartpole-swingup", "cheetah-run", "finger-spin", "reacher-easy", "walker-walk",
+)  # fmt: skip
+
+
+def _suite_tags(row: dict[str, str]) -> tuple[str, ...]:
+    own = tuple(row["tags"].split("|")) if row["tags"] != "(none)" else ()
+    return (*own, "planet6") if f"{row['domain']}-{row['task']}" in PLANET6 else own
+
+
 def _read_suite() -> dict[str, Task]:
     rows = csv.DictReader((pathlib.Path(__file__).parent / "suite.csv").read_text().splitlines())
     tasks = [
@@ -71,7 +82,7 @@ def _read_suite() -> dict[str, Task]:
             name=f"{row['domain']}-{row['task']}",
             family="suite",
             origin="dm_control.suite",
-            tags=tuple(row["tags"].split("|")) if row["tags"] != "(none)" else (),
+            tags=_suite_tags(row),
             terminates=row["domain"] == "lqr",
             state_dim=int(row["dim_state_nq_plus_nv"]),
             action_dim=int(row["dim_action"]),

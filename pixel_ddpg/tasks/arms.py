@@ -38,8 +38,9 @@ class Arm(base.Task):
 class Reach(Arm):
     """Bring the hand to the target.
 
-    r = near(distance; 0.05 m, 0.4 m) - 0.01 mean(a^2), in [-0.01, 1]. With a random target the arm starts at random,
-    too.
+    r = near(distance; 0.05 m, 0.4 m) - 0.01 mean(a^2), in [-0.01, 1]. The target is at (0.3, 0.2, 0.5) and the arm
+    starts within 0.1 rad of one pose; or the target is anywhere in 0.2 to 0.42, +-0.25, 0.15 to 0.6 m, the arm at
+    random.
     """
 
     def __init__(self, fixed: bool):
@@ -63,7 +64,8 @@ class Reach(Arm):
 class Lift(Arm):
     """Grab a block on the table and lift it to a fixed target.
 
-    r = carry(hand, block, target; 0.03 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1].
+    r = carry(hand, block, target; 0.03 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1]. The block, of 0.05 m, starts at
+    0.35 +- 0.03, +-0.1 m, the target is at (0.35, 0, 0.3).
     """
 
     def initialize_episode(self, physics):
@@ -88,7 +90,8 @@ class Lift(Arm):
 class Hit(Arm):
     """Hit a puck that lies on the table to a target.
 
-    r = carry(stick, puck, target; 0.04 m, 0.4 m) - 0.01 mean(a^2), in [-0.01, 1]. Puck and target start at random.
+    r = carry(stick, puck, target; 0.04 m, 0.4 m) - 0.01 mean(a^2), in [-0.01, 1]. The puck starts at 0.38 to 0.48,
+    +-0.15 m, the target at 0.6 to 0.8, +-0.3 m. The puck's slides have a damping of 0.2.
     """
 
     def initialize_episode(self, physics):

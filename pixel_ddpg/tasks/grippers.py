@@ -21,7 +21,9 @@ FALL = 0.5  # metres above the floor from where a block falls
 class Bring(base.Task):
     """Reach the object, then bring it to the target.
 
-    r = carry(hand, object, target; 0.02 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1].
+    r = carry(hand, object, target; 0.02 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1]. Fixed: the arm starts within 0.1 rad
+    of one pose, the object within 0.02 m of (0.1, 0.1), a block 0.5 m above the floor, the target is at (-0.2, 0.35).
+    Random: the arm anywhere, the object in +-0.4 by 0.03 to 0.4 m, the target in +-0.4 by 0.1 to 0.4 m.
     """
 
     def __init__(self, random_start: bool, falls: bool):

@@ -22,8 +22,9 @@ OBSTACLE = 0.03  # its radius
 class Reacher(base.Task):
     """Bring the finger to the target.
 
-    r = near(distance; target and finger touch, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The joints start at random; the
-    target is fixed, or random where the finger can reach it.
+    r = near(distance; 0.02 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The links are 0.24 m together. The joints start
+    at random; the target is fixed at (0, 0.24) for one link, else at (-0.08, 0.14), or random, 0.06 to 0.22 m from the
+    shoulder (0.24 m for one link). The obstacle, of 0.03 m, stands 0.1 to 0.2 m from the shoulder.
     """
 
     def __init__(self, links: int, fixed: bool, obstacle: bool):
@@ -66,7 +67,9 @@ class Reacher(base.Task):
 class Hit(base.Task):
     """canada2d: hit a puck with the stick at the arm's end to a target.
 
-    r = carry(stick, puck, target; 0.03 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. Arm, puck and target start at random.
+    r = carry(stick, puck, target; 0.03 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The arm starts at random, the puck
+    0.1 to 0.2 m and the target 0.08 to 0.25 m from the shoulder. The puck weighs 20 g, its slides have a
+    damping of 0.02.
     """
 
     def initialize_episode(self, physics):

@@ -1,0 +1,107 @@
+"""python -m experiments.grid tag=table1 agent=planner: one video of many tasks side by side."""
+
+import pathlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+from pixel_ddpg import baseline, config, play
+from pixel_ddpg.episodes import film
+from pixel_ddpg.list import select
+from pixel_ddpg.video import Video
+
+FRAMES_PER_SECOND = 20
+COLUMNS = 7
+
+
+@dataclass
+class Grid:
+    """Options of the command."""
+
+    tag: str = "table1"  # the tasks
+    agent: str = "planner"  # or random, zero, sampling, ilqg; random where a task has no planner
+    seed: int = 0
+    size: int = 128  # of each picture
+    seconds: float = 10.0  # of each task's own time
+    out: str = "videos/grid.mp4"  # beside it, a folder of this name keeps the episodes' videos
+
+
+config.register_command("grid", Grid, "experiments")
+
+
+def film_task(name: str, agent: str, seed: int, size: int, path: str, threads: int) -> dict:
+    """One episode as an mp4, whole or not at all."""
+    environment, policy = play.make_agent(play.Play(task=name, agent=agent, seed=seed), threads)
+    part = pathlib.Path(path).with_suffix(".part.mp4")
+    value, frames = film(environment, policy, part, size)
+    part.rename(path)
+    return {"return": value, "frames": frames}
+
+
+def pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
+    """So many pictures at FRAMES_PER_SECOND, uint8 (size, size, 3); the last one stays, darker."""
+    with av.open(str(path)) as container:
+        decoded = container.decode(video=0)
+        frame = next(decoded)
+        after, over = next(decoded, None), False
+        for number in range(count):
+            while after is not None and after.time <= number / FRAMES_PER_SECOND:
+                frame, after = after, next(decoded, None)
+            over = over or (after is None and number / FRAMES_PER_SECOND > frame.time + 0.2)
+            picture = frame.to_ndarray(format="rgb24")
+            yield picture // 2 if over else picture
+
+
+def compose(films: dict[str, pathlib.Path], size: int, seconds: float, out: pathlib.Path) -> None:
+    """All side by side, each with its name."""
+    import cv2
+
+    count, rows = round(seconds * FRAMES_PER_SECOND), -(-len(films) // COLUMNS)
+    sources = {name: pictures(path, count) for name, path in films.items()}
+    with Video(out, FRAMES_PER_SECOND) as video:
+        for _ in range(count):
+            canvas = np.zeros((rows * size, COLUMNS * size, 3), np.uint8)
+            for place, (name, source) in enumerate(sources.items()):
+                picture = np.ascontiguousarray(next(source))
+                cv2.putText(
+                    picture, name, (3, size - 5), cv2.FONT_HERSHEY_SIMPLEX, size / 420, (255,) * 3, 1, cv2.LINE_AA
+                )
+                top, left = place // COLUMNS * size, place % COLUMNS * size
+                canvas[top : top + size, left : left + size] = picture
+            video.add(canvas.transpose(2, 0, 1))
+
+
+@config.command("grid")
+def main(options: Grid) -> None:
+    chosen = select("*", options.tag)
+    if options.agent not in play.NAMED:
+        raise config.UserError(f"unknown agent '{options.agent}'{config.nearest(options.agent, list(play.NAMED))}")
+    config.check_video_size(options.size, "size", least=32)
+    if not 0 < options.seconds <= 100:
+        raise config.UserError(f"seconds={options.seconds} must be more than 0 and at most 100")
+    out = pathlib.Path(options.out)
+    if out.suffix != ".mp4":
+        raise config.UserError(f"out={out} must end in .mp4")
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    films, jobs = {}, []
+    for task in chosen:
+        plans = options.agent in ("planner", *baseline.SETTINGS)
+        agent = "random" if plans and task.simulator != "mujoco" else options.agent
+        path = folder / f"{task.name}-{agent}-seed{options.seed}-{options.size}.mp4"
+        films[task.name if agent == options.agent else f"{task.name} ({agent})"] = path
+        if not path.exists():
+            jobs.append((task.name, agent, options.seed, options.size, str(path)))
+    for number, ((name, agent, *_), done) in enumerate(baseline.in_processes(film_task, jobs), 1):
+        print(
+            f"{number}/{len(jobs)} {name} {agent}: return {done['return']:.1f} in {done['frames']} frames", flush=True
+        )
+    compose(films, options.size, options.seconds, out)
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
