@@ -11,7 +11,7 @@ import numpy as np
 from pixel_ddpg import baseline, config, play
 from pixel_ddpg.episodes import film
 from pixel_ddpg.list import select
-from pixel_ddpg.video import Video
+from pixel_ddpg.video import Video, opencv
 
 FRAMES_PER_SECOND = 20
 COLUMNS = 7
@@ -57,9 +57,7 @@ def pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
 
 def compose(films: dict[str, pathlib.Path], size: int, seconds: float, out: pathlib.Path) -> None:
     """All side by side, each with its name."""
-    import cv2
-
-    count, rows = round(seconds * FRAMES_PER_SECOND), -(-len(films) // COLUMNS)
+    cv2, count, rows = opencv(), round(seconds * FRAMES_PER_SECOND), -(-len(films) // COLUMNS)
     sources = {name: pictures(path, count) for name, path in films.items()}
     with Video(out, FRAMES_PER_SECOND) as video:
         for _ in range(count):

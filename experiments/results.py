@@ -16,7 +16,6 @@ from pixel_ddpg.baseline import SETTINGS
 from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
-TASKS = ("cartpole-swingup", "reacher-easy", "ball_in_cup-catch", "cheetah-run", "finger-spin", "walker-walk")
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 PUBLISHED = (
     "DrQ-v2 (action repeat 2)",
@@ -38,7 +37,7 @@ config.register_command("results", Results, "experiments")
 def published() -> dict[str, dict[str, float]]:
     """Method -> task -> mean return at 100k frames."""
     rows = csv.DictReader((REFERENCE / "dmcontrol_100k.csv").open())
-    return {row["method"]: {task: float(row[task]) for task in TASKS} for row in rows}
+    return {row["method"]: {task: float(row[task]) for task in tasks.PLANET6} for row in rows}
 
 
 def final_return(run: pathlib.Path) -> float | None:
@@ -71,18 +70,19 @@ def comparison_table(folder: pathlib.Path) -> str:
     header = ["task", "repeat", *(f"{preset}, {obs}" for preset, obs in VARIANTS), *names]
     header += [f"fast pixels minus {name}" for name in names[:2]]
     lines = [" | ".join(header), " | ".join(["---"] * len(header))]
-    for task in TASKS:
+    for task in tasks.PLANET6:
         cells = [_seeds(ours.get((*variant, task), [])) for variant in VARIANTS]
         cells += [f"{others[name][task]:.0f}" for name in PUBLISHED]
         mine = ours.get(("fast", "pixels", task))
         cells += [f"{np.mean(mine) - others[name][task]:+.0f}" if mine else "missing" for name in PUBLISHED[:2]]
         repeat = presets.for_task("fast", "pixels", task)["env"]["action_repeat"]
         lines.append(" | ".join([task, str(repeat), *cells]))
-    done = [task for task in TASKS if ("fast", "pixels", task) in ours]
+    done = [task for task in tasks.PLANET6 if ("fast", "pixels", task) in ours]
     means = [np.mean([np.mean(ours["fast", "pixels", task]) for task in done])] if done else []
     means += [np.mean([others[name][task] for task in done]) for name in PUBLISHED] if done else []
-    note = f"\n\nMean over the tasks that were run ({len(done)} of {len(TASKS)}) from pixels with `fast`: " + ", ".join(
-        f"{name} {value:.0f}" for name, value in zip(("ours", *names), means)
+    note = (
+        f"\n\nMean over the tasks that were run ({len(done)} of {len(tasks.PLANET6)}) from pixels with `fast`: "
+        + ", ".join(f"{name} {value:.0f}" for name, value in zip(("ours", *names), means))
     )
     return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "")
 

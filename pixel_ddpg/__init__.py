@@ -24,7 +24,7 @@ from pixel_ddpg import tasks
 
 def list_tasks() -> list[tasks.Task]:
     """Every task: name, tags, origin and dimensions."""
-    return list(tasks.CATALOGUE.values())
+    return [*tasks.CATALOGUE.values()]  # `list` is a module of this package
 
 
 def make_env(task: str, obs: str = "pixels", seed: int | None = None, **options):

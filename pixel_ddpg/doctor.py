@@ -1,6 +1,7 @@
 """python -m pixel_ddpg.doctor: is everything here that training needs? For each lack, the command that mends it."""
 
 import importlib.metadata
+import importlib.util
 import platform
 import shutil
 import sys
@@ -69,11 +70,18 @@ def check_rendering() -> str:
 
 
 def check_opencv() -> str:
+    from pixel_ddpg import video
+
     try:
-        import cv2
-    except ImportError as error:
-        raise Unwell(f"opencv does not load ({error})", "apt-get install libgl1 libglib2.0-0") from None
-    return f"{cv2.__version__} (only windows need it)"
+        version = video.opencv().__version__
+    except config.UserError as error:
+        raise Unwell(str(error).rsplit(": ", 1)[0], video.MEND_OPENCV) from None
+    return f"{version} (windows, grids of videos and torcs need it)"
+
+
+def check_box2d() -> str:
+    lacks = [name for name in ("box2d", "pygame") if not importlib.util.find_spec({"box2d": "Box2D"}.get(name, name))]
+    return f"no {' and '.join(lacks)}: all tasks but torcs work" if lacks else "task=torcs works"
 
 
 def check_video() -> str:
@@ -113,7 +121,8 @@ def check_wandb() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "Python": check_python, "torch": check_torch, "MuJoCo": check_mujoco, "rendering": check_rendering,
-    "opencv": check_opencv, "video": check_video, "memory": check_memory, "disk": check_disk, "W&B": check_wandb,
+    "opencv": check_opencv, "box2d": check_box2d, "video": check_video, "memory": check_memory, "disk": check_disk,
+    "W&B": check_wandb,
 }  # fmt: skip
 
 

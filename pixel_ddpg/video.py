@@ -2,9 +2,23 @@
 
 import fractions
 import pathlib
+import types
 
 import av
 import numpy as np
+
+from pixel_ddpg.config import UserError
+
+MEND_OPENCV = "apt-get install libgl1 libglib2.0-0"
+
+
+def opencv() -> types.ModuleType:
+    """cv2; UserError where the system lacks its libraries."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(f"opencv does not load ({error}): `{MEND_OPENCV}`", 1) from None
+    return cv2
 
 
 class Video:

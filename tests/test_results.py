@@ -1,12 +1,15 @@
 """From runs to the tables of the README."""
 
+import json
 import shutil
 
+import av
+import numpy as np
 import pytest
 from small import STATE, command, rows, train
 
-from experiments import figures, results
-from pixel_ddpg import config, trainer
+from experiments import figures, grid, results
+from pixel_ddpg import baseline, config, tasks, trainer
 from pixel_ddpg.logger import Metrics
 
 
@@ -64,5 +67,75 @@ def test_curves_of_unfinished_runs_and_real_rows(tmp_path):
 
 def test_published_curves_are_counted():
     """'Ten seeds' over a curve that has eight."""
-    counts = {task: len(figures.published_curve(task, 10**6)) for task in results.TASKS}
+    counts = {task: len(figures.published_curve(task, 10**6)) for task in tasks.PLANET6}
     assert counts["ball_in_cup-catch"] == 8 and counts["cartpole-swingup"] == 10
+
+
+def write_baseline(folder, task, policy, *returns):
+    folder.mkdir(exist_ok=True)
+    result = {
+        "task": task,
+        "policy": policy,
+        "action_repeat": 4,
+        "settings": {"horizon": 0.5} if policy != "random" else {},
+    }
+    episodes = [{"seed": s, "return": r, "minutes": 2.0, "commit": "0123456789abc"} for s, r in enumerate(returns)]
+    result |= {"return": float(np.mean(returns)), "sd": float(np.std(returns)), "episodes": episodes}
+    (folder / f"{task}-{policy}.json").write_text(json.dumps(result))
+
+
+def test_baselines_name_the_better_planner(tmp_path, monkeypatch):
+    """The worse planner as the 1; a planner that was not run shown as if it were."""
+    monkeypatch.setattr(results, "REFERENCE", tmp_path)
+    write_baseline(tmp_path / "baselines", "walker2d", "random", 1.0, 3.0)
+    write_baseline(tmp_path / "baselines", "walker2d", "sampling", 500.0)
+    write_baseline(tmp_path / "baselines", "walker2d", "ilqg", 600.0, 700.0)
+    write_baseline(tmp_path / "baselines", "cart", "random", 5.0)
+    table = results.baseline_table()
+    assert cells(table, "walker2d") == [
+        "walker2d", "yes", "4", "2.0 (1.0, 2)", "500.0 (0.0, 1)", "650.0 (50.0, 2)", "ilqg", "0.5, 0.5", "2.0, 2.0",
+        "012345678",
+    ]  # fmt: skip
+    assert cells(table, "cart")[3:7] == ["5.0 (0.0, 1)", "", "", "missing"]
+
+
+def test_the_planner_that_plays_is_the_better_one():
+    """`agent=planner` and the 1 of the score that are not the same."""
+    for task, measured in results.baselines().items():
+        returns = {policy: measured[policy]["return"] for policy in baseline.SETTINGS if policy in measured}
+        if len(returns) == len(baseline.SETTINGS):
+            assert baseline.better_planner(task) == max(returns, key=returns.get), task
+
+
+def test_open_numbers_of_every_task_are_listed():
+    """A task without its reward, or a row that a | cuts in two."""
+    table = results.task_table().splitlines()
+    listed = {line.split(" | ")[0].strip("| "): line for line in table[2:]}
+    assert set(listed) == {name for name, task in tasks.CATALOGUE.items() if "paper" in task.tags}
+    assert all(line.replace("\\|", "").count("|") == 6 for line in table)
+    assert all("r = " in line or "dm_control's own" in line for line in listed.values())
+
+
+def test_a_grid_shows_every_task(tmp_path):
+    """A task left out of the picture; an episode that has ended shown as if it went on."""
+    films = {name: tmp_path / f"{name}.mp4" for name in ("cart", "pendulum")}
+    for path, shade, length in zip(films.values(), (100, 200), (40, 10)):
+        with grid.Video(path, 20) as video:
+            for _ in range(length):
+                video.add(np.full((3, 64, 64), shade, np.uint8))
+    grid.compose(films, 64, 2.0, tmp_path / "grid.mp4")
+    with av.open(str(tmp_path / "grid.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 40 and frames[0].shape == (64, 64 * grid.COLUMNS, 3)
+    shades = [
+        (frame[:40, :60].mean().round(-1), frame[:40, 70:120].mean().round(-1)) for frame in (frames[0], frames[-1])
+    ]
+    assert shades == [(100, 200), (100, 100)]
+
+
+def test_mistakes_in_a_grid_are_told_in_one_line():
+    """A traceback for a misspelt tag or agent."""
+    for words, part in ((["tag=tabel1"], "did you mean table1"), (["agent=planer"], "did you mean planner"),
+                        (["out=a.gif"], "must end in .mp4"), (["size=33"], "even")):  # fmt: skip
+        code, _, err = command("experiments.grid", *words)
+        assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err

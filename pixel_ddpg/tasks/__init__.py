@@ -66,7 +66,7 @@ _LQR_TIME_LIMIT = 30.0
 
 # The six on which PlaNet (Hafner et al., 2019) and its successors are compared.
 PLANET6 = (
-    "ball_in_cup-catch", "cartpole-swingup", "cheetah-run", "finger-spin", "reacher-easy", "walker-walk",
+    "cartpole-swingup", "reacher-easy", "ball_in_cup-catch", "cheetah-run", "finger-spin", "walker-walk",
 )  # fmt: skip
 
 

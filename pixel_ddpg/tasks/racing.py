@@ -60,8 +60,9 @@ class Racing(dm_env.Environment):
 
     def make_renderer(self, size: int) -> types.SimpleNamespace:
         """Pictures of the game's own 96x96 view, resized: uint8 (3, size, size)."""
+        from pixel_ddpg.video import opencv
 
-        import cv2
+        cv2 = opencv()
 
         def render() -> np.ndarray:
             way = cv2.INTER_AREA if size < self._game.state.shape[0] else cv2.INTER_NEAREST
