@@ -48,7 +48,7 @@ SETTINGS_OF = {
     "walker2d": {"sampling": {"horizon": 0.5}, "ilqg": {"horizon": 0.5}},
     "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
     "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
-    "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
+    "ball_in_cup-catch": {"sampling": {"horizon": 0.8, "spread": 2.0}},
 }  # fmt: skip
 # Tasks on which iLQG does better than sampling, as experiments/reference/baselines has it.
 BETTER_BY_ILQG = (

@@ -14,6 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from pixel_ddpg.environment import Environment
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
+SEARCHES = 32  # times that new plans are drawn before a flat reward is taken as it is
 
 
 class Model:
@@ -129,14 +130,18 @@ class Sampling:
         """The action for the environment's current state; what the agent sees of it is not needed."""
         state = np.tile(self.model.state_of(self.physics), (self.samples, 1))
         elites = np.concatenate([self._elites[:, 1:], self._elites[:, -1:]], axis=1)
-        mean, deviation = elites.mean(0), self.spread
-        for _ in range(self.iterations):
+        mean, deviation, iterations, searches = elites.mean(0), self.spread, 0, 0
+        while iterations < self.iterations:
             plans = mean + deviation * self._noise(mean.shape)
             plans[: len(elites)] = elites
             plans[len(elites)] = mean
-            plans = plans.clip(-1, 1)
-            best = np.argsort(-self.model.returns(self.model.roll(state, plans), plans))[: len(elites)]
-            elites = plans[best]
+            plans = self._draws.permutation(plans.clip(-1, 1))  # where the reward is flat, the best are any
+            returns = self.model.returns(self.model.roll(state, plans), plans)
+            elites = plans[np.argsort(-returns, kind="stable")[: len(elites)]]
+            searches += 1
+            if np.ptp(returns) == 0 and searches < SEARCHES:
+                continue
+            iterations += 1
             mean, deviation = elites.mean(0), elites.std(0) + 0.04
         self._elites = elites
         return elites[0, 0]
