@@ -73,6 +73,7 @@ class Bring(base.Task):
 def gripper(random_start: bool = False, moving: bool = False, block: bool = False) -> control.Environment:
     """The arm, and what it carries."""
     mjcf = common.model("manipulator.xml")
+    common.find(mjcf, "camera", "fixed").set("fovy", "3.2")  # closer, so that the object has some pixels
     world = mjcf.find("worldbody")
     for name in ("ball", "peg", "slot", "cup", "target_ball", "target_peg"):
         world.remove(common.find(mjcf, "body", name))

@@ -1,4 +1,4 @@
-"""cart, pendulum, and two or three poles side by side on a cart: dm_control's cartpole.xml and pendulum.xml, edited."""
+"""cart, pendulum, and poles on a cart, side by side or in a chain: dm_control's models, edited."""
 
 import collections
 
@@ -7,6 +7,7 @@ from dm_control.rl import control
 from dm_control.suite import base, cartpole
 from dm_control.suite.common import ASSETS
 from dm_control.utils import rewards
+from lxml import etree
 
 from pixel_ddpg.tasks import common
 
@@ -80,7 +81,7 @@ def parallel_poles(poles: int) -> control.Environment:
     cart.remove(first)
     materials = ("self", "effector", "target")
     for number, (length, material) in enumerate(zip(LENGTHS[:poles], materials), 1):
-        depth = 0.1 * (number - (poles + 1) / 2)
+        depth = 0.1 * ((poles + 1) / 2 - number)  # shorter ones in front
         cart.extend(common.fragment(
             f'<body name="pole_{number}" childclass="pole" pos="0 {depth} 0"><joint name="hinge_{number}"/>'
             f'<geom name="pole_{number}" fromto="0 0 0 0 0 {length}" material="{material}" mass="{0.1 * length}"/>'
@@ -91,9 +92,21 @@ def parallel_poles(poles: int) -> control.Environment:
     return control.Environment(physics, task, time_limit=common.STEPS * 0.01)
 
 
+def serial_poles(poles: int) -> control.Environment:
+    """dm_control's chain of poles, hanging at first, with a camera that sees all of it."""
+    xml, assets = cartpole.get_model_and_assets(num_poles=poles)
+    mjcf = etree.fromstring(xml)
+    common.find(mjcf, "camera", "fixed").set("pos", f"0 {-1 - 2.4 * poles} 1")
+    physics = cartpole.Physics.from_xml_string(common.text(mjcf), assets)
+    task = cartpole.Balance(swing_up=True, sparse=False)
+    return control.Environment(physics, task, time_limit=common.STEPS * 0.01)
+
+
 TASKS = {
     "cart": cart,
     "pendulum": pendulum,
     "cartpoleParallelDouble": lambda: parallel_poles(2),
     "cartpoleParallelTriple": lambda: parallel_poles(3),
+    "cartpoleSerialDouble": lambda: serial_poles(2),
+    "cartpoleSerialTriple": lambda: serial_poles(3),
 }
