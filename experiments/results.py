@@ -171,6 +171,26 @@ def _spread(result: dict | None) -> str:
     return f"{result['return']:.1f} ({result['sd']:.1f}, {len(result['episodes'])})" if result else ""
 
 
+def paper_table() -> str:
+    """Markdown: the paper's 27 rows, what each is here, and its two references."""
+    lines = ["| row of Table 1 | made from | state, action | ends early | random (0) | planner (1) |"]
+    lines.append("|---|---|---|---|---|---|")
+    measured = baselines()
+    for task in tasks.CATALOGUE.values():
+        if "table1" not in task.tags:
+            continue
+        results = measured.get(task.name, {})
+        planned = {policy: results[policy]["return"] for policy in SETTINGS if policy in results}
+        best = max(planned, key=planned.get, default=None)
+        random = f"{results['random']['return']:.0f}" if "random" in results else "missing"
+        one = f"{planned[best]:.0f} ({best})" if best else "none" if task.simulator == "box2d" else "missing"
+        dimensions = f"{task.state_dim or 'not counted'}, {task.action_dim}"
+        lines.append(
+            f"| {task.name} | {task.origin} | {dimensions} | {'yes' if task.terminates else ''} | {random} | {one} |"
+        )
+    return "\n".join(lines)
+
+
 def planet_table() -> str:
     """Markdown: the planners beside the published one (PlaNet's, with the true simulator)."""
     lines = ["| task | repeat | published | ours, sampling | ours, iLQG |", "|---|---|---|---|---|"]
@@ -213,6 +233,7 @@ def main(options: Results) -> None:
     fill(FOLDER / "README.md", "provenance", provenance_table(runs))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
     experiments = FOLDER.parent / "README.md"
+    fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())
     fill(experiments, "planet", planet_table())
     fill(experiments, "tasks", task_table())

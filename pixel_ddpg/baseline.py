@@ -36,7 +36,7 @@ POLES = {"sampling": {"horizon": 1.2, "samples": 32}, "ilqg": {"horizon": 1.6}}
 POLE = {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}}
 GRIPPER = {"sampling": {"horizon": 0.5, "samples": 48}, "ilqg": {"horizon": 0.5}}
 CANADA = {"sampling": {"horizon": 1.2, "samples": 32}}
-CHEETAH = {"sampling": {"horizon": 0.48}, "ilqg": {"horizon": 0.48}}
+CHEETAH = {"sampling": {"knots": (6,), "samples": 96, "iterations": 3}, "ilqg": {"horizon": 0.48}}
 SETTINGS_OF = {
     "cartpole": POLE, "cartpole-swingup": POLE, "cartpoleBalance": POLE, "cartpoleParallelDouble": POLES,
     "cartpoleParallelTriple": POLES, "cartpoleSerialDouble": POLES, "cartpoleSerialTriple": POLES,
