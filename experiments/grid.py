@@ -78,8 +78,10 @@ def main(options: Grid) -> None:
     if options.agent not in play.NAMED:
         raise config.UserError(f"unknown agent '{options.agent}'{config.nearest(options.agent, list(play.NAMED))}")
     config.check_video_size(options.size, "size", least=32)
-    if not 0 < options.seconds <= 100:
-        raise config.UserError(f"seconds={options.seconds} must be more than 0 and at most 100")
+    if options.seed < 0:
+        raise config.UserError(f"seed={options.seed} must be at least 0")
+    if not 0.1 <= options.seconds <= 100:
+        raise config.UserError(f"seconds={options.seconds} must be at least 0.1 and at most 100")
     out = pathlib.Path(options.out)
     if out.suffix != ".mp4":
         raise config.UserError(f"out={out} must end in .mp4")
@@ -89,11 +91,14 @@ def main(options: Grid) -> None:
     for task in chosen:
         plans = options.agent in ("planner", *baseline.SETTINGS)
         agent = "random" if plans and task.simulator != "mujoco" else options.agent
+        agent = baseline.better_planner(task.name) if agent == "planner" else agent
         path = folder / f"{task.name}-{agent}-seed{options.seed}-{options.size}.mp4"
-        films[task.name if agent == options.agent else f"{task.name} ({agent})"] = path
+        films[f"{task.name} ({agent})" if plans and agent == "random" else task.name] = path
         if not path.exists():
             jobs.append((task.name, agent, options.seed, options.size, str(path)))
     for number, ((name, agent, *_), done) in enumerate(baseline.in_processes(film_task, jobs), 1):
+        if isinstance(done, config.UserError):
+            raise config.UserError(f"{name} {agent}: {done}", 1)
         print(
             f"{number}/{len(jobs)} {name} {agent}: return {done['return']:.1f} in {done['frames']} frames", flush=True
         )

@@ -1,6 +1,8 @@
 """python -m experiments.results: runs and baselines as the tables of the READMEs."""
 
 import csv
+import functools
+import importlib
 import inspect
 import json
 import pathlib
@@ -12,7 +14,7 @@ import numpy as np
 
 from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
 from pixel_ddpg import config, presets, tasks, trainer
-from pixel_ddpg.baseline import SETTINGS
+from pixel_ddpg.baseline import SETTINGS, planner_settings
 from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -129,11 +131,16 @@ def tuning_table(folder: pathlib.Path) -> str:
 
 
 def baselines() -> dict[str, dict[str, dict]]:
-    """Task -> policy -> what `python -m pixel_ddpg.baseline` has measured, in the catalogue's order."""
+    """Task -> policy -> what `python -m pixel_ddpg.baseline` has measured; UserError for what has since changed."""
     found: dict[str, dict[str, dict]] = {}
     for path in (REFERENCE / "baselines").glob("*.json"):
         result = json.loads(path.read_text())
-        found.setdefault(result["task"], {})[result["policy"]] = result
+        task, policy = result["task"], result["policy"]
+        repeat = presets.for_task("fast", "pixels", task)["env"]["action_repeat"]
+        settings = json.loads(json.dumps(planner_settings(policy, task)))
+        if (result["action_repeat"], result["settings"]) != (repeat, settings):
+            raise config.UserError(f"{path} was made with other settings than {policy} has now: run it again")
+        found.setdefault(task, {})[policy] = result
     return {task: found[task] for task in tasks.CATALOGUE if task in found}
 
 
@@ -151,7 +158,9 @@ def baseline_table() -> str:
     lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
     for task, results in baselines().items():
         planned = {policy: results[policy] for policy in POLICIES[1:] if policy in results}
-        best = max(planned, key=lambda policy: planned[policy]["return"], default="missing")
+        best = (
+            max(planned, key=lambda policy: planned[policy]["return"]) if len(planned) == len(SETTINGS) else "missing"
+        )
         episodes = [episode for result in results.values() for episode in result["episodes"]]
         minutes = [f"{np.mean([each['minutes'] for each in result['episodes']]):.1f}" for result in planned.values()]
         cells = [task, "yes" if "table1" in tasks.CATALOGUE[task].tags else ""]
@@ -181,7 +190,7 @@ def paper_table() -> str:
             continue
         results = measured.get(task.name, {})
         planned = {policy: results[policy]["return"] for policy in SETTINGS if policy in results}
-        best = max(planned, key=planned.get, default=None)
+        best = max(planned, key=planned.get) if len(planned) == len(SETTINGS) else None
         random = f"{results['random']['return']:.0f}" if "random" in results else "missing"
         one = f"{planned[best]:.0f} ({best})" if best else "none" if task.simulator == "box2d" else "missing"
         dimensions = f"{task.state_dim or 'not counted'}, {task.action_dim}"
@@ -208,13 +217,23 @@ def task_table() -> str:
     lines.append("|---|---|---|---|---|")
     for task in tasks.CATALOGUE.values():
         if "paper" in task.tags:
-            made = task.load(0)
-            owner = made if task.simulator == "box2d" else made.task
-            text = "dm_control's own" if type(owner).__module__.startswith("dm_control") else inspect.getdoc(owner)
+            text = " ".join(" ".join(_docstrings(task)).split())
             dimensions = f"{task.state_dim or ''}, {task.action_dim}, {task.observation_dim}"
-            cells = [task.name, task.origin, dimensions, str(task.control_timestep), " ".join(text.split())]
+            cells = [task.name, task.origin, dimensions, str(task.control_timestep), text]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _docstrings(task: tasks.Task) -> list[str]:
+    """What the code says of a task: of what builds it, and of its reward."""
+    if task.family == "suite":
+        return ["dm_control's own"]
+    builder = importlib.import_module(f"pixel_ddpg.tasks.{task.family}").TASKS[task.name]
+    said = [builder.func.__doc__ if isinstance(builder, functools.partial) else builder.__doc__ or ""]
+    if task.simulator == "mujoco":
+        owner = type(task.load(0).task)
+        said.append(inspect.getdoc(owner) if owner.__module__.startswith("pixel_ddpg") else "")
+    return said
 
 
 def fill(path: pathlib.Path, name: str, text: str) -> None:

@@ -1,11 +1,14 @@
 """python -m pixel_ddpg.baseline task=... policy=random|planner: the returns that a score is measured by."""
 
+import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +22,7 @@ from pixel_ddpg import checkpoint, config, machine, presets, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episode
 from pixel_ddpg.list import select
+from pixel_ddpg.rendering import available_threads
 
 POLICIES = {
     "random": "uniform actions: the 0 of the score",
@@ -38,8 +42,9 @@ GRIPPER = {"sampling": {"horizon": 0.5, "samples": 48}, "ilqg": {"horizon": 0.5}
 CANADA = {"sampling": {"horizon": 1.2, "samples": 32}}
 CHEETAH = {"sampling": {"knots": (6,), "samples": 96, "iterations": 3}, "ilqg": {"horizon": 0.48}}
 SETTINGS_OF = {
-    "cartpole": POLE, "cartpole-swingup": POLE, "cartpoleBalance": POLE, "cartpoleParallelDouble": POLES,
-    "cartpoleParallelTriple": POLES, "cartpoleSerialDouble": POLES, "cartpoleSerialTriple": POLES,
+    "cartpole": POLE, "cartpole-swingup": POLE, "cartpoleBalance": POLE, "cartpole-balance": POLE,
+    "cartpoleParallelDouble": POLES, "cartpoleParallelTriple": POLES, "cartpoleSerialDouble": POLES,
+    "cartpole-two_poles": POLES, "cartpoleSerialTriple": POLES, "cartpole-three_poles": POLES,
     "pendulum": {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 1.2}},
     "blockworld1": GRIPPER, "gripper": GRIPPER, "gripperRandom": GRIPPER, "movingGripper": GRIPPER,
     "movingGripperRandom": GRIPPER, "canada": CANADA, "canada2d": CANADA,
@@ -48,13 +53,15 @@ SETTINGS_OF = {
     "walker2d": {"sampling": {"horizon": 0.5}, "ilqg": {"horizon": 0.5}},
     "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
     "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
-    "ball_in_cup-catch": {"sampling": {"horizon": 0.8, "spread": 2.0}},
+    "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
 }  # fmt: skip
 # Tasks on which iLQG does better than sampling, as experiments/reference/baselines has it.
 BETTER_BY_ILQG = (
-    "cartpole", "cartpole-swingup", "cartpoleBalance", "cartpoleParallelDouble", "cartpoleParallelTriple",
-    "cartpoleSerialDouble", "cartpoleSerialTriple",
+    "cartpole", "cartpole-swingup", "cartpoleBalance", "cartpole-balance", "cartpoleParallelDouble",
+    "cartpoleParallelTriple", "cartpoleSerialDouble", "cartpole-two_poles", "cartpoleSerialTriple",
+    "cartpole-three_poles",
 )  # fmt: skip
+FEWEST_SAMPLES = 16  # more than the elites
 FOLDER = pathlib.Path("experiments/reference/baselines")
 
 
@@ -70,7 +77,7 @@ class Baseline:
     action_repeat: int = 0  # frames a step; 0: what preset fast has for the task
     horizon: float = 0.0  # seconds a planner looks ahead; 0: what it has for the task
     samples: int = 0  # plans an iteration of the sampling planner; 0: what it has for the task
-    overwrite: bool = False  # replace results that were made with other settings
+    overwrite: bool = False  # begin anew where a result has other settings, or is damaged
     out: str = str(FOLDER)  # folder of <task>-<policy>.json
 
 
@@ -84,6 +91,12 @@ def check(options: Baseline) -> list[tasks.Task]:
     for key, least in (("episodes", 1), ("seed", 0), ("action_repeat", 0), ("horizon", 0), ("samples", 0)):
         if not getattr(options, key) >= least:
             raise config.UserError(f"{key}={getattr(options, key)} must be at least {least}")
+    if 0 < options.samples < FEWEST_SAMPLES:
+        raise config.UserError(f"samples={options.samples} must be at least {FEWEST_SAMPLES}")
+    if options.policy == "random" and (options.horizon or options.samples):
+        raise config.UserError("horizon= and samples= are a planner's: add policy=planner")
+    if options.policy == "ilqg" and options.samples:
+        raise config.UserError("samples= is the sampling planner's")
     if options.horizon > 100:
         raise config.UserError(f"horizon={options.horizon} must be at most 100 seconds")
     if bool(options.task) == bool(options.tag):
@@ -141,22 +154,25 @@ class Result:
             settings[key] = getattr(options, key) or settings[key]
         self.path = pathlib.Path(options.out) / f"{task.name}-{policy}.json"
         made = {"task": task.name, "policy": policy, "action_repeat": repeat, "settings": settings}
-        self.made, self.episodes = json.loads(json.dumps(made)), []
-        if self.path.exists() and not options.overwrite:
-            self._read()
+        self.made = json.loads(json.dumps(made))
+        self.episodes = self._read(options.overwrite)
         found = {episode["seed"] for episode in self.episodes}
         self.missing = [seed for seed in range(options.seed, options.seed + options.episodes) if seed not in found]
 
-    def _read(self) -> None:
+    def _read(self, anew: bool) -> list[dict]:
+        """The episodes that were run with these settings."""
+        if not self.path.exists():
+            return []
         try:
             old = json.loads(self.path.read_text())
-            self.episodes, same = old["episodes"], all(old[key] == self.made[key] for key in self.made)
+            episodes, same = old["episodes"], all(old[key] == self.made[key] for key in self.made)
         except (ValueError, KeyError, TypeError):
-            raise config.UserError(
-                f"{self.path} is no result of this command: delete it, or add overwrite=true", 1
-            ) from None
-        if not same:
-            raise config.UserError(f"{self.path} has other settings: choose another out=, or add overwrite=true")
+            episodes, same = None, False
+        if same or anew:
+            return episodes if same else []
+        if episodes is None:
+            raise config.UserError(f"{self.path} is no result of this command: delete it, or add overwrite=true", 1)
+        raise config.UserError(f"{self.path} has other settings: choose another out=, or add overwrite=true")
 
     def add(self, episode: dict) -> None:
         """Write one more."""
@@ -168,45 +184,76 @@ class Result:
         checkpoint.write_atomically(self.path, content.encode() + b"\n")
 
 
-def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, dict]]:
+def _begin_worker() -> None:
+    """A process that ends at Ctrl-C without a word, and with its parent, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, dict | config.UserError]]:
     """Each job with what the function makes of it and of `threads=`, as they end: on all cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_threads()
     workers = max(1, min(cores, len(jobs)))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
         try:
             running = {pool.submit(function, *job, threads=max(1, cores // workers)): job for job in jobs}
             for done in as_completed(running):
-                yield running[done], done.result()
+                try:
+                    yield running[done], done.result()
+                except config.UserError as error:  # the others go on
+                    yield running[done], error
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.terminate()
             if isinstance(error, BrokenProcessPool):
-                raise config.UserError(
-                    "a process was killed: the same command goes on with what is missing", 1
-                ) from None
+                message = "a process was killed: the same command goes on with what is missing"
+                raise config.UserError(message, 1) from None
             raise
 
 
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Only one process writes results into a folder; the lock goes with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise config.UserError(f"another process measures in {folder}: choose another out=", 1) from None
+        yield
+
+
 @config.command("baseline")
-def main(options: Baseline) -> None:
+def main(options: Baseline) -> int:
     policies = list(SETTINGS) if options.policy == "planner" else [options.policy]
-    results = [Result(task, policy, options) for task in check(options) for policy in policies]
-    of = {(result.made["task"], result.made["policy"]): result for result in results}
-    jobs = [(*result.made.values(), seed) for result in results for seed in result.missing]
-    console = Console(stderr=True, highlight=False)
-    if jobs:
-        console.print(f"{len(jobs)} episodes to run")
-    for number, ((name, policy, *_, seed), episode) in enumerate(in_processes(measure, jobs), 1):
-        of[name, policy].add(episode)
-        console.print(
-            f"{number}/{len(jobs)} {name} {policy} seed {seed}: return {episode['return']:.1f} in {episode['frames']} "
-            f"frames, {episode['minutes']:.1f} min"
-        )
+    chosen, console, failed = check(options), Console(stderr=True, highlight=False), []
+    with locked(pathlib.Path(options.out)):
+        results = [Result(task, policy, options) for task in chosen for policy in policies]
+        of = {(result.made["task"], result.made["policy"]): result for result in results}
+        jobs = [(*result.made.values(), seed) for result in results for seed in result.missing]
+        if jobs:
+            console.print(f"{len(jobs)} episodes to run")
+        for number, ((name, policy, *_, seed), episode) in enumerate(in_processes(measure, jobs), 1):
+            if isinstance(episode, config.UserError):
+                failed.append(f"{name} {policy} seed {seed}: {episode}")
+                continue
+            of[name, policy].add(episode)
+            told = f"return {episode['return']:.1f} in {episode['frames']} frames, {episode['minutes']:.1f} min"
+            console.print(f"{number}/{len(jobs)} {name} {policy} seed {seed}: {told}")
     for result in results:
         values = [episode["return"] for episode in result.episodes]
-        print(f"{result.path}: {np.mean(values):.1f} +- {np.std(values):.1f} ({len(values)} episodes)")
+        if values:
+            print(f"{result.path}: {np.mean(values):.1f} +- {np.std(values):.1f} ({len(values)} episodes)")
+    for line in failed:
+        print(f"pixel_ddpg: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

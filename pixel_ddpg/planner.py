@@ -4,17 +4,17 @@ Both planners are model-predictive control with the true model and state: at eac
 plan of the step before, and only its first action is taken.
 """
 
-import os
-
 import mujoco
 import numpy as np
 from mujoco import rollout
 from scipy.interpolate import PchipInterpolator
 
 from pixel_ddpg.environment import Environment
+from pixel_ddpg.rendering import available_threads
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
-SEARCHES = 32  # times that new plans are drawn before a flat reward is taken as it is
+LARGEST = 1e10  # MuJoCo's own bound of a healthy state
+SEARCHES = 32  # times that new plans are drawn while none earns anything
 
 
 class Model:
@@ -30,9 +30,9 @@ class Model:
         self.model, self.data = self.physics.model.ptr, self.physics.data.ptr
         self.substeps = round(environment.step_seconds / self.model.opt.timestep)
         self._size = mujoco.mj_stateSize(self.model, FULL)
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._pool = rollout.Rollout(nthread=self._threads)
-        self._scratch = [mujoco.MjData(self.model) for _ in range(self._threads)]
+        threads = threads or available_threads()
+        self._pool = rollout.Rollout(nthread=threads)
+        self._scratch = [mujoco.MjData(self.model) for _ in range(threads)]
         self.position = slice(1, 1 + self.model.nq)  # the state begins with the time
         self.motion = slice(1 + self.model.nq, 1 + self.model.nq + self.model.nv + self.model.na)
         self.tangent = 2 * self.model.nv + self.model.na
@@ -45,21 +45,27 @@ class Model:
 
     def roll(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
         """States (n, steps, s) after each step of plans (n, steps, a) that begin in states (n, s)."""
-        control = np.repeat(self.to_task(plans), self.substeps, axis=1)
-        return self._pool.rollout(self.model, self._scratch, states, control)[0][:, self.substeps - 1 :: self.substeps]
+        control, flags = np.repeat(self.to_task(plans), self.substeps, axis=1), self.model.opt.disableflags
+        self.model.opt.disableflags = flags | mujoco.mjtDisableBit.mjDSBL_AUTORESET  # a diverged state stays one
+        try:
+            all_states, _ = self._pool.rollout(self.model, self._scratch, states, control)
+        finally:
+            self.model.opt.disableflags = flags
+        return all_states[:, self.substeps - 1 :: self.substeps]
 
     def returns(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
         """Sums of rewards (n,) of plans (n, steps, a) and the states (n, steps, s) they lead to.
 
         A step's reward is the one of its last frame times the action repeat; nothing is earned after a termination.
+        A plan that is not finite, or whose simulation diverges, is worth -inf.
         """
-        returns = np.zeros(len(plans))
-        for plan, (places, taken) in enumerate(zip(states, plans)):
-            for place, action in zip(places, taken):
+        returns, healthy = np.zeros(len(plans)), np.isfinite(plans).all((1, 2)) & (np.abs(states) < LARGEST).all((1, 2))
+        for plan in np.flatnonzero(healthy):
+            for place, action in zip(states[plan], plans[plan]):
                 returns[plan] += self.reward(place, action)
                 if self.task.get_termination(self.physics) == 0.0:
                     break
-        return np.nan_to_num(returns, nan=-np.inf)  # where the simulation diverges
+        return np.where(healthy, returns, -np.inf)
 
     def reward(self, state: np.ndarray, action: np.ndarray) -> float:
         """What a step earns that ends in this state."""
@@ -85,18 +91,19 @@ class Model:
     def linearised(self, states: np.ndarray, plan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Derivatives of each step's outcome: by the state it begins in (steps, t, t), by its action (steps, t, a).
 
-        Forward differences over the whole step: `mjd_transitionFD` differentiates one step of the simulation, and
-        none of the Runge-Kutta ones that the cart-poles are made with.
+        One-sided differences over the whole step, of actions towards the middle of the box. `mjd_transitionFD`
+        differentiates one step of the simulation, and none of the Runge-Kutta ones that the cart-poles are made with.
         """
         size, (steps, actions) = 1e-6, plan.shape
         moves = np.vstack([np.zeros((actions + 1, self.tangent)), size * np.eye(self.tangent)])
-        pushes = np.zeros((len(moves), actions))
+        pushes, inwards = np.zeros((len(moves), actions)), np.where(plan > 0, -1, 1)
         pushes[1 : actions + 1] = size * np.eye(actions)
         starts = np.concatenate([self.moved(state, moves) for state in states])
-        pushed = (plan[:, None] + pushes).reshape(-1, 1, actions)
+        pushed = (plan[:, None] + inwards[:, None] * pushes).reshape(-1, 1, actions)
         ends = self.roll(starts, pushed).reshape(steps, len(moves), -1)
         slopes = np.array([[self.difference(end[0], other) for other in end[1:]] for end in ends]) / size
-        return slopes[:, actions:].swapaxes(1, 2), slopes[:, :actions].swapaxes(1, 2)
+        by_state, by_action = slopes[:, actions:], slopes[:, :actions] * inwards[:, :, None]
+        return by_state.swapaxes(1, 2), by_action.swapaxes(1, 2)
 
 
 class Sampling:
@@ -132,26 +139,25 @@ class Sampling:
         elites = np.concatenate([self._elites[:, 1:], self._elites[:, -1:]], axis=1)
         mean, deviation, iterations, searches = elites.mean(0), self.spread, 0, 0
         while iterations < self.iterations:
-            plans = mean + deviation * self._noise(mean.shape)
-            plans[: len(elites)] = elites
-            plans[len(elites)] = mean
-            plans = self._draws.permutation(plans.clip(-1, 1))  # where the reward is flat, the best are any
+            drawn = mean + deviation * self._noise(self.samples - len(elites) - 1, mean.shape)
+            plans = np.concatenate([drawn.clip(-1, 1), elites, mean[None]])
+            plans = self._draws.permutation(plans)  # where the reward is flat, the best are any
             returns = self.model.returns(self.model.roll(state, plans), plans)
             elites = plans[np.argsort(-returns, kind="stable")[: len(elites)]]
             searches += 1
-            if np.ptp(returns) == 0 and searches < SEARCHES:
+            if not returns.any() and searches < SEARCHES:
                 continue
             iterations += 1
             mean, deviation = elites.mean(0), elites.std(0) + 0.04
         self._elites = elites
         return elites[0, 0]
 
-    def _noise(self, shape: tuple[int, int]) -> np.ndarray:
-        """Standard normal at the knots: (samples, *shape)."""
+    def _noise(self, count: int, shape: tuple[int, int]) -> np.ndarray:
+        """Standard normal at the knots: (count, *shape)."""
         drawn = []
-        for number, count in zip(self.knots, np.diff(np.linspace(0, self.samples, len(self.knots) + 1).astype(int))):
-            values = self._draws.standard_normal((number, count, shape[1]))
-            spline = PchipInterpolator(np.linspace(0, shape[0] - 1, number), values)
+        for knots, part in zip(self.knots, np.diff(np.linspace(0, count, len(self.knots) + 1).astype(int))):
+            values = self._draws.standard_normal((knots, part, shape[1]))
+            spline = PchipInterpolator(np.linspace(0, shape[0] - 1, knots), values)
             drawn.append(spline(np.arange(shape[0])).swapaxes(0, 1))
         return np.concatenate(drawn)
 
@@ -165,6 +171,7 @@ class ILQG:
 
     DAMPING = 10.0 ** np.arange(-6, 3, 2)  # added to the second derivative by the action
     SCALES = np.array([1, 0.5, 0.2, 0.05])  # step sizes of the line search
+    STEP = 1e-3  # of the reward's finite differences
 
     def __init__(self, environment: Environment, seed: int, threads: int = 0, *, horizon: float):
         self.model, self.physics = Model(environment, threads), environment.task_env.physics
@@ -183,19 +190,18 @@ class ILQG:
         self._plan = plans[self.model.returns(paths, plans).argmax()]
         return self._plan[0]
 
-    def _expanded(self, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The cost -r around a state and an action: gradients and (positive semidefinite) Hessians by each."""
-        by_action = self._differences(
-            lambda moves: [-self.model.reward(state, action + move) for move in moves], len(action)
-        )
-        by_state = self._differences(
-            lambda moves: [-self.model.reward(place, action) for place in self.model.moved(state, moves)],
-            self.model.tangent,
-        )
-        return *by_state, *by_action
+    def _expanded(self, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The cost -r around a state and an action: gradient and (positive semidefinite) Hessian by both."""
+        action = action.clip(self.STEP - 1, 1 - self.STEP)  # a step beyond the box would change nothing
+
+        def cost(moves: np.ndarray) -> list[float]:
+            states = self.model.moved(state, moves[:, : self.model.tangent])
+            return [-self.model.reward(*pair) for pair in zip(states, action + moves[:, self.model.tangent :])]
+
+        return self._differences(cost, self.model.tangent + self.model.actions, self.STEP)
 
     @staticmethod
-    def _differences(function, size: int, step: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    def _differences(function, size: int, step: float) -> tuple[np.ndarray, np.ndarray]:
         """Gradient and Hessian at 0 of a function that takes many points (n, size)."""
         axes, (first, second) = step * np.eye(size), np.triu_indices(size, 1)
         values = np.array(function(np.vstack([np.zeros(size), axes, -axes, axes[first] + axes[second]])))
@@ -214,10 +220,12 @@ class ILQG:
     def _backward(self, plan, by_state, by_action, curves, damping) -> list[tuple[np.ndarray, np.ndarray]]:
         """Feedforward and feedback of each step, from the last to the first: the Riccati recursion."""
         gradient, hessian, gains = np.zeros(self.model.tangent), np.zeros((self.model.tangent,) * 2), []
-        for action, a, b, (cx, cxx, cu, cuu) in reversed(list(zip(plan, by_state, by_action, curves))):
-            gradient, hessian = gradient + cx, hessian + cxx
-            qx, qu = a.T @ gradient, b.T @ gradient + cu
-            qxx, quu, qux = a.T @ hessian @ a, b.T @ hessian @ b + cuu, b.T @ hessian @ a
+        size = self.model.tangent
+        for action, a, b, (slope, curve) in reversed(list(zip(plan, by_state, by_action, curves))):
+            gradient, hessian, mixed = gradient + slope[:size], hessian + curve[:size, :size], curve[size:, :size]
+            qx, qu = a.T @ gradient, b.T @ gradient + slope[size:]
+            qxx, qux = a.T @ hessian @ a, b.T @ hessian @ a + mixed @ a
+            quu = b.T @ hessian @ b + mixed @ b + b.T @ mixed.T + curve[size:, size:]
             added = damping + 1e-9 * quu.trace()  # the second keeps it from being singular where contact is stiff
             forward, back = self._solved(quu + added * np.eye(len(qu)), qu, qux, -1 - action, 1 - action)
             gains.append((forward, back))
@@ -251,8 +259,8 @@ class ILQG:
         """The old plan, and a new one for each damping and scale: actions and states."""
         forward = np.array([[step[0] for step in each] for each in gains])
         back = np.array([[step[1] for step in each] for each in gains])
-        forward = np.concatenate([0 * forward[:1]] + [scale * forward for scale in self.SCALES])
-        back = np.concatenate([0 * back[:1]] + [back] * len(self.SCALES))
+        forward = np.concatenate([np.zeros_like(forward[:1])] + [scale * forward for scale in self.SCALES])
+        back = np.concatenate([np.zeros_like(back[:1])] + [back] * len(self.SCALES))
         states, plans, paths = np.tile(path[0], (len(forward), 1)), [], []
         for step, action in enumerate(plan):
             off = np.array([self.model.difference(path[step], state) for state in states])

@@ -128,7 +128,8 @@ PRESETS: dict[str, str] = {
 
 # PlaNet's action repeats (Hafner et al., arXiv 1811.04551, table 1).
 PLANET_REPEAT = {"cartpole": 8, "cheetah": 4, "reacher": 4, "ball_in_cup": 4, "finger": 2, "walker": 2}
-# The paper's tasks by the same measure: 0.08 s a step where one pole swings or an arm reaches, 0.04 s elsewhere.
+# The paper's tasks by the same measure: 0.08 s a step where one pole swings or a planar arm reaches, 0.04 to 0.05 s
+# elsewhere.
 PAPER_REPEAT = {
     "blockworld1": 4, "cart": 4, "cartpoleBalance": 8, "cartpoleParallelDouble": 4, "cartpoleParallelTriple": 4,
     "cartpoleSerialDouble": 4, "cartpoleSerialTriple": 4, "cartpole-two_poles": 4, "cartpole-three_poles": 4,

@@ -72,12 +72,16 @@ def test_moves_and_differences_are_each_others_inverse(name):
         assert np.allclose(model.difference(state, moved), step)
 
 
+@pytest.mark.parametrize("push", [0.2, 1.0, -1.0])
 @pytest.mark.parametrize("name", ["cheetah", "reacher3daRandomTarget"])
-def test_derivatives_are_mujocos(name):
-    """Rows and columns mixed up; a step that is too large. MuJoCo's own covers one step of the simulation."""
+def test_derivatives_are_mujocos(name, push):
+    """Rows and columns mixed up; a step that is too large, or out of the box, where nothing changes.
+
+    MuJoCo's own derivative covers one step of the simulation.
+    """
     environment = make(name, 1)
     model = Model(environment)
-    state, action = model.state_of(model.physics), np.full(environment.task.action_dim, 0.2)
+    state, action = model.state_of(model.physics), np.full(environment.task.action_dim, push)
     by_state, by_action = model.linearised(state[None], action[None])
     expected, pushed = np.eye(model.tangent), np.zeros((model.tangent, len(action)))
     data = mujoco.MjData(model.model)
@@ -98,7 +102,7 @@ def test_quadratics_are_expanded_exactly_and_made_convex():
     root, slope = random.standard_normal((4, 4)), random.standard_normal(4)
     for hessian in (root @ root.T, -np.eye(4)):
         gradient, found = ILQG._differences(
-            lambda points, hessian=hessian: [slope @ point + point @ hessian @ point / 2 for point in points], 4
+            lambda points, hessian=hessian: [slope @ point + point @ hessian @ point / 2 for point in points], 4, 1e-3
         )
         assert np.allclose(gradient, slope, atol=1e-5)
         assert np.allclose(found, np.where(hessian[0, 0] > 0, hessian, 0), atol=1e-5)
@@ -144,6 +148,30 @@ def test_on_a_linear_quadratic_task_ilqg_is_optimal(name):
     assert 0.999 < (cost + to_go(physics.state())) / optimum < 1.01
 
 
+@pytest.mark.parametrize("action", [1.0, -1.0, 0.3])
+def test_the_rewards_derivatives_hold_at_the_bounds(action):
+    """An action cost whose slope is halved, and its curvature lost, where the box ends."""
+    environment = make("pendulum", 2)
+    planner = ILQG(environment, 0, horizon=0.2)
+    slope, curve = planner._expanded(planner.model.state_of(planner.physics), np.array([action]))
+    assert slope[-1] == pytest.approx(2 * 0.01 * 2 * action, abs=1e-4)  # 2 frames of 0.01 a^2
+    assert curve[-1, -1] == pytest.approx(2 * 0.01 * 2, rel=1e-3)
+
+
+def test_a_diverging_plan_is_worth_nothing():
+    """MuJoCo's own reset, after which a simulation that has exploded stands upright."""
+    environment = make("walker2d", 2)
+    model = Model(environment)
+    state = model.state_of(environment.task_env.physics)
+    wild = state.copy()
+    wild[model.motion] = 1e9
+    plans = np.zeros((3, 4, 6))
+    plans[2, 1, 0] = np.nan
+    returns = model.returns(model.roll(np.stack([state, wild, state]), plans), plans)
+    assert np.isfinite(returns[0]) and list(returns[1:]) == [-np.inf, -np.inf]
+    assert not model.model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_AUTORESET
+
+
 @pytest.mark.parametrize("planner", list(baseline.SETTINGS))
 @pytest.mark.parametrize("name", ["pendulum", "fixedReacher"])
 def test_planners_beat_random_actions(name, planner):
@@ -173,6 +201,8 @@ def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     more = json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"]
     assert more[:2] == result["episodes"] and len(more) == 3
 
+    code, _, err = command(BASELINE, *words, "episodes=3", "overwrite=true")
+    assert code == 0 and "to run" not in err  # what fits stays
     code, _, err = command(BASELINE, *words, "action_repeat=4")
     assert code == 2 and "overwrite=true" in err and err.count("\n") == 1
     assert json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"] == more
@@ -181,15 +211,18 @@ def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     assert code == 1 and "no result of this command" in err and err.count("\n") == 1
 
 
-def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
-    """Tracebacks of the workers, or workers that plan on."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ctrl_c_and_kill_leave_no_process(sent, tmp_path):
+    """Tracebacks of the workers, or workers that plan on; a folder that two commands write to."""
     words = [sys.executable, "-m", BASELINE, "task=cheetah", "policy=planner", f"out={tmp_path}"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert "episodes to run" in process.stderr.readline()
     time.sleep(3)
-    process.send_signal(signal.SIGINT)
+    assert "another process measures" in command(BASELINE, "task=cart", f"out={tmp_path}")[2]
+    process.send_signal(sent)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "pixel_ddpg: interrupted\n")
+    if sent == signal.SIGINT:
+        assert (process.returncode, err) == (130, "pixel_ddpg: interrupted\n")
     for _ in range(100):
         if not subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout:
             break
@@ -203,7 +236,11 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
     [
         (["task=cart", "policy=planer"], "did you mean planner"), (["task=cart", "episodes=0"], "at least 1"),
         (["task=cart", "seed=-1"], "at least 0"), (["task=cart", "horizon=nan"], "at least 0"),
-        (["task=cart", "horizon=1e9"], "at most"), (["task=torcs", "policy=planner"], "not made with MuJoCo"),
+        (["task=cart", "policy=ilqg", "horizon=1e9"], "at most"),
+        (["task=cart", "policy=sampling", "samples=5"], "at least 16"),
+        (["task=cart", "samples=50"], "are a planner's"),
+        (["task=cart", "policy=ilqg", "samples=50"], "sampling planner's"),
+        (["task=torcs", "policy=planner"], "not made with MuJoCo"),
         (["task=cart-pole"], "cartpole"), ([], "name a task= or a tag="), (["tag=table2"], "did you mean table1"),
         (["tag=table1", "task=cart"], "name a task= or a tag="),
     ],

@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+from functools import partial
 
 import numpy as np
 from dm_control.rl import control
@@ -11,17 +12,31 @@ from lxml import etree
 from pixel_ddpg.tasks import common
 
 JOINTS = 7
-POSE = np.array([0.0, 0.2, 0.0, 1.2, 0.0, 0.3, 0.0])  # where the arm starts, give or take 0.1, when it is not random
+# Where the arm starts, give or take 0.1, when it is not random: to reach, to lift from above, to hit along the table.
+REACH = np.array([0.0, 0.2, 0.0, 1.2, 0.0, 0.3, 0.0])
+LIFT = np.array([0.0, -0.15, 0.0, 1.55, 0.0, -0.2, 0.0])
+HIT = np.array([0.0, -0.25, 0.0, 1.9, 0.0, -0.7, 0.0])
 LOW, HIGH = np.array([-1.2, -0.6, -0.5, 0.2, -0.5, -0.5, -0.5]), np.array([1.2, 0.6, 0.5, 1.8, 0.5, 0.5, 0.5])
 
 
 class Arm(base.Task):
     """What the tasks of the arm share."""
 
-    def place_arm(self, physics, random: bool) -> None:
-        """Joint angles at random, or near POSE."""
-        angles = self.random.uniform(LOW, HIGH) if random else POSE + self.random.uniform(-0.1, 0.1, JOINTS)
-        physics.data.qpos[:JOINTS] = angles
+    def initialize_episode(self, physics):
+        touching = True
+        while touching:
+            self.place(physics)
+            physics.after_reset()
+            touching = physics.data.contact.dist.min(initial=0.0) < -0.002
+        super().initialize_episode(physics)
+
+    def place(self, physics) -> None:
+        """Set the positions that an episode begins with; it is asked again while bodies penetrate each other."""
+        raise NotImplementedError
+
+    def near_pose(self, pose: np.ndarray) -> np.ndarray:
+        """Joint angles within 0.1 rad of a pose."""
+        return pose + self.random.uniform(-0.1, 0.1, JOINTS)
 
     def arm_observation(self, physics, target: str) -> collections.OrderedDict:
         """Angles, velocities, and where hand and target are."""
@@ -47,12 +62,12 @@ class Reach(Arm):
         super().__init__()
         self._fixed = fixed
 
-    def initialize_episode(self, physics):
-        self.place_arm(physics, random=not self._fixed)
+    def place(self, physics):
+        angles = self.near_pose(REACH) if self._fixed else self.random.uniform(LOW, HIGH)
+        physics.data.qpos[:JOINTS] = angles
         low, high = (0.2, -0.25, 0.15), (0.42, 0.25, 0.6)
         target = (0.3, 0.2, 0.5) if self._fixed else self.random.uniform(low, high)
         physics.named.data.qpos[["target_x", "target_y", "target_z"]] = target
-        super().initialize_episode(physics)
 
     def get_observation(self, physics):
         return self.arm_observation(physics, "target")
@@ -68,12 +83,11 @@ class Lift(Arm):
     0.35 +- 0.03, +-0.1 m, the target is at (0.35, 0, 0.3).
     """
 
-    def initialize_episode(self, physics):
-        self.place_arm(physics, random=False)
+    def place(self, physics):
+        physics.data.qpos[:JOINTS] = self.near_pose(LIFT)
         qpos = physics.named.data.qpos
         qpos["object"] = 0.35 + self.random.uniform(-0.03, 0.03), self.random.uniform(-0.1, 0.1), 0.026, 1, 0, 0, 0
         qpos[["finger_left", "finger_right"]] = 0.03
-        super().initialize_episode(physics)
 
     def get_observation(self, physics):
         data = physics.named.data
@@ -94,12 +108,11 @@ class Hit(Arm):
     +-0.15 m, the target at 0.6 to 0.8, +-0.3 m. The puck's slides have a damping of 0.2.
     """
 
-    def initialize_episode(self, physics):
-        self.place_arm(physics, random=False)
+    def place(self, physics):
+        physics.data.qpos[:JOINTS] = self.near_pose(HIT)
         uniform, qpos = self.random.uniform, physics.named.data.qpos
         qpos[["object_x", "object_y"]] = uniform((0.38, -0.15), (0.48, 0.15))
         qpos[["target_x", "target_y"]] = uniform((0.6, -0.3), (0.8, 0.3))
-        super().initialize_episode(physics)
 
     def get_observation(self, physics):
         sites = physics.named.data.site_xpos
@@ -157,7 +170,7 @@ def lift() -> control.Environment:
 
 
 def hit() -> control.Environment:
-    """canada: a stick on the hand, a puck on two slides with the table's friction."""
+    """canada: a stick on the hand, a puck on two slides."""
     mjcf = _model()
     common.find(mjcf, "camera", "fixed").set("pos", ".4 -1.35 1.05")
     common.find(mjcf, "body", "hand").extend(common.fragment(
@@ -177,8 +190,8 @@ def hit() -> control.Environment:
 
 
 TASKS = {
-    "reacher3daFixedTarget": lambda: reach(fixed=True),
-    "reacher3daRandomTarget": lambda: reach(fixed=False),
+    "reacher3daFixedTarget": partial(reach, fixed=True),
+    "reacher3daRandomTarget": partial(reach, fixed=False),
     "blockworld3da": lift,
     "canada": hit,
 }

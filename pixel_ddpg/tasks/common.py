@@ -65,3 +65,11 @@ def carry(physics, hand: str, radius: float, margin: float) -> float:
     """
     reach = rewards.tolerance(distance(physics, hand, "object"), margin=margin, sigmoid="long_tail")
     return (reach + 3 * near(distance(physics, "object", "target"), radius, margin)) / 4
+
+
+def put_on_ground(physics, root: str) -> None:
+    """Move a root's vertical joint so that the deepest contact just touches."""
+    physics.after_reset()
+    depth = physics.data.contact.dist.min(initial=0.0)
+    physics.named.data.qpos[root] -= depth
+    physics.after_reset()

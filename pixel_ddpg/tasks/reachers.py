@@ -5,6 +5,7 @@ moves them within an episode.
 """
 
 import collections
+from functools import partial
 
 import numpy as np
 from dm_control.rl import control
@@ -24,7 +25,8 @@ class Reacher(base.Task):
 
     r = near(distance; 0.02 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The links are 0.24 m together. The joints start
     at random; the target is fixed at (0, 0.24) for one link, else at (-0.08, 0.14), or random, 0.06 to 0.22 m from the
-    shoulder (0.24 m for one link). The obstacle, of 0.03 m, stands 0.1 to 0.2 m from the shoulder.
+    shoulder (0.24 m for one link). The obstacle, of 0.03 m, stands 0.1 to 0.2 m from the shoulder, clear of
+    the target.
     """
 
     def __init__(self, links: int, fixed: bool, obstacle: bool):
@@ -36,7 +38,7 @@ class Reacher(base.Task):
         while not free:
             self._place(physics)
             physics.after_reset()
-            free = physics.data.ncon == 0  # only the arm and the obstacle can touch
+            free = physics.data.ncon == 0 and self._target_is_free(physics)  # only arm and obstacle can touch
         super().initialize_episode(physics)
 
     def _place(self, physics):
@@ -47,6 +49,9 @@ class Reacher(base.Task):
         if self._obstacle:
             angle, radius = uniform(0, 2 * np.pi), uniform(0.1, 0.2)
             qpos[["obstacle_x", "obstacle_y"]] = radius * np.cos(angle), radius * np.sin(angle)
+
+    def _target_is_free(self, physics) -> bool:
+        return not self._obstacle or common.distance(physics, "target", "obstacle") > OBSTACLE + 0.03
 
     def _random_target(self) -> tuple[float, float]:
         angle = self.random.uniform(0, 2 * np.pi)
@@ -69,7 +74,7 @@ class Hit(base.Task):
 
     r = carry(stick, puck, target; 0.03 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The arm starts at random, the puck
     0.1 to 0.2 m and the target 0.08 to 0.25 m from the shoulder. The puck weighs 20 g, its slides have a
-    damping of 0.02.
+    damping of 0.02 and end at the walls, 0.28 m from the middle.
     """
 
     def initialize_episode(self, physics):
@@ -139,9 +144,10 @@ def _contact_between(mjcf: etree._Element, *names: str) -> None:
             geom.set("contype", "0"), geom.set("conaffinity", "0")
 
 
-def _on_slides(name: str, shape: str, material: str, mass: float = 1, damping: float = 10) -> str:
+def _on_slides(name: str, shape: str, material: str, mass: float = 1, damping: float = 10, reach: float = 0) -> str:
+    limits = f' limited="true" range="-{reach} {reach}"' if reach else ""
     slides = "".join(
-        f'<joint name="{name}_{axis}" type="slide" axis="{direction}" damping="{damping}"/>'
+        f'<joint name="{name}_{axis}" type="slide" axis="{direction}" damping="{damping}"{limits}/>'
         for axis, direction in (("x", "1 0 0"), ("y", "0 1 0"))
     )
     return (
@@ -156,7 +162,9 @@ def reacher(links: int, fixed: bool = False, obstacle: bool = False) -> control.
     world = mjcf.find("worldbody")
     world.extend(common.fragment(_on_slides("target", f'type="sphere" size="{TARGET_SIZE}"', "target")))
     if obstacle:
-        world.extend(common.fragment(_on_slides("obstacle", f'type="sphere" size="{OBSTACLE}"', "decoration")))
+        world.extend(
+            common.fragment(_on_slides("obstacle", f'type="sphere" size="{OBSTACLE}"', "decoration", damping=1e4))
+        )
         _contact_between(mjcf, "link", "obstacle")
     return common.environment(mjcf, Reacher(links, fixed, obstacle), 0.02)
 
@@ -166,7 +174,7 @@ def canada2d() -> control.Environment:
     blade = '<geom name="stick" type="capsule" fromto="0 -.04 0 0 .04 0" size=".01" material="effector"/>'
     mjcf = _arm(3, blade)
     mjcf.find("worldbody").extend(common.fragment(
-        _on_slides("object", 'type="cylinder" size=".02 .01"', "decoration", mass=0.02, damping=0.02)
+        _on_slides("object", 'type="cylinder" size=".02 .01"', "decoration", mass=0.02, damping=0.02, reach=0.28)
         + _on_slides("target", 'type="cylinder" size=".03 .002"', "target")
     ))  # fmt: skip
     _contact_between(mjcf, "stick", "object")
@@ -174,12 +182,12 @@ def canada2d() -> control.Environment:
 
 
 TASKS = {
-    "reacherSingle": lambda: reacher(1),
-    "reacherDouble": lambda: reacher(2),
-    "reacher": lambda: reacher(3),
-    "fixedReacherSingle": lambda: reacher(1, fixed=True),
-    "fixedReacherDouble": lambda: reacher(2, fixed=True),
-    "fixedReacher": lambda: reacher(3, fixed=True),
-    "reacherObstacle": lambda: reacher(5, obstacle=True),
+    "reacherSingle": partial(reacher, 1),
+    "reacherDouble": partial(reacher, 2),
+    "reacher": partial(reacher, 3),
+    "fixedReacherSingle": partial(reacher, 1, fixed=True),
+    "fixedReacherDouble": partial(reacher, 2, fixed=True),
+    "fixedReacher": partial(reacher, 3, fixed=True),
+    "reacherObstacle": partial(reacher, 5, obstacle=True),
     "canada2d": canada2d,
 }
