@@ -140,12 +140,13 @@ class Sampling:
         mean, deviation, iterations, searches = elites.mean(0), self.spread, 0, 0
         while iterations < self.iterations:
             drawn = mean + deviation * self._noise(self.samples - len(elites) - 1, mean.shape)
-            plans = np.concatenate([drawn.clip(-1, 1), elites, mean[None]])
-            plans = self._draws.permutation(plans)  # where the reward is flat, the best are any
+            plans = np.concatenate([elites, mean[None], drawn.clip(-1, 1)])
             returns = self.model.returns(self.model.roll(state, plans), plans)
-            elites = plans[np.argsort(-returns, kind="stable")[: len(elites)]]
+            found = returns.any()
+            best = np.argsort(-returns, kind="stable") if found else self._draws.permutation(self.samples)
+            elites = plans[best[: len(elites)]]
             searches += 1
-            if not returns.any() and searches < SEARCHES:
+            if not found and searches < SEARCHES:
                 continue
             iterations += 1
             mean, deviation = elites.mean(0), elites.std(0) + 0.04
