@@ -209,9 +209,9 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
                 except config.UserError as error:  # the others go on
                     yield running[done], error
         except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
-                child.terminate()
+                child.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 message = "a process was killed: the same command goes on with what is missing"
                 raise config.UserError(message, 1) from None
