@@ -57,7 +57,7 @@ SETTINGS_OF = {
 }  # fmt: skip
 # Tasks on which iLQG does better than sampling, as experiments/reference/baselines has it.
 BETTER_BY_ILQG = (
-    "cartpole", "cartpole-swingup", "cartpoleBalance", "cartpole-balance", "cartpoleParallelDouble",
+    "cartpoleBalance", "cartpole-balance", "cartpoleParallelDouble",
     "cartpoleParallelTriple", "cartpoleSerialDouble", "cartpole-two_poles", "cartpoleSerialTriple",
     "cartpole-three_poles",
 )  # fmt: skip
