@@ -77,7 +77,7 @@ def comparison_table(folder: pathlib.Path) -> str:
         cells += [f"{others[name][task]:.0f}" for name in PUBLISHED]
         mine = ours.get(("fast", "pixels", task))
         cells += [f"{np.mean(mine) - others[name][task]:+.0f}" if mine else "missing" for name in PUBLISHED[:2]]
-        repeat = presets.for_task("fast", "pixels", task)["env"]["action_repeat"]
+        repeat = presets.action_repeat(task)
         lines.append(" | ".join([task, str(repeat), *cells]))
     done = [task for task in tasks.PLANET6 if ("fast", "pixels", task) in ours]
     means = [np.mean([np.mean(ours["fast", "pixels", task]) for task in done])] if done else []
@@ -136,7 +136,7 @@ def baselines() -> dict[str, dict[str, dict]]:
     for path in (REFERENCE / "baselines").glob("*.json"):
         result = json.loads(path.read_text())
         task, policy = result["task"], result["policy"]
-        repeat = presets.for_task("fast", "pixels", task)["env"]["action_repeat"]
+        repeat = presets.action_repeat(task)
         settings = json.loads(json.dumps(planner_settings(policy, task)))
         if (result["action_repeat"], result["settings"]) != (repeat, settings):
             raise config.UserError(f"{path} was made with other settings than {policy} has now: run it again")
@@ -158,22 +158,25 @@ def baseline_table() -> str:
     lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
     for task, results in baselines().items():
         planned = {policy: results[policy] for policy in POLICIES[1:] if policy in results}
-        best = (
-            max(planned, key=lambda policy: planned[policy]["return"]) if len(planned) == len(SETTINGS) else "missing"
-        )
         episodes = [episode for result in results.values() for episode in result["episodes"]]
         minutes = [f"{np.mean([each['minutes'] for each in result['episodes']]):.1f}" for result in planned.values()]
         cells = [task, "yes" if "table1" in tasks.CATALOGUE[task].tags else ""]
         cells.append(", ".join(sorted({str(result["action_repeat"]) for result in results.values()})))
         cells += [_spread(results.get(policy)) for policy in POLICIES]
         cells += [
-            best,
+            _better(results) or "missing",
             ", ".join(str(result["settings"]["horizon"]) for result in planned.values()),
             ", ".join(minutes),
         ]
         cells.append(", ".join(sorted({(each["commit"] or "unknown")[:9] for each in episodes})))
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _better(results: dict[str, dict]) -> str | None:
+    """The planner with the larger return, once all were measured."""
+    both = set(SETTINGS) <= set(results)
+    return max(SETTINGS, key=lambda policy: results[policy]["return"]) if both else None
 
 
 def _spread(result: dict | None) -> str:
@@ -189,10 +192,9 @@ def paper_table() -> str:
         if "table1" not in task.tags:
             continue
         results = measured.get(task.name, {})
-        planned = {policy: results[policy]["return"] for policy in SETTINGS if policy in results}
-        best = max(planned, key=planned.get) if len(planned) == len(SETTINGS) else None
+        best = _better(results)
         random = f"{results['random']['return']:.0f}" if "random" in results else "missing"
-        one = f"{planned[best]:.0f} ({best})" if best else "none" if task.simulator == "box2d" else "missing"
+        one = f"{results[best]['return']:.0f} ({best})" if best else "none" if task.simulator == "box2d" else "missing"
         dimensions = f"{task.state_dim or 'not counted'}, {task.action_dim}"
         lines.append(
             f"| {task.name} | {task.origin} | {dimensions} | {'yes' if task.terminates else ''} | {random} | {one} |"

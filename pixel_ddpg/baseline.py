@@ -148,7 +148,7 @@ class Result:
     """The file of one task and policy; it knows which episodes it lacks."""
 
     def __init__(self, task: tasks.Task, policy: str, options: Baseline):
-        repeat = options.action_repeat or presets.for_task("fast", "pixels", task.name)["env"]["action_repeat"]
+        repeat = options.action_repeat or presets.action_repeat(task.name)
         settings = planner_settings(policy, task.name)
         for key in settings.keys() & {"horizon", "samples"}:
             settings[key] = getattr(options, key) or settings[key]
@@ -179,7 +179,6 @@ class Result:
         self.episodes = sorted([*self.episodes, episode], key=lambda each: each["seed"])
         returns = [each["return"] for each in self.episodes]
         summary = {"return": float(np.mean(returns)), "sd": float(np.std(returns))}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(self.made | summary | {"episodes": self.episodes}, indent=1)
         checkpoint.write_atomically(self.path, content.encode() + b"\n")
 

@@ -146,6 +146,11 @@ DRQV2_EASY = ("cartpole-balance", "cartpole-balance_sparse", "cartpole-swingup",
 DRQV2_HARD = ("humanoid-stand", "humanoid-walk", "humanoid-run")
 
 
+def action_repeat(task: str) -> int:
+    """Frames a step of preset fast, which baselines are measured with too."""
+    return for_task("fast", "pixels", task)["env"]["action_repeat"]
+
+
 def for_task(preset: str, obs: str, task: str) -> dict:
     """What a preset changes for one task, as nested fields; empty for most."""
     domain = task.split("-")[0]

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 from dm_control.rl import control
-from dm_control.suite import base
 from lxml import etree
 
 from pixel_ddpg.tasks import common
@@ -19,20 +18,11 @@ HIT = np.array([0.0, -0.25, 0.0, 1.9, 0.0, -0.7, 0.0])
 LOW, HIGH = np.array([-1.2, -0.6, -0.5, 0.2, -0.5, -0.5, -0.5]), np.array([1.2, 0.6, 0.5, 1.8, 0.5, 0.5, 0.5])
 
 
-class Arm(base.Task):
+class Arm(common.Placed):
     """What the tasks of the arm share."""
 
-    def initialize_episode(self, physics):
-        touching = True
-        while touching:
-            self.place(physics)
-            physics.after_reset()
-            touching = physics.data.contact.dist.min(initial=0.0) < -0.002
-        super().initialize_episode(physics)
-
-    def place(self, physics) -> None:
-        """Set the positions that an episode begins with; it is asked again while bodies penetrate each other."""
-        raise NotImplementedError
+    def is_clear(self, physics):
+        return physics.data.contact.dist.min(initial=0.0) >= -0.002  # the block lies on the table
 
     def near_pose(self, pose: np.ndarray) -> np.ndarray:
         """Joint angles within 0.1 rad of a pose."""

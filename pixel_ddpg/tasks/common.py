@@ -42,6 +42,26 @@ def environment(mjcf: etree._Element, task: base.Task, control_timestep: float) 
     return control.Environment(physics, task, time_limit=limit, control_timestep=control_timestep)
 
 
+class Placed(base.Task):
+    """A task whose episodes begin where `place` puts things, asked again until the start is clear."""
+
+    def initialize_episode(self, physics):
+        clear = False
+        while not clear:
+            self.place(physics)
+            physics.after_reset()
+            clear = self.is_clear(physics)
+        super().initialize_episode(physics)
+
+    def place(self, physics) -> None:
+        """Set the positions that an episode begins with."""
+        raise NotImplementedError
+
+    def is_clear(self, physics) -> bool:
+        """Whether an episode can begin so: nothing touches."""
+        return physics.data.ncon == 0
+
+
 def action_cost(physics) -> float:
     """ACTION_COST * mean(a^2), in [0, ACTION_COST]."""
     return ACTION_COST * float(np.square(physics.control()).mean())

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 from dm_control.rl import control
-from dm_control.suite import base
 
 from pixel_ddpg.tasks import common
 
@@ -19,7 +18,7 @@ OBJECT, TARGET = (0.1, 0.1), (-0.2, 0.35)  # x, z: where they start, when they a
 FALL = 0.5  # metres above the floor from where a block falls
 
 
-class Bring(base.Task):
+class Bring(common.Placed):
     """Reach the object, then bring it to the target.
 
     r = carry(hand, object, target; 0.02 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1]. Fixed: the arm starts within 0.1 rad
@@ -31,15 +30,7 @@ class Bring(base.Task):
         super().__init__()
         self._random_start, self._falls = random_start, falls
 
-    def initialize_episode(self, physics):
-        penetrating = True
-        while penetrating:
-            self._place(physics)
-            physics.after_reset()
-            penetrating = physics.data.ncon > 0
-        super().initialize_episode(physics)
-
-    def _place(self, physics):
+    def place(self, physics):
         uniform, model, qpos = self.random.uniform, physics.named.model, physics.named.data.qpos
         if self._random_start:
             low, high = model.jnt_range[list(ARM)].T

@@ -88,18 +88,19 @@ def parallel_poles(poles: int) -> control.Environment:
             f'<geom name="pole_{number}" fromto="0 0 0 0 0 {length}" material="{material}" mass="{0.1 * length}"/>'
             f'</body>'
         ))  # fmt: skip
-    physics = cartpole.Physics.from_xml_string(common.text(mjcf), ASSETS)
-    task = cartpole.Balance(swing_up=False, sparse=False)
-    return control.Environment(physics, task, time_limit=common.STEPS * 0.01)
+    return _balance(mjcf, swing_up=False)
 
 
 def serial_poles(poles: int) -> control.Environment:
     """dm_control's chain of poles, hanging at first, with dm_control's reward and a camera that sees all of it."""
-    xml, assets = cartpole.get_model_and_assets(num_poles=poles)
-    mjcf = etree.fromstring(xml)
+    mjcf = etree.fromstring(cartpole.get_model_and_assets(num_poles=poles)[0])
     common.find(mjcf, "camera", "fixed").set("pos", f"0 {-1 - 2.4 * poles} 1")
-    physics = cartpole.Physics.from_xml_string(common.text(mjcf), assets)
-    task = cartpole.Balance(swing_up=True, sparse=False)
+    return _balance(mjcf, swing_up=True)
+
+
+def _balance(mjcf: etree._Element, swing_up: bool) -> control.Environment:
+    physics = cartpole.Physics.from_xml_string(common.text(mjcf), ASSETS)
+    task = cartpole.Balance(swing_up=swing_up, sparse=False)
     return control.Environment(physics, task, time_limit=common.STEPS * 0.01)
 
 

@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 from dm_control.rl import control
-from dm_control.suite import base
 from lxml import etree
 
 from pixel_ddpg.tasks import common
@@ -20,7 +19,7 @@ TARGET_SIZE = 0.02
 OBSTACLE = 0.03  # its radius
 
 
-class Reacher(base.Task):
+class Reacher(common.Placed):
     """Bring the finger to the target.
 
     r = near(distance; 0.02 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The links are 0.24 m together. The joints start
@@ -33,15 +32,7 @@ class Reacher(base.Task):
         super().__init__()
         self._links, self._fixed, self._obstacle = links, fixed, obstacle
 
-    def initialize_episode(self, physics):
-        free = False
-        while not free:
-            self._place(physics)
-            physics.after_reset()
-            free = physics.data.ncon == 0 and self._target_is_free(physics)  # only arm and obstacle can touch
-        super().initialize_episode(physics)
-
-    def _place(self, physics):
+    def place(self, physics):
         qpos, uniform = physics.named.data.qpos, self.random.uniform
         physics.data.qpos[0] = uniform(-np.pi, np.pi)
         physics.data.qpos[1 : self._links] = uniform(-2.5, 2.5, self._links - 1)
@@ -50,8 +41,9 @@ class Reacher(base.Task):
             angle, radius = uniform(0, 2 * np.pi), uniform(0.1, 0.2)
             qpos[["obstacle_x", "obstacle_y"]] = radius * np.cos(angle), radius * np.sin(angle)
 
-    def _target_is_free(self, physics) -> bool:
-        return not self._obstacle or common.distance(physics, "target", "obstacle") > OBSTACLE + 0.03
+    def is_clear(self, physics):
+        apart = not self._obstacle or common.distance(physics, "target", "obstacle") > OBSTACLE + 0.03
+        return apart and super().is_clear(physics)
 
     def _random_target(self) -> tuple[float, float]:
         angle = self.random.uniform(0, 2 * np.pi)
@@ -69,7 +61,7 @@ class Reacher(base.Task):
         return common.near(distance, TARGET_SIZE, 0.2) - common.action_cost(physics)
 
 
-class Hit(base.Task):
+class Hit(common.Placed):
     """canada2d: hit a puck with the stick at the arm's end to a target.
 
     r = carry(stick, puck, target; 0.03 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The arm starts at random, the puck
@@ -77,18 +69,13 @@ class Hit(base.Task):
     damping of 0.02 and end at the walls, 0.28 m from the middle.
     """
 
-    def initialize_episode(self, physics):
-        touching = True
-        while touching:
-            uniform = self.random.uniform
-            physics.data.qpos[:3] = uniform((-np.pi, -1.5, -1.5), (np.pi, 1.5, 1.5))
-            for name, low, high in (("object", 0.1, 0.2), ("target", 0.08, 0.25)):
-                angle, radius = uniform(0, 2 * np.pi), uniform(low, high)
-                place = radius * np.cos(angle), radius * np.sin(angle)
-                physics.named.data.qpos[[f"{name}_x", f"{name}_y"]] = place
-            physics.after_reset()
-            touching = physics.data.ncon > 0
-        super().initialize_episode(physics)
+    def place(self, physics):
+        uniform = self.random.uniform
+        physics.data.qpos[:3] = uniform((-np.pi, -1.5, -1.5), (np.pi, 1.5, 1.5))
+        for name, low, high in (("object", 0.1, 0.2), ("target", 0.08, 0.25)):
+            angle, radius = uniform(0, 2 * np.pi), uniform(low, high)
+            place = radius * np.cos(angle), radius * np.sin(angle)
+            physics.named.data.qpos[[f"{name}_x", f"{name}_y"]] = place
 
     def get_observation(self, physics):
         data = physics.named.data
