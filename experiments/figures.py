@@ -23,10 +23,8 @@ class Figures:
     """Options of the command."""
 
     runs: list[str] = field(default_factory=list)  # folders of runs, at any depth
-    out: str = "learning_curves.png"
-    observations: list[str] = field(
-        default_factory=list
-    )  # instead: tasks whose frames are shown as the agent sees them
+    out: str = "figure.png"
+    observations: list[str] = field(default_factory=list)  # instead: tasks, as the agent sees them
     sheet: bool = False  # instead: every task of the paper, at 256 and at 64 pixels
 
 

@@ -185,6 +185,15 @@ def test_planners_beat_random_actions(name, planner):
     assert returns[planner] > 1.5 * max(returns["random"], 1)
 
 
+def test_the_gripper_can_lift_its_object():
+    """Fingers that cannot hold the ball, or a start from which the planner never grasps it."""
+    environment = make("gripper", 4)
+    act = baseline.make_policy(environment, "sampling", 0, baseline.planner_settings("sampling", "gripper"))
+    for _ in range(20):
+        environment.step(act(None))
+    assert environment.task_env.physics.named.data.site_xpos["object", "z"] > 0.15
+
+
 def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     """A table that cannot say how its numbers were made; an episode run twice."""
     words = ["task=pendulum", "seed=3", f"out={tmp_path}"]

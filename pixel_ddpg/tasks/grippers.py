@@ -13,7 +13,7 @@ from pixel_ddpg.tasks import common
 
 ARM = ("arm_root", "arm_shoulder", "arm_elbow", "arm_wrist")
 HAND = ("finger", "thumb")
-POSE = (-0.6, 1.2, 1.0, 0.6)  # where the arm starts, when it is not random
+POSE = (-1.0, -1.9, -1.0, 0.8)  # where the arm starts, when it is not random: the hand above the object
 OBJECT, TARGET = (0.1, 0.1), (-0.2, 0.35)  # x, z: where they start, when they are not random
 FALL = 0.5  # metres above the floor from where a block falls
 
@@ -21,9 +21,10 @@ FALL = 0.5  # metres above the floor from where a block falls
 class Bring(common.Placed):
     """Reach the object, then bring it to the target.
 
-    r = carry(hand, object, target; 0.02 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1]. Fixed: the arm starts within 0.1 rad
-    of one pose, the object within 0.02 m of (0.1, 0.1), a block 0.5 m above the floor, the target is at (-0.2, 0.35).
-    Random: the arm anywhere, the object in +-0.4 by 0.03 to 0.4 m, the target in +-0.4 by 0.1 to 0.4 m.
+    r = carry(hand, object, target; 0.02 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1]. The hand starts open. Fixed: the arm
+    within 0.1 rad of one pose, above the object, that within 0.02 m of (0.1, 0.1), a block 0.5 m above the floor, the
+    target at (-0.2, 0.35). Random: the arm anywhere, the object in +-0.4 by 0.03 to 0.4 m, the target in +-0.4 by 0.1
+    to 0.4 m.
     """
 
     def __init__(self, random_start: bool, falls: bool):
@@ -35,12 +36,12 @@ class Bring(common.Placed):
         if self._random_start:
             low, high = model.jnt_range[list(ARM)].T
             qpos[list(ARM)] = uniform(np.where(low < high, low, -np.pi), np.where(low < high, high, np.pi))
-            fingers, thing = uniform(0, 1), (uniform(-0.4, 0.4), uniform(0.03, 0.4))
+            thing = uniform(-0.4, 0.4), uniform(0.03, 0.4)
             target = uniform(-0.4, 0.4), uniform(0.1, 0.4)
         else:
             qpos[list(ARM)] = POSE + uniform(-0.1, 0.1, len(ARM))
-            fingers, thing, target = 0.5, OBJECT + uniform(-0.02, 0.02, 2), TARGET
-        qpos[list(HAND)] = fingers
+            thing, target = OBJECT + uniform(-0.02, 0.02, 2), TARGET
+        qpos[list(HAND)] = 0
         qpos[["object_x", "object_z", "object_y"]] = *(thing if not self._falls else (thing[0], FALL)), 0
         model.body_pos["target", ["x", "z"]] = target
 
