@@ -1,7 +1,5 @@
 """python -m pixel_ddpg.baseline task=... policy=random|planner: the returns that a score is measured by."""
 
-import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from pixel_ddpg import checkpoint, config, machine, presets, tasks
+from pixel_ddpg import config, files, machine, presets, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episode
 from pixel_ddpg.list import select
@@ -180,7 +178,7 @@ class Result:
         returns = [each["return"] for each in self.episodes]
         summary = {"return": float(np.mean(returns)), "sd": float(np.std(returns))}
         content = json.dumps(self.made | summary | {"episodes": self.episodes}, indent=1)
-        checkpoint.write_atomically(self.path, content.encode() + b"\n")
+        files.write_atomically(self.path, content.encode() + b"\n")
 
 
 def _begin_worker() -> None:
@@ -217,23 +215,11 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
             raise
 
 
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Only one process writes results into a folder; the lock goes with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise config.UserError(f"another process measures in {folder}: choose another out=", 1) from None
-        yield
-
-
 @config.command("baseline")
 def main(options: Baseline) -> int:
     policies = list(SETTINGS) if options.policy == "planner" else [options.policy]
     chosen, console, failed = check(options), Console(stderr=True, highlight=False), []
-    with locked(pathlib.Path(options.out)):
+    with files.locked(pathlib.Path(options.out), "out"):
         results = [Result(task, policy, options) for task in chosen for policy in policies]
         of = {(result.made["task"], result.made["policy"]): result for result in results}
         jobs = [(*result.made.values(), seed) for result in results for seed in result.missing]

@@ -17,30 +17,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pixel_ddpg.config import UserError
+from pixel_ddpg.files import sync_folder, write_atomically
 from pixel_ddpg.replay import Replay, element_bytes
 
 FORMAT = 1
 KEPT = 2
 PIECE_BYTES = 2**28  # of the replay at a time: what saving needs in memory beside it
-
-
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """All of `data` or nothing is at `path`, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor], state: dict, replay: Replay) -> None:
@@ -68,7 +50,7 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     write_atomically(temporary / "tensors.safetensors", save(contiguous))
     write_atomically(temporary / "state.json", json.dumps(state).encode())
     os.replace(temporary, target)
-    _sync_folder(root)
+    sync_folder(root)
     tidy(run_dir)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pixel_ddpg import config, tasks
+from pixel_ddpg import config, files, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episodes
 
@@ -38,7 +38,7 @@ def main(options: Evaluate) -> None:
     if options.seed < 0:
         raise config.UserError(f"seed={options.seed} must be at least 0")
     config.check_video_size(options.video_size, "video_size")
-    from pixel_ddpg import checkpoint, trainer
+    from pixel_ddpg import trainer
 
     run_dir = pathlib.Path(options.run)
     settings, agent, frame = trainer.load_run(run_dir)
@@ -60,7 +60,7 @@ def main(options: Evaluate) -> None:
     table.add_row("mean", f"{result['return']:.1f} +- {result['sd']:.1f}", "")
     Console(stderr=True).print(table)
     print(json.dumps(result))
-    checkpoint.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
+    files.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import math
 import os
 import pathlib
@@ -16,14 +15,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pixel_ddpg import checkpoint, machine, rendering, replay, tasks, trainer
+from pixel_ddpg import checkpoint, files, machine, rendering, replay, tasks, trainer
 from pixel_ddpg import config as config_module
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.logger import Metrics, WandbMirror, read_rows
 
-LOCK = ".lock"
 WRITTEN = ("checkpoints", "videos", "wandb", "config.yaml", "metrics.jsonl", "status.json", "evaluation.json")
 
 
@@ -44,7 +42,7 @@ def main(config: Config) -> None:
     config_module.check(config)
     run_dir = pathlib.Path(config.run_dir)
     device = machine.choose_device(config.device)
-    with locked(run_dir):
+    with files.locked(run_dir, "run_dir"):
         if config.resume and trainer.is_done(run_dir, config.frames):
             refuse_changes(config, run_dir)
             frame = trainer.read_status(run_dir)["frame"]
@@ -111,29 +109,6 @@ def delete_run(run_dir: pathlib.Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def locked(run_dir: pathlib.Path):
-    """Only one process trains in a folder; the lock goes with the process, however it ends.
-
-    A folder in which nothing else was written, because the run was refused, is deleted again.
-    """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = open(run_dir / LOCK, "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"cannot write to {run_dir} ({error.strerror}): choose another run_dir=") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is training in {run_dir}", 1) from None
-        try:
-            yield
-        finally:
-            if run_dir.is_dir() and [path.name for path in run_dir.iterdir()] == [LOCK]:
-                shutil.rmtree(run_dir)
 
 
 def print_plan(

@@ -17,7 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pixel_ddpg import checkpoint, machine, tasks
+from pixel_ddpg import checkpoint, files, machine, tasks
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment, element_shape, observation_shape
@@ -313,14 +313,12 @@ def read_config(run_dir: pathlib.Path) -> Config:
 
 def write_config(config: Config, run_dir: pathlib.Path) -> None:
     """Keep the configuration beside the run."""
-    checkpoint.write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+    files.write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
 
 
 def write_status(run_dir: pathlib.Path, state: str, **facts) -> None:
     """status.json: running, done, stopped or failed."""
-    checkpoint.write_atomically(
-        run_dir / "status.json", json.dumps({"state": state, **facts}, indent=2).encode() + b"\n"
-    )
+    files.write_atomically(run_dir / "status.json", json.dumps({"state": state, **facts}, indent=2).encode() + b"\n")
 
 
 def read_status(run_dir: pathlib.Path) -> dict:

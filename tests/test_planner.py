@@ -227,7 +227,7 @@ def test_ctrl_c_and_kill_leave_no_process(sent, tmp_path):
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert "episodes to run" in process.stderr.readline()
     time.sleep(3)
-    assert "another process measures" in command(BASELINE, "task=cart", f"out={tmp_path}")[2]
+    assert "another process writes" in command(BASELINE, "task=cart", f"out={tmp_path}")[2]
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     if sent == signal.SIGINT:
