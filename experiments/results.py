@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
-from pixel_ddpg import config, presets, tasks, trainer
-from pixel_ddpg.baseline import SETTINGS, planner_settings
+from pixel_ddpg import baseline, config, presets, tasks, trainer
 from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -25,7 +24,7 @@ PUBLISHED = (
     "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
 )
 FRAMES = 100_000
-POLICIES = ("random", *SETTINGS)
+POLICIES = ("random", *baseline.SETTINGS)
 
 
 @dataclass
@@ -133,11 +132,11 @@ def tuning_table(folder: pathlib.Path) -> str:
 def baselines() -> dict[str, dict[str, dict]]:
     """Task -> policy -> what `python -m pixel_ddpg.baseline` has measured; UserError for what has since changed."""
     found: dict[str, dict[str, dict]] = {}
-    for path in (REFERENCE / "baselines").glob("*.json"):
+    for path in baseline.MEASURED.glob("*.json"):
         result = json.loads(path.read_text())
         task, policy = result["task"], result["policy"]
         repeat = presets.action_repeat(task)
-        settings = json.loads(json.dumps(planner_settings(policy, task)))
+        settings = json.loads(json.dumps(baseline.planner_settings(policy, task)))
         if (result["action_repeat"], result["settings"]) != (repeat, settings):
             raise config.UserError(f"{path} was made with other settings than {policy} has now: run it again")
         found.setdefault(task, {})[policy] = result
@@ -164,7 +163,7 @@ def baseline_table() -> str:
         cells.append(", ".join(sorted({str(result["action_repeat"]) for result in results.values()})))
         cells += [_spread(results.get(policy)) for policy in POLICIES]
         cells += [
-            _better(results) or "missing",
+            _better(task, results) or "missing",
             ", ".join(str(result["settings"]["horizon"]) for result in planned.values()),
             ", ".join(minutes),
         ]
@@ -173,10 +172,9 @@ def baseline_table() -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _better(results: dict[str, dict]) -> str | None:
+def _better(task: str, results: dict[str, dict]) -> str | None:
     """The planner with the larger return, once all were measured."""
-    both = set(SETTINGS) <= set(results)
-    return max(SETTINGS, key=lambda policy: results[policy]["return"]) if both else None
+    return baseline.better_planner(task) if set(baseline.SETTINGS) <= set(results) else None
 
 
 def _spread(result: dict | None) -> str:
@@ -192,7 +190,7 @@ def paper_table() -> str:
         if "table1" not in task.tags:
             continue
         results = measured.get(task.name, {})
-        best = _better(results)
+        best = _better(task.name, results)
         random = f"{results['random']['return']:.0f}" if "random" in results else "missing"
         one = f"{results[best]['return']:.0f} ({best})" if best else "none" if task.simulator == "box2d" else "missing"
         dimensions = f"{task.state_dim or 'not counted'}, {task.action_dim}"
