@@ -69,6 +69,7 @@ def gripper(random_start: bool = False, moving: bool = False, block: bool = Fals
     The moving arm's slides go +-0.3 m across and +-0.15 m up (spring 400 N/m), damping 20, motors of 40 N.
     """
     mjcf = common.model("manipulator.xml")
+    mjcf.find("option").set("timestep", "0.002")  # twice dm_control's: half the time of an episode
     common.find(mjcf, "camera", "fixed").set("fovy", "3.2")  # closer, so that the object has some pixels
     world = mjcf.find("worldbody")
     for name in ("ball", "peg", "slot", "cup", "target_ball", "target_peg"):
