@@ -25,18 +25,18 @@ class Grid:
     agent: str = "planner"  # or random, zero, sampling, ilqg; random where a task has no planner
     seed: int = 0
     size: int = 128  # of each picture
-    seconds: float = 10.0  # of each task's own time
+    seconds: float = 5.0  # of each task's own time
     out: str = "videos/grid.mp4"  # beside it, a folder of this name keeps the episodes' videos
 
 
 config.register_command("grid", Grid, "experiments")
 
 
-def film_task(name: str, agent: str, seed: int, size: int, path: str, threads: int) -> dict:
-    """One episode as an mp4, whole or not at all."""
+def film_task(name: str, agent: str, seed: int, size: int, seconds: float, path: str, threads: int) -> dict:
+    """The first seconds of an episode as an mp4, whole or not at all."""
     environment, policy = play.make_agent(play.Play(task=name, agent=agent, seed=seed), threads)
     part = pathlib.Path(path).with_suffix(".part.mp4")
-    value, frames = film(environment, policy, part, size)
+    value, frames = film(environment, policy, part, size, seconds)
     part.rename(path)
     return {"return": value, "frames": frames}
 
@@ -92,10 +92,10 @@ def main(options: Grid) -> None:
         plans = options.agent in ("planner", *baseline.SETTINGS)
         agent = "random" if plans and task.simulator != "mujoco" else options.agent
         agent = baseline.better_planner(task.name) if agent == "planner" else agent
-        path = folder / f"{task.name}-{agent}-seed{options.seed}-{options.size}.mp4"
+        path = folder / f"{task.name}-{agent}-seed{options.seed}-{options.size}-{options.seconds:g}s.mp4"
         films[f"{task.name} ({agent})" if plans and agent == "random" else task.name] = path
         if not path.exists():
-            jobs.append((task.name, agent, options.seed, options.size, str(path)))
+            jobs.append((task.name, agent, options.seed, options.size, options.seconds, str(path)))
     for number, ((name, agent, *_), done) in enumerate(baseline.in_processes(film_task, jobs), 1):
         if isinstance(done, config.UserError):
             raise config.UserError(f"{name} {agent}: {done}", 1)

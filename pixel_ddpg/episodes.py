@@ -1,5 +1,6 @@
 """Whole episodes of a policy without learning, and films of them."""
 
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -10,14 +11,17 @@ from pixel_ddpg.video import Video
 
 
 def run_episode(
-    environment: Environment, policy: Callable[[np.ndarray], np.ndarray], watch: Callable[[], None] | None = None
+    environment: Environment,
+    policy: Callable[[np.ndarray], np.ndarray],
+    watch: Callable[[], None] | None = None,
+    frames: float = math.inf,
 ) -> tuple[float, int]:
-    """One episode's return and length in frames; `watch` is called after the reset and after each step."""
+    """One episode's return and length, of so many frames at most; `watch` is called after the reset and each step."""
     time_step, total = environment.reset(), 0.0
     while True:
         if watch:
             watch()
-        if time_step.last():
+        if time_step.last() or environment.frames >= frames:
             return total, environment.frames
         time_step = environment.step(policy(time_step.observation))
         total += time_step.reward
@@ -37,8 +41,11 @@ def run_episodes(
     return list(returns), list(lengths)
 
 
-def film(environment: Environment, policy: Callable, path: pathlib.Path, size: int) -> tuple[float, int]:
-    """Run an episode and write it as an mp4 that plays in the task's own time."""
+def film(
+    environment: Environment, policy: Callable, path: pathlib.Path, size: int, seconds: float = math.inf
+) -> tuple[float, int]:
+    """Run an episode, or its first seconds, and write it as an mp4 that plays in the task's own time."""
     renderer = environment.make_renderer(size)
     with Video(path, 1 / environment.step_seconds) as video:
-        return run_episode(environment, policy, lambda: video.add(renderer.render()))
+        frames = seconds / environment.task.control_timestep
+        return run_episode(environment, policy, lambda: video.add(renderer.render()), frames)

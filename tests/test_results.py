@@ -138,6 +138,16 @@ def test_a_grid_shows_every_task(tmp_path):
     assert shades == [(100, 200), (100, 100)]
 
 
+def test_a_grid_is_filmed_once(tmp_path):
+    """Films that are whole episodes, or made again by the same command."""
+    words = ["tag=easy", "agent=random", "seconds=0.2", "size=32", f"out={tmp_path}/grid.mp4"]
+    out = [command("experiments.grid", *words)[1] for _ in range(2)]
+    names = [name for name, task in tasks.CATALOGUE.items() if "easy" in task.tags]
+    assert all(f"{name} random: return" in out[0] for name in names) and "return" not in out[1]
+    with av.open(str(tmp_path / "grid.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 4
+
+
 def test_mistakes_in_a_grid_are_told_in_one_line():
     """A traceback for a misspelt tag or agent."""
     for words, part in ((["tag=tabel1"], "did you mean table1"), (["agent=planer"], "did you mean planner"),
