@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
-from pixel_ddpg import baseline, config, presets, tasks, trainer
+from pixel_ddpg import baseline, config, presets, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -245,6 +245,7 @@ def fill(path: pathlib.Path, name: str, text: str) -> None:
 
 @config.command("results")
 def main(options: Results) -> None:
+    rendering.choose_backend()
     runs, readme = FOLDER / "planet6", FOLDER.parent.parent / "README.md"
     comparison = comparison_table(runs)
     for path in (readme, FOLDER / "README.md"):
