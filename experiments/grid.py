@@ -91,7 +91,7 @@ def main(options: Grid) -> None:
     for task in chosen:
         plans = options.agent in ("planner", *baseline.SETTINGS)
         agent = "random" if plans and task.simulator != "mujoco" else options.agent
-        agent = baseline.better_planner(task.name) if agent == "planner" else agent
+        agent = baseline.better_planner(task.name) or "sampling" if agent == "planner" else agent
         path = folder / f"{task.name}-{agent}-seed{options.seed}-{options.size}-{options.seconds:g}s.mp4"
         films[f"{task.name} ({agent})" if plans and agent == "random" else task.name] = path
         if not path.exists():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
-from pixel_ddpg import baseline, config, presets, rendering, tasks, trainer
+from pixel_ddpg import baseline, config, files, presets, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -155,26 +155,22 @@ def baseline_table() -> str:
     ]
     columns += ["minutes an episode", "commits"]
     lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
+    rows = {task.same_as: task.name for task in tasks.CATALOGUE.values() if "table1" in task.tags}
     for task, results in baselines().items():
         planned = {policy: results[policy] for policy in POLICIES[1:] if policy in results}
         episodes = [episode for result in results.values() for episode in result["episodes"]]
         minutes = [f"{np.mean([each['minutes'] for each in result['episodes']]):.1f}" for result in planned.values()]
-        cells = [task, "yes" if "table1" in tasks.CATALOGUE[task].tags else ""]
+        cells = [task, rows.get(task, "")]
         cells.append(", ".join(sorted({str(result["action_repeat"]) for result in results.values()})))
         cells += [_spread(results.get(policy)) for policy in POLICIES]
         cells += [
-            _better(task, results) or "missing",
+            baseline.better_planner(task) or "missing",
             ", ".join(str(result["settings"]["horizon"]) for result in planned.values()),
             ", ".join(minutes),
         ]
         cells.append(", ".join(sorted({(each["commit"] or "unknown")[:9] for each in episodes})))
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
-
-
-def _better(task: str, results: dict[str, dict]) -> str | None:
-    """The planner with the larger return, once all were measured."""
-    return baseline.better_planner(task) if set(baseline.SETTINGS) <= set(results) else None
 
 
 def _spread(result: dict | None) -> str:
@@ -185,27 +181,29 @@ def paper_table() -> str:
     """Markdown: the paper's 27 rows, what each is here, and its two references."""
     lines = ["| row of Table 1 | made from | state, action | ends early | random (0) | planner (1) |"]
     lines.append("|---|---|---|---|---|---|")
-    measured = baselines()
+    found = baselines()
     for task in tasks.CATALOGUE.values():
-        if "table1" not in task.tags:
-            continue
-        results = measured.get(task.name, {})
-        best = _better(task.name, results)
-        random = f"{results['random']['return']:.0f}" if "random" in results else "missing"
-        one = f"{results[best]['return']:.0f} ({best})" if best else "none" if task.simulator == "box2d" else "missing"
-        dimensions = f"{task.state_dim or 'not counted'}, {task.action_dim}"
-        lines.append(
-            f"| {task.name} | {task.origin} | {dimensions} | {'yes' if task.terminates else ''} | {random} | {one} |"
-        )
+        if "table1" in task.tags:
+            results, ends = found.get(task.same_as, {}), "yes" if task.terminates else ""
+            one = "none" if task.simulator == "box2d" else _mean(results, baseline.better_planner(task.name))
+            cells = [task.name, task.origin, f"{task.state_dim or 'not counted'}, {task.action_dim}", ends]
+            lines.append(f"| {' | '.join([*cells, _mean(results, 'random'), one])} |")
     return "\n".join(lines)
+
+
+def _mean(results: dict[str, dict], policy: str | None) -> str:
+    """A policy's return and how it came about; missing where there is none."""
+    if policy not in results:
+        return "missing"
+    return f"{results[policy]['return']:.0f} ({policy}, {len(results[policy]['episodes'])} episodes)"
 
 
 def planet_table() -> str:
     """Markdown: the planners beside the published one (PlaNet's, with the true simulator)."""
     lines = ["| task | repeat | published | ours, sampling | ours, iLQG |", "|---|---|---|---|---|"]
-    measured = baselines()
+    found = baselines()
     for row in csv.DictReader((REFERENCE / "planner_published.csv").open()):
-        results = measured.get(row["task"], {})
+        results = found.get(row["task"], {})
         cells = [f"{results[policy]['return']:.0f}" if policy in results else "missing" for policy in POLICIES[1:]]
         lines.append(f"| {row['task']} | {row['action_repeat']} | {row['return']} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -237,10 +235,12 @@ def _docstrings(task: tasks.Task) -> list[str]:
 
 
 def fill(path: pathlib.Path, name: str, text: str) -> None:
-    """Replace what stands between <!-- name --> and <!-- end name -->."""
-    old = path.read_text()
-    new = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", lambda m: m[1] + text + "\n" + m[2], old, flags=re.S)
-    path.write_text(new)
+    """Replace what stands between <!-- name --> and <!-- end name -->; ValueError where they do not stand."""
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
+    new, count = re.subn(pattern, lambda m: m[1] + text + "\n" + m[2], path.read_text(), flags=re.S)
+    if count != 1:
+        raise ValueError(f"{path} has no <!-- {name} -->")
+    files.write_atomically(path, new.encode())
 
 
 @config.command("results")

@@ -22,12 +22,6 @@ from pixel_ddpg.episodes import run_episode
 from pixel_ddpg.list import select
 from pixel_ddpg.rendering import available_threads
 
-POLICIES = {
-    "random": "uniform actions: the 0 of the score",
-    "planner": "both planners; the better one per task is the 1",
-    "sampling": "the cross-entropy method with the true dynamics",
-    "ilqg": "iterative LQG with the true dynamics",
-}
 # Seconds to look ahead (the paper's planner: 0.25 to 0.6), and what each planner is built with. Goals that are far or
 # sparse want a longer look, contacts that come and go within milliseconds a shorter one with more plans.
 SETTINGS = {
@@ -40,19 +34,20 @@ GRIPPER = {"sampling": {"horizon": 0.5, "samples": 48}, "ilqg": {"horizon": 0.5}
 CANADA = {"sampling": {"horizon": 1.2, "samples": 32}}
 CHEETAH = {"sampling": {"knots": (6,), "samples": 96, "iterations": 3}, "ilqg": {"horizon": 0.48}}
 SETTINGS_OF = {
-    "cartpole": POLE, "cartpole-swingup": POLE, "cartpoleBalance": POLE, "cartpole-balance": POLE,
+    "cartpole-swingup": POLE, "cartpole-balance": POLE,
     "cartpoleParallelDouble": POLES, "cartpoleParallelTriple": POLES, "cartpoleSerialDouble": POLES,
     "cartpole-two_poles": POLES, "cartpoleSerialTriple": POLES, "cartpole-three_poles": POLES,
     "pendulum": {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 1.2}},
     "blockworld1": GRIPPER, "gripper": GRIPPER, "gripperRandom": GRIPPER, "movingGripper": GRIPPER,
     "movingGripperRandom": GRIPPER, "canada": CANADA, "canada2d": CANADA,
-    "cheetah": CHEETAH, "cheetah-run": CHEETAH, "hardCheetah": CHEETAH,
+    "cheetah-run": CHEETAH, "hardCheetah": CHEETAH,
     "hyq": {"sampling": {"horizon": 0.4, "samples": 32}, "ilqg": {"horizon": 0.4}},
     "walker2d": {"sampling": {"horizon": 0.5}, "ilqg": {"horizon": 0.5}},
     "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
     "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
     "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
 }  # fmt: skip
+POLICIES = ("random", "planner", *SETTINGS)
 FEWEST_SAMPLES = 16  # more than the elites
 FOLDER = "experiments/reference/baselines"
 MEASURED = pathlib.Path(__file__).parent.parent / FOLDER
@@ -80,7 +75,7 @@ config.register_command("baseline", Baseline)
 def check(options: Baseline) -> list[tasks.Task]:
     """The tasks; UserError for what cannot work."""
     if options.policy not in POLICIES:
-        raise config.UserError(f"unknown policy '{options.policy}'{config.nearest(options.policy, list(POLICIES))}")
+        raise config.UserError(f"unknown policy '{options.policy}'{config.nearest(options.policy, POLICIES)}")
     for key, least in (("episodes", 1), ("seed", 0), ("action_repeat", 0), ("horizon", 0), ("samples", 0)):
         if not getattr(options, key) >= least:
             raise config.UserError(f"{key}={getattr(options, key)} must be at least {least}")
@@ -94,12 +89,12 @@ def check(options: Baseline) -> list[tasks.Task]:
         raise config.UserError(f"horizon={options.horizon} must be at most 100 seconds")
     if bool(options.task) == bool(options.tag):
         raise config.UserError("name a task= or a tag=, as task=pendulum or tag=table1")
-    if options.task:
-        if options.policy != "random":
-            check_planner(tasks.CATALOGUE[options.task])
-        return [tasks.CATALOGUE[options.task]]
-    chosen = select("*", options.tag)
-    return [task for task in chosen if options.policy == "random" or task.simulator == "mujoco"]
+    chosen = [tasks.CATALOGUE[options.task]] if options.task else select("*", options.tag)
+    if options.policy != "random":
+        if options.task:
+            check_planner(chosen[0])
+        chosen = [task for task in chosen if task.simulator == "mujoco"]
+    return [tasks.CATALOGUE[name] for name in dict.fromkeys(task.same_as for task in chosen)]
 
 
 def check_planner(task: tasks.Task) -> None:
@@ -110,14 +105,17 @@ def check_planner(task: tasks.Task) -> None:
 
 def planner_settings(planner: str, task: str) -> dict:
     """What a planner is built with for a task; nothing for random."""
-    return SETTINGS.get(planner, {}) | SETTINGS_OF.get(task, {}).get(planner, {})
+    return SETTINGS.get(planner, {}) | SETTINGS_OF.get(tasks.CATALOGUE[task].same_as, {}).get(planner, {})
 
 
-def better_planner(task: str) -> str:
-    """The one whose returns are the 1 of the score, as measured; sampling where nothing was."""
-    files = {planner: MEASURED / f"{task}-{planner}.json" for planner in SETTINGS}
-    returns = {planner: json.loads(path.read_text())["return"] for planner, path in files.items() if path.exists()}
-    return max(returns, key=returns.get, default="sampling")
+def better_planner(task: str) -> str | None:
+    """The one whose returns are the 1 of the score: the better on the seeds that both were measured with, if any."""
+    files = [MEASURED / f"{tasks.CATALOGUE[task].same_as}-{planner}.json" for planner in SETTINGS]
+    episodes = [json.loads(path.read_text())["episodes"] if path.exists() else [] for path in files]
+    returns = [{episode["seed"]: episode["return"] for episode in each} for each in episodes]
+    both = set.intersection(*map(set, returns))
+    means = {planner: np.mean([each[seed] for seed in both]) for planner, each in zip(SETTINGS, returns) if both}
+    return max(means, key=means.get, default=None)
 
 
 def make_policy(environment: Environment, name: str, seed: int, settings: dict, threads: int = 0) -> Callable:
@@ -181,12 +179,11 @@ class Result:
 def _begin_worker() -> None:
     """A process that ends at Ctrl-C without a word, and with its parent, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
     os._exit(1)
 
 

@@ -4,12 +4,9 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator
 
 from pixel_ddpg.config import UserError
-
-LOCK = ".lock"
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
@@ -36,11 +33,11 @@ def sync_folder(folder: pathlib.Path) -> None:
 def locked(folder: pathlib.Path, option: str) -> Iterator[None]:
     """Only one process writes to a folder; the lock goes with the process, however it ends.
 
-    A folder in which nothing else was written is deleted again. UserError names the option that chooses another.
+    UserError names the option that chooses another. The file stays: deleting it would let two processes in.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "w")  # noqa: SIM115
+        file = open(folder / ".lock", "w")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose another {option}=") from None
     with file:
@@ -48,8 +45,4 @@ def locked(folder: pathlib.Path, option: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process writes to {folder}: wait, or choose another {option}=", 1) from None
-        try:
-            yield
-        finally:
-            if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
-                shutil.rmtree(folder)
+        yield

@@ -13,7 +13,6 @@ from pixel_ddpg.environment import Environment
 from pixel_ddpg.rendering import available_threads
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
-LARGEST = 1e10  # MuJoCo's own bound of a healthy state
 SEARCHES = 32  # times that new plans are drawn while none earns anything
 
 
@@ -28,7 +27,8 @@ class Model:
         self.to_task, self.actions = environment.to_task, environment.task.action_dim
         self.physics = environment.task_env.physics.copy(share_model=True)
         self.model, self.data = self.physics.model.ptr, self.physics.data.ptr
-        self.substeps = round(environment.step_seconds / self.model.opt.timestep)
+        self.step_seconds = environment.step_seconds
+        self.substeps = round(self.step_seconds / self.model.opt.timestep)
         self._size = mujoco.mj_stateSize(self.model, FULL)
         threads = threads or available_threads()
         self._pool = rollout.Rollout(nthread=threads)
@@ -45,21 +45,19 @@ class Model:
 
     def roll(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
         """States (n, steps, s) after each step of plans (n, steps, a) that begin in states (n, s)."""
-        control, flags = np.repeat(self.to_task(plans), self.substeps, axis=1), self.model.opt.disableflags
-        self.model.opt.disableflags = flags | mujoco.mjtDisableBit.mjDSBL_AUTORESET  # a diverged state stays one
-        try:
-            all_states, _ = self._pool.rollout(self.model, self._scratch, states, control)
-        finally:
-            self.model.opt.disableflags = flags
+        control = np.repeat(self.to_task(plans), self.substeps, axis=1)
+        all_states, _ = self._pool.rollout(self.model, self._scratch, states, control)
         return all_states[:, self.substeps - 1 :: self.substeps]
 
     def returns(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:
         """Sums of rewards (n,) of plans (n, steps, a) and the states (n, steps, s) they lead to.
 
         A step's reward is the one of its last frame times the action repeat; nothing is earned after a termination.
-        A plan that is not finite, or whose simulation diverges, is worth -inf.
+        A plan that is not finite, or whose simulation diverges, with which its time stops, is worth -inf.
         """
-        returns, healthy = np.zeros(len(plans)), np.isfinite(plans).all((1, 2)) & (np.abs(states) < LARGEST).all((1, 2))
+        end = states[:, 0, 0].max() + (plans.shape[1] - 1) * self.step_seconds
+        healthy = np.isfinite(plans).all((1, 2)) & (np.abs(states[:, -1, 0] - end) < self.model.opt.timestep / 2)
+        returns = np.zeros(len(plans))
         for plan in np.flatnonzero(healthy):
             for place, action in zip(states[plan], plans[plan]):
                 returns[plan] += self.reward(place, action)
@@ -142,7 +140,7 @@ class Sampling:
             drawn = mean + deviation * self._noise(self.samples - len(elites) - 1, mean.shape)
             plans = np.concatenate([elites, mean[None], drawn.clip(-1, 1)])
             returns = self.model.returns(self.model.roll(state, plans), plans)
-            found = returns.any()
+            found = (returns[returns > -np.inf] != 0).any()
             best = np.argsort(-returns, kind="stable") if found else self._draws.permutation(self.samples)
             elites = plans[best[: len(elites)]]
             searches += 1

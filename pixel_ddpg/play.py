@@ -43,7 +43,7 @@ def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[
         return Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, options.seed), agent.act
     settings = config.compose([f"task={options.task or 'cartpole-swingup'}", "obs=state"])
     task = tasks.CATALOGUE[settings.task]
-    policy = baseline.better_planner(task.name) if options.agent == "planner" else options.agent
+    policy = baseline.better_planner(task.name) or "sampling" if options.agent == "planner" else options.agent
     if policy in baseline.SETTINGS:
         baseline.check_planner(task)
     environment = Environment(task, "state", settings.env, options.seed)

@@ -32,6 +32,11 @@ class Task:
         return "box2d" if self.family == "racing" else "mujoco"
 
     @property
+    def same_as(self) -> str:
+        """dm_control's name of one of its own tasks, as cheetah-run for the paper's cheetah; else the task's name."""
+        return self.origin.split()[-1] if self.family == "suite" and "-" not in self.name else self.name
+
+    @property
     def episode_frames(self) -> int:
         """Frames until an episode runs out of time."""
         return round(self.time_limit / self.control_timestep)
@@ -54,7 +59,7 @@ class Task:
             return importlib.import_module(f"pixel_ddpg.tasks.{self.family}").TASKS[self.name]()
         from dm_control import suite
 
-        domain, task = (self.name if "-" in self.name else self.origin.split()[-1]).split("-")
+        domain, task = self.same_as.split("-")
         limit = {"time_limit": self.time_limit} if domain == "lqr" else {}  # endless in dm_control
         # lqr draws its springs when it is built: the fixed 0 makes it one system for all seeds
         return suite.load(domain, task, task_kwargs={"random": 0, **limit})

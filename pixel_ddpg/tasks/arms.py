@@ -171,7 +171,7 @@ def hit() -> control.Environment:
     puck = 'type="cylinder" size=".035 .02" contype="1" conaffinity="1" material="decoration"'
     mjcf.find("worldbody").extend(common.fragment(
         _placed("object", "xy", puck, 0.021)
-        + _placed("target", "xy", 'type="cylinder" size=".05 .002"', 0.003)
+        + _placed("target", "xy", 'type="cylinder" size=".05 .002" pos="0 0 -.018"', 0.021)
     ))  # fmt: skip
     for axis in "xy":
         joint = common.find(mjcf, "joint", f"object_{axis}")

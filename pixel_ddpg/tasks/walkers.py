@@ -88,8 +88,9 @@ class Walker2d(Legged):
 
 
 class Stand(Legged):
-    """Keep a quadruped from falling; it starts on its feet, every velocity in +-0.5, every joint within 0.1 rad.
+    """Keep a quadruped from falling.
 
+    It starts 3 to 6 cm above the ground, every velocity in +-0.5, every joint within 0.1 rad.
     r = (1 + zz) / 2 * tolerance(height; 0.5 to 2 m, margin 0.3) - 0.01 mean(a^2), in [-0.01, 1], zz the cosine between
     the torso's axis and the vertical; -1 at a fall, which is a torso below 0.3 m or zz < 0.5.
     """
