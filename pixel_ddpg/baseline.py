@@ -176,24 +176,25 @@ class Result:
         files.write_atomically(self.path, content.encode() + b"\n")
 
 
-def _begin_worker() -> None:
-    """A process that ends at Ctrl-C without a word, and with its parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    """In a worker: it ends with its parent, however that ends."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, dict | config.UserError]]:
     """Each job with what the function makes of it and of `threads=`, as they end: on all cores."""
     cores = available_threads()
     workers = max(1, min(cores, len(jobs)))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: Ctrl-C is the parent's
             running = {pool.submit(function, *job, threads=max(1, cores // workers)): job for job in jobs}
+            signal.signal(signal.SIGINT, handler)
             for done in as_completed(running):
                 try:
                     yield running[done], done.result()

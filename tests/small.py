@@ -86,3 +86,12 @@ def command(module: str, *words: str, **options) -> tuple[int, str, str]:
     process = start(module, *words, **options)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def work(number: int, threads: int) -> int:
+    """A job for another process: 1 fails, a negative number kills the process."""
+    if number < 0:
+        os._exit(1)
+    if number == 1:
+        raise config.UserError("no")
+    return 10 * number

@@ -60,6 +60,85 @@ def test_rewards_keep_their_bounds(name):
     assert np.std(rewards) > 0
 
 
+def near(distance, radius, margin):
+    """As experiments/README.md has it."""
+    return (1 / (1 + 9 * (distance / margin) ** 2) + 0.1 ** ((max(distance - radius, 0) / radius) ** 2)) / 2
+
+
+def reach(hand, radius, margin):
+    return lambda physics: near(common.distance(physics, hand, "target"), radius, margin)
+
+
+def carry(hand, radius, margin):
+    def equation(physics):
+        to_object, to_target = (common.distance(physics, *pair) for pair in ((hand, "object"), ("object", "target")))
+        return (1 / (1 + 9 * (to_object / margin) ** 2) + 3 * near(to_target, radius, margin)) / 4
+
+    return equation
+
+
+def cart(physics):
+    return near(abs(physics.data.qpos[0]), 0.05, 1) * (1 + 0.1 ** ((physics.data.qvel[0] / 2) ** 2)) / 2
+
+
+def pendulum(physics):
+    cosine = np.cos(physics.data.qpos[0])
+    return ((1 + cosine) / 2 + 0.1 ** ((max(np.cos(np.deg2rad(8)) - cosine, 0) / 0.2) ** 2)) / 2
+
+
+def parallel_poles(physics):
+    position, angles = physics.data.qpos[0], physics.data.qpos[1:]
+    centred, small = (1 + 0.1 ** ((position / 2) ** 2)) / 2, (4 + max(0, 1 - physics.control()[0] ** 2)) / 5
+    still = (1 + min(0.1 ** ((physics.data.qvel[1:] / 5) ** 2))) / 2
+    return np.mean((1 + np.cos(angles)) / 2) * centred * small * still
+
+
+def hopper(physics):
+    inertial = physics.named.data.xipos
+    return 0.1 ** ((max(0.6 - (inertial["torso", "z"] - inertial["foot", "z"]), 0) / 0.6) ** 2)
+
+
+def walker(physics):
+    speed = physics.named.data.subtree_linvel["torso", "x"]
+    return (1 + np.cos(physics.named.data.qpos["rooty"][0])) / 2 * (1 + 5 * min(max(speed, 0) / 8, 1)) / 6
+
+
+def quadruped(physics):
+    height = 0.1 ** ((max(0.5 - physics.named.data.xpos["torso", "z"], 0) / 0.3) ** 2)
+    return (1 + physics.named.data.xmat["torso", "zz"]) / 2 * height
+
+
+EQUATIONS = (
+    {name: reach("finger", 0.02, 0.2) for name in OWN if "eacher" in name and "3da" not in name}
+    | {name: reach("hand", 0.05, 0.4) for name in OWN if "reacher3da" in name}
+    | {name: carry("grasp", 0.02, 0.3) for name in OWN if "ripper" in name or name == "blockworld1"}
+    | {"blockworld3da": carry("hand", 0.03, 0.3), "canada": carry("stick", 0.04, 0.4)}
+    | {"canada2d": carry("finger", 0.03, 0.2), "cart": cart, "pendulum": pendulum, "hopper": hopper}
+    | {"cartpoleParallelDouble": parallel_poles, "cartpoleParallelTriple": parallel_poles}
+    | {"walker2d": walker, "hyq": quadruped}
+)
+
+
+@pytest.mark.parametrize("name", list(EQUATIONS))
+def test_rewards_are_what_their_docstrings_say(name):
+    """Another site, radius, weight or cost than the table in experiments/README.md tells."""
+    environment = PAPER[name].load(3)
+    random, compared = np.random.default_rng(3), 0
+    for _ in range(100):
+        action = random_action(environment, random)
+        time_step = environment.step(action)
+        if time_step.reward not in (None, walkers.FALL):
+            cost = 0 if "Parallel" in name else 0.01 * np.mean(action**2)
+            assert time_step.reward == pytest.approx(EQUATIONS[name](environment.physics) - cost, abs=1e-9)
+            compared += 1
+    assert compared > 20
+
+
+def test_every_reward_of_our_own_has_an_equation():
+    """A task that the test above leaves out; dm_control's own rewards are tested there."""
+    assert set(OWN) - set(EQUATIONS) == {"hardCheetah", "cartpoleSerialDouble", "cartpoleSerialTriple"}
+
+
 @pytest.mark.parametrize("name", [name for name in OWN if PAPER[name].terminates])
 def test_a_fall_ends_the_episode_with_a_penalty(name):
     """A promised end that no policy reaches, or that looks like a time limit."""

@@ -1,6 +1,7 @@
 """The planners' model against the environment itself, their optimum where it is known, and what planning is worth."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,14 +11,14 @@ import mujoco
 import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_are
-from small import command
+from small import command, work
 
-from pixel_ddpg import baseline, config, rendering, tasks
+from pixel_ddpg import baseline, config, files, rendering, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episode
 
 rendering.choose_backend()
-from pixel_ddpg.planner import ILQG, Model  # noqa: E402
+from pixel_ddpg.planner import ILQG, SEARCHES, Model  # noqa: E402
 
 BASELINE = "pixel_ddpg.baseline"
 
@@ -185,6 +186,30 @@ def test_planners_beat_random_actions(name, planner):
     assert returns[planner] > 1.5 * max(returns["random"], 1)
 
 
+@pytest.mark.parametrize("returns, times", [([0, 0], SEARCHES + 1), ([0, -np.inf], SEARCHES + 1), ([1, 0], 2)])
+def test_sampling_searches_until_a_plan_earns_something(returns, times, monkeypatch):
+    """One look at a sparse reward; a diverged plan taken for one that earns."""
+    environment, calls = make("ball_in_cup-catch", 4), []
+    policy = baseline.make_policy(
+        environment, "sampling", 0, baseline.planner_settings("sampling", "ball_in_cup-catch")
+    )
+    model = policy.__self__.model
+    monkeypatch.setattr(model, "roll", lambda states, plans: states)
+    monkeypatch.setattr(model, "returns", lambda states, plans: calls.append(1) or np.resize(returns, len(plans)))
+    policy(None)
+    assert len(calls) == times
+
+
+def test_ilqg_begins_with_the_plan_of_the_step_before(monkeypatch):
+    """A plan that is a step late."""
+    policy, rolled = ILQG(make("pendulum", 2), 0, horizon=0.4), []
+    policy.act()
+    expected, roll = np.vstack([policy._plan[1:], policy._plan[-1:]]), policy.model.roll
+    monkeypatch.setattr(policy.model, "roll", lambda states, plans: rolled.append(plans) or roll(states, plans))
+    policy.act()
+    assert np.array_equal(rolled[0][0], expected)
+
+
 def test_the_gripper_can_lift_its_object():
     """Fingers that cannot hold the ball, or a start from which the planner never grasps it."""
     environment = make("gripper", 4)
@@ -220,24 +245,47 @@ def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     assert code == 1 and "no result of this command" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_ctrl_c_and_kill_leave_no_process(sent, tmp_path):
-    """Tracebacks of the workers, or workers that plan on; a folder that two commands write to."""
+def assert_none_left(session: int) -> None:
+    for _ in range(300):
+        if not subprocess.run(["pgrep", "-s", str(session)], capture_output=True, text=True).stdout:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a process is left")
+
+
+def test_jobs_that_fail_do_not_stop_the_others():
+    """One task's mistake that ends all; a worker that was killed told as a traceback."""
+    done = {job[0]: result for job, result in baseline.in_processes(work, [(number,) for number in range(4)])}
+    assert isinstance(done.pop(1), config.UserError) and done == {0: 0, 2: 20, 3: 30}
+    with pytest.raises(config.UserError, match="was killed"):
+        list(baseline.in_processes(work, [(number,) for number in (-1, 0)]))
+
+
+@pytest.mark.parametrize(
+    "sent, seconds",
+    [(signal.SIGINT, 4), (signal.SIGINT, 1.5), (signal.SIGTERM, 4), (signal.SIGKILL, 4), (signal.SIGKILL, 0.5)],
+)
+def test_ctrl_c_and_kill_leave_no_process(sent, seconds, tmp_path):
+    """Tracebacks of the workers, or workers that plan on, also of a parent that ended before they had begun."""
     words = [sys.executable, "-m", BASELINE, "task=cheetah", "policy=planner", f"out={tmp_path}"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert "episodes to run" in process.stderr.readline()
-    time.sleep(3)
-    assert "another process writes" in command(BASELINE, "task=cart", f"out={tmp_path}")[2]
-    process.send_signal(sent)
+    time.sleep(seconds)
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # as a terminal does
+    else:
+        process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     if sent == signal.SIGINT:
         assert (process.returncode, err) == (130, "pixel_ddpg: interrupted\n")
-    for _ in range(100):
-        if not subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout:
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError("a process is left")
+    assert_none_left(process.pid)
+
+
+def test_two_commands_do_not_write_to_one_folder(tmp_path):
+    """Two that overwrite each other's episodes."""
+    with files.locked(tmp_path, "out"):
+        code, _, err = command(BASELINE, "task=cart", f"out={tmp_path}")
+    assert code == 1 and "another process writes" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,14 @@ def test_what_was_measured_is_what_would_be_measured_now():
     assert {"cartpole-swingup", "cart"} <= set(results.baselines())
 
 
+def test_the_tables_are_those_of_the_files():
+    """Results, or docstrings, that `python -m experiments.results` has not seen."""
+    root = results.FOLDER.parent.parent
+    assert results.paper_table() in (root / "README.md").read_text()
+    for table in (results.baseline_table(), results.planet_table(), results.task_table()):
+        assert table in (root / "experiments" / "README.md").read_text()
+
+
 def test_open_numbers_of_every_task_are_listed():
     """A task without its reward, or a row that a | cuts in two."""
     table = results.task_table().splitlines()
