@@ -14,6 +14,7 @@ from pixel_ddpg.rendering import available_threads
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 SEARCHES = 32  # times that new plans are drawn while none earns anything
+LEAST_SPREAD = 0.04  # of new plans around the mean of the best
 
 
 class Model:
@@ -147,7 +148,7 @@ class Sampling:
             if not found and searches < SEARCHES:
                 continue
             iterations += 1
-            mean, deviation = elites.mean(0), elites.std(0) + 0.04
+            mean, deviation = elites.mean(0), elites.std(0) + LEAST_SPREAD
         self._elites = elites
         return elites[0, 0]
 
@@ -203,13 +204,8 @@ class ILQG:
     def _differences(function, size: int, step: float) -> tuple[np.ndarray, np.ndarray]:
         """Gradient and Hessian at 0 of a function that takes many points (n, size)."""
         axes, (first, second) = step * np.eye(size), np.triu_indices(size, 1)
-        values = np.array(function(np.vstack([np.zeros(size), axes, -axes, axes[first] + axes[second]])))
-        middle, up, down, both = (
-            values[0],
-            values[1 : size + 1],
-            values[size + 1 : 2 * size + 1],
-            values[2 * size + 1 :],
-        )
+        values = function(np.vstack([np.zeros(size), axes, -axes, axes[first] + axes[second]]))
+        (middle,), up, down, both = np.split(np.array(values), np.cumsum([1, size, size]))
         hessian = np.diag(up + down - 2 * middle)
         hessian[first, second] = both - up[first] - up[second] + middle
         hessian[second, first] = hessian[first, second]

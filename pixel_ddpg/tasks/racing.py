@@ -24,7 +24,7 @@ class Racing(dm_env.Environment):
 
     def __init__(self):
         try:
-            self._game = gymnasium.make("CarRacing-v3", max_episode_steps=FRAMES).unwrapped
+            self._game = gymnasium.make("CarRacing-v3").unwrapped
         except gymnasium.error.DependencyNotInstalled:
             raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", 1) from None
         self.task = types.SimpleNamespace(random=np.random.RandomState(0))

@@ -36,19 +36,15 @@ class Reacher(common.Placed):
         qpos, uniform = physics.named.data.qpos, self.random.uniform
         physics.data.qpos[0] = uniform(-np.pi, np.pi)
         physics.data.qpos[1 : self._links] = uniform(-2.5, 2.5, self._links - 1)
-        qpos[["target_x", "target_y"]] = FIXED[self._links] if self._fixed else self._random_target()
+        nearest, farthest = (REACH, REACH) if self._links == 1 else (0.06, 0.22)
+        target = FIXED[self._links] if self._fixed else _around(self.random, nearest, farthest)
+        qpos[["target_x", "target_y"]] = target
         if self._obstacle:
-            angle, radius = uniform(0, 2 * np.pi), uniform(0.1, 0.2)
-            qpos[["obstacle_x", "obstacle_y"]] = radius * np.cos(angle), radius * np.sin(angle)
+            qpos[["obstacle_x", "obstacle_y"]] = _around(self.random, 0.1, 0.2)
 
     def is_clear(self, physics):
         apart = not self._obstacle or common.distance(physics, "target", "obstacle") > OBSTACLE + 0.03
         return apart and super().is_clear(physics)
-
-    def _random_target(self) -> tuple[float, float]:
-        angle = self.random.uniform(0, 2 * np.pi)
-        radius = REACH if self._links == 1 else self.random.uniform(0.06, 0.22)
-        return radius * np.cos(angle), radius * np.sin(angle)
 
     def get_observation(self, physics):
         observation = _seen(physics, self._links)
@@ -70,12 +66,9 @@ class Hit(common.Placed):
     """
 
     def place(self, physics):
-        uniform = self.random.uniform
-        physics.data.qpos[:3] = uniform((-np.pi, -1.5, -1.5), (np.pi, 1.5, 1.5))
+        physics.data.qpos[:3] = self.random.uniform((-np.pi, -1.5, -1.5), (np.pi, 1.5, 1.5))
         for name, low, high in (("object", 0.1, 0.2), ("target", 0.08, 0.25)):
-            angle, radius = uniform(0, 2 * np.pi), uniform(low, high)
-            place = radius * np.cos(angle), radius * np.sin(angle)
-            physics.named.data.qpos[[f"{name}_x", f"{name}_y"]] = place
+            physics.named.data.qpos[[f"{name}_x", f"{name}_y"]] = _around(self.random, low, high)
 
     def get_observation(self, physics):
         data = physics.named.data
@@ -87,6 +80,13 @@ class Hit(common.Placed):
 
     def get_reward(self, physics):
         return common.carry(physics, "finger", 0.03, 0.2) - common.action_cost(physics)
+
+
+def _around(random: np.random.RandomState, nearest: float, farthest: float) -> tuple[float, float]:
+    """A point at random, so far from the shoulder."""
+    angle = random.uniform(0, 2 * np.pi)
+    radius = nearest if nearest == farthest else random.uniform(nearest, farthest)
+    return radius * np.cos(angle), radius * np.sin(angle)
 
 
 def _seen(physics, links: int) -> collections.OrderedDict:
