@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import IO
 
 from pixel_ddpg.config import UserError
 
@@ -33,16 +34,35 @@ def sync_folder(folder: pathlib.Path) -> None:
 def locked(folder: pathlib.Path, option: str) -> Iterator[None]:
     """Only one process writes to a folder; the lock goes with the process, however it ends.
 
-    UserError names the option that chooses another. The file stays: deleting it would let two processes in.
+    UserError names the option that chooses another. A folder made for it goes again if nothing was written there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another {option}=") from None
-    with file:
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    path = folder / ".lock"
+    with _lock(path, option):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # another process has put something there, or deleted it
+                if made and os.listdir(folder) == [path.name]:
+                    path.unlink()
+                    for each in made:
+                        each.rmdir()
+
+
+def _lock(path: pathlib.Path, option: str) -> IO:
+    """The locked file of that path: not one that its last holder deleted between opening and locking."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"cannot write to {path.parent} ({error.strerror}): choose another {option}=") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process writes to {folder}: wait, or choose another {option}=", 1) from None
-        yield
+            file.close()
+            message = f"another process writes to {path.parent}: wait, or choose another {option}="
+            raise UserError(message, 1) from None
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()

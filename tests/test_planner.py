@@ -1,5 +1,6 @@
 """The planners' model against the environment itself, their optimum where it is known, and what planning is worth."""
 
+import fcntl
 import json
 import os
 import signal
@@ -286,6 +287,32 @@ def test_two_commands_do_not_write_to_one_folder(tmp_path):
     with files.locked(tmp_path, "out"):
         code, _, err = command(BASELINE, "task=cart", f"out={tmp_path}")
     assert code == 1 and "another process writes" in err and err.count("\n") == 1
+
+
+def test_a_lock_leaves_no_empty_folder(tmp_path):
+    """A folder where a command was refused, and that looks as if a run were there; what was there before stays."""
+    for folder, left in ((tmp_path / "runs/seed0", []), (tmp_path, [".lock"])):
+        with pytest.raises(config.UserError), files.locked(folder, "out"):
+            raise config.UserError("no")
+        assert [path.name for path in tmp_path.iterdir()] == left
+    with files.locked(tmp_path / "runs/seed0", "out"):
+        (tmp_path / "runs/seed0/written").touch()
+    assert (tmp_path / "runs/seed0/written").exists()
+
+
+def test_a_lock_is_not_of_a_deleted_file(tmp_path, monkeypatch):
+    """Two processes that write to one folder: one locked the file that the one before it was about to delete."""
+    lock, deleted = fcntl.flock, []
+
+    def delete_first(file, how):
+        if not deleted:
+            deleted.append(os.unlink(file.name))
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    refused = pytest.raises(config.UserError, match="another process")
+    with files.locked(tmp_path, "out"), refused, files.locked(tmp_path, "out"):
+        pass
 
 
 @pytest.mark.parametrize(
