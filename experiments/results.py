@@ -170,7 +170,22 @@ def baseline_table() -> str:
         ]
         cells.append(", ".join(sorted({(each["commit"] or "unknown")[:9] for each in episodes})))
         lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines)
+    return "\n".join(f"| {line} |" for line in lines) + f"\n\n{_duration()}"
+
+
+def _duration() -> str:
+    """What five episodes of the paper's rows take on two cores."""
+    found, told = baselines(), []
+    rows = [task for task in tasks.CATALOGUE.values() if "table1" in task.tags and task.simulator == "mujoco"]
+    better = [(task, baseline.better_planner(task.name)) for task in rows]
+    for name, pairs in (
+        ("the better planner", better),
+        ("both", [(task, each) for task in rows for each in POLICIES[1:]]),
+    ):
+        results = [found[task.same_as][policy] for task, policy in pairs if policy in found.get(task.same_as, {})]
+        minutes = sum(np.mean([each["minutes"] for each in result["episodes"]]) for result in results)
+        told.append(f"{5 * minutes / 2 / 60:.1f} hours with {name} ({len(results)} of {len(pairs)} measured)")
+    return f"Five episodes of each of the paper's rows take on two cores, one episode a core: {', '.join(told)}."
 
 
 def _spread(result: dict | None) -> str:
@@ -195,16 +210,17 @@ def _mean(results: dict[str, dict], policy: str | None) -> str:
     """A policy's return and how it came about; missing where there is none."""
     if policy not in results:
         return "missing"
-    return f"{results[policy]['return']:.0f} ({policy}, {len(results[policy]['episodes'])} episodes)"
+    number = len(results[policy]["episodes"])
+    return f"{results[policy]['return']:.0f} ({policy}, {number} episode{'s' * (number > 1)})"
 
 
 def planet_table() -> str:
     """Markdown: the planners beside the published one (PlaNet's, with the true simulator)."""
-    lines = ["| task | repeat | published | ours, sampling | ours, iLQG |", "|---|---|---|---|---|"]
+    lines = ["| task | repeat | published | ours, sampling (sd, n) | ours, iLQG (sd, n) |", "|---|---|---|---|---|"]
     found = baselines()
     for row in csv.DictReader((REFERENCE / "planner_published.csv").open()):
         results = found.get(row["task"], {})
-        cells = [f"{results[policy]['return']:.0f}" if policy in results else "missing" for policy in POLICIES[1:]]
+        cells = [_spread(results.get(policy)) or "missing" for policy in POLICIES[1:]]
         lines.append(f"| {row['task']} | {row['action_repeat']} | {row['return']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
