@@ -42,7 +42,7 @@ SETTINGS_OF = {
     "movingGripperRandom": GRIPPER, "canada": CANADA, "canada2d": CANADA,
     "cheetah-run": CHEETAH, "hardCheetah": CHEETAH,
     "hyq": {"sampling": {"horizon": 0.4, "samples": 32}, "ilqg": {"horizon": 0.4}},
-    "walker2d": {"sampling": {"horizon": 0.5}, "ilqg": {"horizon": 0.5}},
+    "walker2d": {"sampling": {"horizon": 0.8, "knots": (6,), "samples": 96}, "ilqg": {"horizon": 0.5}},
     "reacher-easy": {"sampling": {"horizon": 1.6}, "ilqg": {"horizon": 1.6}},
     "finger-spin": {"sampling": {"horizon": 0.28, "knots": (0,), "samples": 256, "spread": 3.0}},
     "ball_in_cup-catch": {"sampling": {"horizon": 0.8}},
