@@ -146,6 +146,8 @@ def main(options: Figures) -> None:
     out = pathlib.Path(options.out)
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise config.UserError(f"out={out} must end in .png, .svg or .pdf")
+    if bool(options.runs) + bool(options.observations) + options.sheet != 1:
+        raise config.UserError("name one of runs=[runs], observations=[cheetah-run] and sheet=true")
     if options.observations:
         for task in options.observations:
             config.compose([f"task={task}"])
@@ -155,7 +157,7 @@ def main(options: Figures) -> None:
     elif runs := find_runs(options.runs):
         learning_curves(runs, out)
     else:
-        raise config.UserError(f"no runs in {', '.join(options.runs) or 'runs=[]'}")
+        raise config.UserError(f"no runs in {', '.join(options.runs)}")
     print(out)
 
 

@@ -1,5 +1,7 @@
 """python -m experiments.grid tag=table1 agent=planner: one video of many tasks side by side."""
 
+import hashlib
+import json
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from pixel_ddpg import baseline, config, play
+from pixel_ddpg import baseline, config, files, machine, play, presets, tasks
 from pixel_ddpg.episodes import film
 from pixel_ddpg.list import select
 from pixel_ddpg.video import Video, opencv
@@ -33,16 +35,27 @@ config.register_command("grid", Grid, "experiments")
 
 
 def film_task(name: str, agent: str, seed: int, size: int, seconds: float, path: str, threads: int) -> dict:
-    """The first seconds of an episode as an mp4, whole or not at all."""
+    """The first seconds of an episode as an mp4."""
     environment, policy = play.make_agent(play.Play(task=name, agent=agent, seed=seed), threads)
-    part = pathlib.Path(path).with_suffix(".part.mp4")
-    value, frames = film(environment, policy, part, size, seconds)
-    part.rename(path)
+    value, frames = film(environment, policy, pathlib.Path(path), size, seconds)
     return {"return": value, "frames": frames}
+
+
+def film_name(name: str, agent: str, *how) -> str:
+    """Another one for another size, seed, length, planner or state of the code."""
+    made = [*how, presets.action_repeat(name), baseline.planner_settings(agent, name), machine.commit()]
+    return f"{name}-{agent}-{hashlib.sha256(json.dumps(made).encode()).hexdigest()[:10]}.mp4"
 
 
 def pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
     """So many pictures at FRAMES_PER_SECOND, uint8 (size, size, 3); the last one stays, darker."""
+    try:
+        yield from _pictures(path, count)
+    except av.error.FFmpegError:
+        raise config.UserError(f"{path} is damaged: delete it and run this again", 1) from None
+
+
+def _pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
     with av.open(str(path)) as container:
         decoded = container.decode(video=0)
         frame = next(decoded)
@@ -56,19 +69,18 @@ def pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
 
 
 def compose(films: dict[str, pathlib.Path], size: int, seconds: float, out: pathlib.Path) -> None:
-    """All side by side, each with its name."""
+    """All side by side, each under its name."""
+    strip = size // 16 * 2  # even, as the codec wants it
     cv2, count, rows = opencv(), round(seconds * FRAMES_PER_SECOND), -(-len(films) // COLUMNS)
     sources = {name: pictures(path, count) for name, path in films.items()}
     with Video(out, FRAMES_PER_SECOND) as video:
         for _ in range(count):
-            canvas = np.zeros((rows * size, COLUMNS * size, 3), np.uint8)
+            canvas = np.zeros((rows * (size + strip), COLUMNS * size, 3), np.uint8)
             for place, (name, source) in enumerate(sources.items()):
-                picture = np.ascontiguousarray(next(source))
-                cv2.putText(
-                    picture, name, (3, size - 5), cv2.FONT_HERSHEY_SIMPLEX, size / 420, (255,) * 3, 1, cv2.LINE_AA
-                )
-                top, left = place // COLUMNS * size, place % COLUMNS * size
-                canvas[top : top + size, left : left + size] = picture
+                top, left = place // COLUMNS * (size + strip), place % COLUMNS * size
+                canvas[top + strip : top + strip + size, left : left + size] = next(source)
+                at = (left + 3, top + strip * 3 // 4)
+                cv2.putText(canvas, name, at, cv2.FONT_HERSHEY_SIMPLEX, size / 420, (255,) * 3, 1, cv2.LINE_AA)
             video.add(canvas.transpose(2, 0, 1))
 
 
@@ -86,13 +98,19 @@ def main(options: Grid) -> None:
     if out.suffix != ".mp4":
         raise config.UserError(f"out={out} must end in .mp4")
     folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.locked(folder, "out"):
+        make(options, chosen, folder)
+    print(out)
+
+
+def make(options: Grid, chosen: list[tasks.Task], folder: pathlib.Path) -> None:
+    """Film the episodes that are missing, and compose all."""
     films, jobs = {}, []
     for task in chosen:
         plans = options.agent in ("planner", *baseline.SETTINGS)
         agent = "random" if plans and task.simulator != "mujoco" else options.agent
         agent = baseline.better_planner(task.name) or "sampling" if agent == "planner" else agent
-        path = folder / f"{task.name}-{agent}-seed{options.seed}-{options.size}-{options.seconds:g}s.mp4"
+        path = folder / film_name(task.name, agent, options.seed, options.size, options.seconds)
         films[f"{task.name} ({agent})" if plans and agent == "random" else task.name] = path
         if not path.exists():
             jobs.append((task.name, agent, options.seed, options.size, options.seconds, str(path)))
@@ -102,8 +120,7 @@ def main(options: Grid) -> None:
         print(
             f"{number}/{len(jobs)} {name} {agent}: return {done['return']:.1f} in {done['frames']} frames", flush=True
         )
-    compose(films, options.size, options.seconds, out)
-    print(out)
+    compose(films, options.size, options.seconds, pathlib.Path(options.out))
 
 
 if __name__ == "__main__":

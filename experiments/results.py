@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,7 +134,7 @@ def baselines() -> dict[str, dict[str, dict]]:
     """Task -> policy -> what `python -m pixel_ddpg.baseline` has measured; UserError for what has since changed."""
     found: dict[str, dict[str, dict]] = {}
     for path in baseline.MEASURED.glob("*.json"):
-        result = json.loads(path.read_text())
+        result = baseline.read(path)
         task, policy = result["task"], result["policy"]
         repeat = presets.action_repeat(task)
         settings = json.loads(json.dumps(baseline.planner_settings(policy, task)))
@@ -189,7 +190,11 @@ def _duration() -> str:
 
 
 def _spread(result: dict | None) -> str:
-    return f"{result['return']:.1f} ({result['sd']:.1f}, {len(result['episodes'])})" if result else ""
+    if not result:
+        return ""
+    number = len(result["episodes"])
+    spread = f"{result['sd']:.1f}" if number > 1 else "-"
+    return f"{result['return']:.1f} ({spread}, {number})"
 
 
 def paper_table() -> str:
@@ -229,20 +234,37 @@ def task_table() -> str:
     """Markdown: every task of the paper with the numbers that the paper leaves open, from the code itself."""
     lines = ["| task | made from | state, action, observation | control step, s | reward, start, end |"]
     lines.append("|---|---|---|---|---|")
+    rows: dict[str, str] = {}  # text -> the first task that has it
     for task in tasks.CATALOGUE.values():
         if "paper" in task.tags:
             text = " ".join(" ".join(_docstrings(task)).split())
+            first = task.name if task.family == "suite" else rows.setdefault(text, task.name)
+            text = f"{_variant(task)} {text if first == task.name else f'As {first}.'}".strip()
             dimensions = f"{task.state_dim or ''}, {task.action_dim}, {task.observation_dim}"
             cells = [task.name, task.origin, dimensions, str(task.control_timestep), text]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
+def _variant(task: tasks.Task) -> str:
+    """What a task is built with, where several are built alike: links 3, fixed."""
+    builder = None if task.family == "suite" else _builder(task)
+    if not isinstance(builder, functools.partial):
+        return ""
+    given = inspect.signature(builder.func).bind(*builder.args, **builder.keywords).arguments
+    said = [name.replace("_", " ") if value is True else f"{name} {value}" for name, value in given.items() if value]
+    return f"({', '.join(said)})" if said else ""
+
+
+def _builder(task: tasks.Task) -> Callable:
+    return importlib.import_module(f"pixel_ddpg.tasks.{task.family}").TASKS[task.name]
+
+
 def _docstrings(task: tasks.Task) -> list[str]:
     """What the code says of a task: of what builds it, and of its reward."""
     if task.family == "suite":
         return ["dm_control's own"]
-    builder = importlib.import_module(f"pixel_ddpg.tasks.{task.family}").TASKS[task.name]
+    builder = _builder(task)
     said = [builder.func.__doc__ if isinstance(builder, functools.partial) else builder.__doc__ or ""]
     if task.simulator == "mujoco":
         owner = type(task.load(0).task)
@@ -275,6 +297,7 @@ def main(options: Results) -> None:
     fill(experiments, "tasks", task_table())
     if found := find_runs([str(runs)]):
         learning_curves(found, FOLDER / "learning_curves.png")
+    print(f"the tables of {readme}, {experiments} and {FOLDER / 'README.md'}")
 
 
 if __name__ == "__main__":

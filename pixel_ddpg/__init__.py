@@ -8,6 +8,20 @@ agent = pixel_ddpg.load("runs/cheetah-run/pixels/fast/seed0")
 import os
 import sys
 
+_module = dict(zip(sys.orig_argv, sys.orig_argv[1:])).get("-m", "")
+_is_command = _module.split(".")[0] in ("pixel_ddpg", "experiments")
+
+
+def _tell(kind: type, error: BaseException, trace) -> None:
+    if kind is KeyboardInterrupt:
+        print("pixel_ddpg: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if _is_command:  # Ctrl-C while its modules are imported; later it is config.command that tells
+    sys.excepthook = _tell
+
 # Read when torch is loaded: threads that wait for each other spin for microseconds, then sleep. OpenMP's own spinning
 # for milliseconds makes an update 20 times slower beside other work, and hardly faster alone.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -15,11 +29,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 try:
     import gymnasium
 except ModuleNotFoundError as error:
-    if sys.argv[0] != "-m":
+    if not _is_command:
         raise
     sys.exit(f"pixel_ddpg: {error.name} is missing here: `make install`, then `. .venv/bin/activate`")
 
-from pixel_ddpg import tasks
+from pixel_ddpg import tasks  # noqa: E402
 
 
 def list_tasks() -> list[tasks.Task]:

@@ -1,6 +1,7 @@
 """python -m pixel_ddpg.baseline task=... policy=random|planner: the returns that a score is measured by."""
 
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -23,7 +24,7 @@ from pixel_ddpg.list import select
 from pixel_ddpg.rendering import available_threads
 
 # Seconds to look ahead (the paper's planner: 0.25 to 0.6), and what each planner is built with. Goals that are far or
-# sparse want a longer look, contacts that come and go within milliseconds a shorter one with more plans.
+# sparse want a longer look; where physics are slow, the time of an episode is kept with fewer plans.
 SETTINGS = {
     "sampling": {"horizon": 0.6, "knots": (3, 6, 0), "samples": 64, "iterations": 2, "elites": 8, "spread": 1.0},
     "ilqg": {"horizon": 0.6},
@@ -49,8 +50,14 @@ SETTINGS_OF = {
 }  # fmt: skip
 POLICIES = ("random", "planner", *SETTINGS)
 FEWEST_SAMPLES = 16  # more than the elites
-FOLDER = "experiments/reference/baselines"
-MEASURED = pathlib.Path(__file__).parent.parent / FOLDER
+MEASURED = pathlib.Path(__file__).parent.parent / "experiments/reference/baselines"
+LIMITS = {
+    "episodes": (1, 10**5),
+    "seed": (0, 2**32 - 1),
+    "action_repeat": (0, 1000),
+    "horizon": (0, 100),
+    "samples": (0, 10**5),
+}
 
 
 @dataclass
@@ -66,7 +73,7 @@ class Baseline:
     horizon: float = 0.0  # seconds a planner looks ahead; 0: what it has for the task
     samples: int = 0  # plans an iteration of the sampling planner; 0: what it has for the task
     overwrite: bool = False  # begin anew where a result has other settings, or is damaged
-    out: str = FOLDER  # folder of <task>-<policy>.json
+    out: str = ""  # folder of <task>-<policy>.json; default: the project's own, of which the score is made
 
 
 config.register_command("baseline", Baseline)
@@ -76,17 +83,15 @@ def check(options: Baseline) -> list[tasks.Task]:
     """The tasks; UserError for what cannot work."""
     if options.policy not in POLICIES:
         raise config.UserError(f"unknown policy '{options.policy}'{config.nearest(options.policy, POLICIES)}")
-    for key, least in (("episodes", 1), ("seed", 0), ("action_repeat", 0), ("horizon", 0), ("samples", 0)):
-        if not getattr(options, key) >= least:
-            raise config.UserError(f"{key}={getattr(options, key)} must be at least {least}")
+    for key, (least, most) in LIMITS.items():
+        if not least <= getattr(options, key) <= most:
+            raise config.UserError(f"{key}={getattr(options, key)} must be at least {least} and at most {most:,}")
     if 0 < options.samples < FEWEST_SAMPLES:
         raise config.UserError(f"samples={options.samples} must be at least {FEWEST_SAMPLES}")
     if options.policy == "random" and (options.horizon or options.samples):
         raise config.UserError("horizon= and samples= are a planner's: add policy=planner")
     if options.policy == "ilqg" and options.samples:
         raise config.UserError("samples= is the sampling planner's")
-    if options.horizon > 100:
-        raise config.UserError(f"horizon={options.horizon} must be at most 100 seconds")
     if bool(options.task) == bool(options.tag):
         raise config.UserError("name a task= or a tag=, as task=pendulum or tag=table1")
     chosen = [tasks.CATALOGUE[options.task]] if options.task else select("*", options.tag)
@@ -110,12 +115,30 @@ def planner_settings(planner: str, task: str) -> dict:
 
 def better_planner(task: str) -> str | None:
     """The one whose returns are the 1 of the score: the better on the seeds that both were measured with, if any."""
-    files = [MEASURED / f"{tasks.CATALOGUE[task].same_as}-{planner}.json" for planner in SETTINGS]
-    episodes = [json.loads(path.read_text())["episodes"] if path.exists() else [] for path in files]
+    paths = [MEASURED / f"{tasks.CATALOGUE[task].same_as}-{planner}.json" for planner in SETTINGS]
+    episodes = [read(path)["episodes"] if path.exists() else [] for path in paths]
     returns = [{episode["seed"]: episode["return"] for episode in each} for each in episodes]
     both = set.intersection(*map(set, returns))
     means = {planner: np.mean([each[seed] for seed in both]) for planner, each in zip(SETTINGS, returns) if both}
     return max(means, key=means.get, default=None)
+
+
+def read(path: pathlib.Path) -> dict:
+    """What this command wrote; UserError for anything else."""
+    try:
+        result = json.loads(path.read_text())
+        keys = {"task", "policy", "action_repeat", "settings", "return", "sd"}
+        numbers = [episode[key] for episode in result["episodes"] for key in ("seed", "return", "frames", "minutes")]
+        numbers += [result["return"], result["sd"]]
+        whole = keys <= result.keys() and len(numbers) > 2 and all(map(math.isfinite, numbers))
+        whole = whole and all("commit" in episode for episode in result["episodes"])
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise config.UserError(
+            f"{path} is no result of `python -m pixel_ddpg.baseline`: delete it and measure again", 1
+        )
+    return result
 
 
 def make_policy(environment: Environment, name: str, seed: int, settings: dict, threads: int = 0) -> Callable:
@@ -137,6 +160,11 @@ def measure(name: str, policy: str, action_repeat: int, settings: dict, seed: in
     return {"seed": seed, "return": value, "frames": frames, "minutes": minutes, "commit": machine.commit()}
 
 
+def folder(options: Baseline) -> pathlib.Path:
+    """Where the results are."""
+    return pathlib.Path(options.out) if options.out else MEASURED
+
+
 class Result:
     """The file of one task and policy; it knows which episodes it lacks."""
 
@@ -145,7 +173,7 @@ class Result:
         settings = planner_settings(policy, task.name)
         for key in settings.keys() & {"horizon", "samples"}:
             settings[key] = getattr(options, key) or settings[key]
-        self.path = pathlib.Path(options.out) / f"{task.name}-{policy}.json"
+        self.path = folder(options) / f"{task.name}-{policy}.json"
         made = {"task": task.name, "policy": policy, "action_repeat": repeat, "settings": settings}
         self.made = json.loads(json.dumps(made))
         self.episodes = self._read(options.overwrite)
@@ -157,14 +185,15 @@ class Result:
         if not self.path.exists():
             return []
         try:
-            old = json.loads(self.path.read_text())
-            episodes, same = old["episodes"], all(old[key] == self.made[key] for key in self.made)
-        except (ValueError, KeyError, TypeError):
-            episodes, same = None, False
-        if same or anew:
-            return episodes if same else []
-        if episodes is None:
-            raise config.UserError(f"{self.path} is no result of this command: delete it, or add overwrite=true", 1)
+            old = read(self.path)
+        except config.UserError:
+            if anew:
+                return []
+            raise
+        if all(old[key] == self.made[key] for key in self.made):
+            return old["episodes"]
+        if anew:
+            return []
         raise config.UserError(f"{self.path} has other settings: choose another out=, or add overwrite=true")
 
     def add(self, episode: dict) -> None:
@@ -192,9 +221,9 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
     workers = max(1, min(cores, len(jobs)))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
-            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: Ctrl-C is the parent's
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it: Ctrl-C is ours
             running = {pool.submit(function, *job, threads=max(1, cores // workers)): job for job in jobs}
-            signal.signal(signal.SIGINT, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for done in as_completed(running):
                 try:
                     yield running[done], done.result()
@@ -214,12 +243,12 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
 def main(options: Baseline) -> int:
     policies = list(SETTINGS) if options.policy == "planner" else [options.policy]
     chosen, console, failed = check(options), Console(stderr=True, highlight=False), []
-    with files.locked(pathlib.Path(options.out), "out"):
+    with files.locked(folder(options), "out"):
         results = [Result(task, policy, options) for task in chosen for policy in policies]
         of = {(result.made["task"], result.made["policy"]): result for result in results}
         jobs = [(*result.made.values(), seed) for result in results for seed in result.missing]
         if jobs:
-            console.print(f"{len(jobs)} episodes to run")
+            console.print(f"episodes to run: {len(jobs)}")
         for number, ((name, policy, *_, seed), episode) in enumerate(in_processes(measure, jobs), 1):
             if isinstance(episode, config.UserError):
                 failed.append(f"{name} {policy} seed {seed}: {episode}")
@@ -230,7 +259,7 @@ def main(options: Baseline) -> int:
     for result in results:
         values = [episode["return"] for episode in result.episodes]
         if values:
-            print(f"{result.path}: {np.mean(values):.1f} +- {np.std(values):.1f} ({len(values)} episodes)")
+            print(f"{result.path}: {np.mean(values):.1f} +- {np.std(values):.1f} (episodes: {len(values)})")
     for line in failed:
         print(f"pixel_ddpg: {line}", file=sys.stderr)
     return 1 if failed else 0

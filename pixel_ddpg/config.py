@@ -268,14 +268,14 @@ def one_line_errors():
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
         elif error.filename:
-            message = f"{error.filename}: {error.strerror}"
+            message = f"{error.filename}: {error.strerror}; choose another file or folder"
         else:
             raise
         code = 1
     except (MemoryError, RuntimeError) as error:  # RuntimeError: torch's
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        message = "out of memory: a smaller replay.batch_size, env.size or agent.hidden needs less"
+        message = "out of memory: ask for less (of a run: replay.batch_size, env.size, agent.hidden)"
         code = 1
     except KeyboardInterrupt:
         message, code = "interrupted", 130
@@ -331,7 +331,7 @@ def nearest(word: str, names: list[str]) -> str:
 
 
 REMEDIES = {
-    "to Integer": "write a whole number without an exponent, as 100000 or 100_000",
+    "to Integer": "write a whole number, without an exponent, as 100000 or 100_000",
     "is not a ListConfig": "a list stands in brackets, as runs=[runs/a,runs/b]",
     "Ambiguous value": "--multirun runs each, a list stands in brackets",
 }

@@ -80,8 +80,12 @@ def check_opencv() -> str:
 
 
 def check_box2d() -> str:
-    lacks = [name for name in ("box2d", "pygame") if not importlib.util.find_spec({"box2d": "Box2D"}.get(name, name))]
-    return f"no {' and '.join(lacks)}: all tasks but torcs work" if lacks else "task=torcs works"
+    try:
+        import Box2D  # noqa: F401
+        import pygame  # noqa: F401
+    except ImportError as error:
+        return f"{error}: all tasks but torcs work"
+    return "task=torcs works"
 
 
 def check_video() -> str:

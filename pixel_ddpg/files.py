@@ -13,12 +13,26 @@ from pixel_ddpg.config import UserError
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
     """All of `data` or nothing is at `path`, also after a power cut."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
     sync_folder(path.parent)
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """OSError, with the name, for a file that could not be written; nothing is left there."""
+    was_there = path.exists()
+    with open(path, "ab"):
+        pass
+    if not was_there:
+        path.unlink()
 
 
 def sync_folder(folder: pathlib.Path) -> None:

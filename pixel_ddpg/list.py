@@ -50,7 +50,7 @@ def main(options: List) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    columns = ("task", "tags", "action", "state", "pixels", "repeat", "frames", "ends early", "made from")
+    columns = ("task", "tags", "action", "observation", "pixels", "repeat", "frames", "ends early", "made from")
     table = Table(
         *(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left"
     )

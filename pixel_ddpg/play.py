@@ -35,6 +35,10 @@ NAMED = ("random", "zero", "planner", *baseline.SETTINGS)
 def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[np.ndarray], np.ndarray]]:
     """The environment as the agent sees it, and its policy."""
     if options.agent not in NAMED:
+        if not pathlib.Path(options.agent).exists():
+            raise config.UserError(
+                f"agent={options.agent} is no run's folder{config.nearest(options.agent, list(NAMED))}"
+            )
         from pixel_ddpg import trainer
 
         settings, agent, _ = trainer.load_run(options.agent)

@@ -24,10 +24,11 @@ def available_threads() -> int:
 def choose_backend(threads: int = 0) -> str:
     """Set MUJOCO_GL, unless the user has, to the first library found here; 'disable' where there is none.
 
-    Call it before mujoco is imported. `threads` is for software GL; 0: all that this process may use.
+    Call it before mujoco is imported; later it changes nothing. `threads` is for software GL; 0: all that this process
+    may use.
     """
     os.environ.setdefault("LP_NUM_THREADS", str(threads or available_threads()))
-    if not os.environ.get("MUJOCO_GL") and sys.platform == "linux":
+    if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
     return os.environ.get("MUJOCO_GL", "the system's own")
 
@@ -50,8 +51,10 @@ def gl_failures_explained():
         raise
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        backend = os.environ.get("MUJOCO_GL", "unset")
+        backend = os.environ.get("MUJOCO_GL")
         _forget(error)
+        if not backend and sys.platform == "linux":
+            raise UserError("no pictures: set MUJOCO_GL=egl before mujoco or dm_control is imported", code=1) from None
         raise UserError(f"no pictures with MUJOCO_GL={backend} ({text}): {MEND_GL}", code=1) from None
 
 

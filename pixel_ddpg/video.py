@@ -1,12 +1,14 @@
 """mp4 files (libx264)."""
 
 import fractions
+import io
 import pathlib
 import types
 
 import av
 import numpy as np
 
+from pixel_ddpg import files
 from pixel_ddpg.config import UserError
 
 MEND_OPENCV = "apt-get install libgl1 libglib2.0-0"
@@ -22,17 +24,18 @@ def opencv() -> types.ModuleType:
 
 
 class Video:
-    """Writes pictures, uint8 (3, size, size), to an mp4; use it as a context."""
+    """Makes an mp4 of pictures, uint8 (3, size, size); use it as a context, at whose end the file is written, whole."""
 
     def __init__(self, path: pathlib.Path, frames_per_second: float):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()  # says which file cannot be written, at once; av says it later and without the name
-        self._container = av.open(str(path), "w")
+        files.check_writable(path)
+        self._path, self._buffer = path, io.BytesIO()
+        self._container = av.open(self._buffer, "w", format="mp4")
         self._stream = self._container.add_stream(
             "libx264", rate=fractions.Fraction(frames_per_second).limit_denominator(1000)
         )
         self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "23", "movflags": "+faststart"}
+        self._stream.options = {"crf": "23"}
         self._sized = False
 
     def __enter__(self) -> "Video":
@@ -46,7 +49,9 @@ class Video:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
         self._container.mux(self._stream.encode(frame))
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind: type | None, *error) -> None:
         if self._sized:
             self._container.mux(self._stream.encode())
         self._container.close()
+        if kind is None:
+            files.write_atomically(self._path, self._buffer.getvalue())

@@ -353,12 +353,25 @@ def test_state_trains_without_any_gl(tmp_path):
     assert_one_line(err, "apt-get install")
 
 
+@pytest.mark.parametrize("module", ["pixel_ddpg.list", "experiments.figures"])
+def test_ctrl_c_before_a_command_begins_is_told_in_one_line(module, tmp_path):
+    """A traceback out of an import: those take seconds, in which many change their mind."""
+    (tmp_path / "gymnasium.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    code, out, err = command(module, env={"PYTHONPATH": path})
+    assert code != 0 and (out, err) == ("", "pixel_ddpg: interrupted\n")
+
+
 MISTAKES = {
     ("pixel_ddpg.evaluate", "run=nowhere"): "is not a run",
     ("pixel_ddpg.evaluate",): "which run?",
     ("pixel_ddpg.play", "task=cheetah-ru"): "cheetah-run",
     ("pixel_ddpg.play", "size=63"): "even",
-    ("pixel_ddpg.play", "agent=nowhere"): "is not a run",
+    ("pixel_ddpg.play", "agent=nowhere"): "no run's folder; there are random",
+    ("pixel_ddpg.play", "agent=planer"): "did you mean planner",
+    ("pixel_ddpg.play", "agent=."): "is not a run",
+    ("pixel_ddpg.baseline", "task=cart", "episodes=1000000000"): "at most",
+    ("pixel_ddpg.baseline", "task=cart", "out=/dev/null"): "choose another out=",
     ("pixel_ddpg.run", "run_dir=/proc/nothing"): "cannot",
     ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=here"): "GiB",
     ("pixel_ddpg.run", "device=cuda:9"): "CUDA",
@@ -368,6 +381,8 @@ MISTAKES = {
     ("pixel_ddpg.evaluate", "run=nowhere", "seed=-1"): "at least 0",
     ("experiments.figures", "runs=[nowhere]"): "no runs",
     ("experiments.figures", "runs=[nowhere]", "out=c.xyz"): "must end in .png",
+    ("experiments.figures", "runs=[nowhere]", "sheet=true"): "name one of",
+    ("experiments.figures",): "name one of",
 }
 
 

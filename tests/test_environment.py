@@ -1,6 +1,7 @@
 """What an agent sees of a task: action repeat, frames, stacks, endings, pictures, and both interfaces."""
 
 import dataclasses
+import errno
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ from dm_env import test_utils
 from gymnasium.utils import env_checker
 
 import pixel_ddpg
-from pixel_ddpg import config, episodes, rendering, tasks
+from pixel_ddpg import config, episodes, rendering, tasks, video
 from pixel_ddpg.config import UserError
 from pixel_ddpg.environment import Environment, GymEnvironment, make_env
 
@@ -536,6 +537,15 @@ def without(backend: str) -> bool:
     return backend not in rendering.LIBRARIES or not rendering._loads(rendering.LIBRARIES[backend])
 
 
+def test_a_backend_that_comes_too_late_is_told():
+    """'leave MUJOCO_GL unset' told to one who did, and whose mujoco was imported before anything was chosen."""
+    code = "import mujoco\n" + TRY.format(name="cartpole-swingup", obs="pixels")
+    result = python(code, MUJOCO_GL=None, DISPLAY=None)
+    assert "set MUJOCO_GL=egl before mujoco" in result.stdout and result.stderr == ""
+    result = python("import mujoco\n" + TRY.format(name="cartpole-swingup", obs="state"), MUJOCO_GL=None, DISPLAY=None)
+    assert "no pictures" not in result.stdout
+
+
 @pytest.mark.parametrize("backend", ["osmesa", "bogus", "disable", "glfw"])
 def test_a_backend_that_is_not_there_is_told_in_one_line(backend):
     """A traceback from the depths of OpenGL; a text that does not name MUJOCO_GL."""
@@ -670,6 +680,30 @@ def test_film_is_an_mp4_that_plays_in_the_tasks_time(obs, tmp_path):
     assert len(pictures) == 4  # the first one and three steps
     assert all(picture.std() > 5 for picture in pictures)
     assert np.abs(pictures[0].astype(int) - pictures[-1].astype(int)).mean() > 0.5
+
+
+def test_a_film_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A good film lost to Ctrl-C or a full disk, or half of one that looks whole."""
+    path, picture = tmp_path / "a.mp4", np.zeros((3, 32, 32), np.uint8)
+    path.write_bytes(b"a good one")
+
+    def film(interrupt: bool, to):
+        with video.Video(to, 20) as film:
+            film.add(picture)
+            if interrupt:
+                raise KeyboardInterrupt
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for to in (path, tmp_path / "b.mp4"):
+        with pytest.raises(KeyboardInterrupt):
+            film(True, to)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as told:
+        film(False, path)
+    assert told.value.filename == str(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.mp4"] and path.read_bytes() == b"a good one"
 
 
 def test_filming_does_not_change_the_episode(tmp_path):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import mujoco
 import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_are
@@ -19,6 +18,8 @@ from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episode
 
 rendering.choose_backend()
+import mujoco  # noqa: E402
+
 from pixel_ddpg.planner import ILQG, SEARCHES, Model  # noqa: E402
 
 BASELINE = "pixel_ddpg.baseline"
@@ -232,7 +233,7 @@ def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     assert baseline.measure("pendulum", "random", 2, {}, 4)["return"] == returns[1]
 
     code, _, err = command(BASELINE, *words, "episodes=3")
-    assert code == 0 and "1 episodes to run" in err
+    assert code == 0 and "episodes to run: 1\n" in err
     more = json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"]
     assert more[:2] == result["episodes"] and len(more) == 3
 
@@ -243,7 +244,28 @@ def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     assert json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"] == more
     (tmp_path / "pendulum-random.json").write_text("{")
     code, _, err = command(BASELINE, *words)
-    assert code == 1 and "no result of this command" in err and err.count("\n") == 1
+    assert code == 1 and "is no result of" in err and err.count("\n") == 1
+    code, _, err = command(BASELINE, *words, "overwrite=true")
+    assert code == 0 and baseline.read(tmp_path / "pendulum-random.json")["episodes"][0]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"episodes": [{}]}, {"episodes": [{"seed": 0}]}, {"episodes": 3}, {"episodes": []}, {"sd": None},
+     {"return": np.nan}, {"episodes": [{"seed": 0, "return": np.nan, "frames": 1, "minutes": 1.0, "commit": None}]}],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_result_is_told(change, tmp_path, monkeypatch):
+    """A traceback, or a score measured by something that is not a number."""
+    episode = {"seed": 0, "return": 1.0, "frames": 1, "minutes": 1.0, "commit": None}
+    whole = {"task": "cart", "policy": "ilqg", "action_repeat": 4, "settings": {}, "return": 1.0, "sd": 0.0}
+    monkeypatch.setattr(baseline, "MEASURED", tmp_path)
+    path = tmp_path / "cart-ilqg.json"
+    path.write_text(json.dumps(whole | {"episodes": [episode]}))
+    assert baseline.read(path)["return"] == 1 and baseline.better_planner("cart") is None
+    path.write_text(json.dumps(whole | {"episodes": [episode]} | change))
+    with pytest.raises(config.UserError, match="is no result of"):
+        baseline.better_planner("cart")
 
 
 def assert_none_left(session: int) -> None:

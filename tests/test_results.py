@@ -79,7 +79,8 @@ def write_baseline(folder, task, policy, *returns):
         "action_repeat": 2,
         "settings": {"horizon": 0.5} if policy != "random" else {},
     }
-    episodes = [{"seed": s, "return": r, "minutes": 2.0, "commit": "0123456789abc"} for s, r in enumerate(returns)]
+    made = {"frames": 1000, "minutes": 2.0, "commit": "0123456789abc"}
+    episodes = [{"seed": seed, "return": value} | made for seed, value in enumerate(returns)]
     result |= {"return": float(np.mean(returns)), "sd": float(np.std(returns)), "episodes": episodes}
     (folder / f"{task}-{policy}.json").write_text(json.dumps(result))
 
@@ -94,11 +95,11 @@ def test_baselines_name_the_better_planner(tmp_path, monkeypatch):
     write_baseline(tmp_path / "baselines", "hopper", "random", 5.0)
     table = results.baseline_table()
     assert cells(table, "walker2d") == [
-        "walker2d", "walker2d", "2", "2.0 (1.0, 2)", "500.0 (0.0, 1)", "650.0 (50.0, 2)", "ilqg", "0.5, 0.5",
+        "walker2d", "walker2d", "2", "2.0 (1.0, 2)", "500.0 (-, 1)", "650.0 (50.0, 2)", "ilqg", "0.5, 0.5",
         "2.0, 2.0", "012345678",
     ]  # fmt: skip
     assert baseline.better_planner("walker2d") == "ilqg" and baseline.better_planner("hopper") is None
-    assert cells(table, "hopper")[3:7] == ["5.0 (0.0, 1)", "", "", "missing"]
+    assert cells(table, "hopper")[3:7] == ["5.0 (-, 1)", "", "", "missing"]
     write_baseline(tmp_path / "baselines", "cart", "random", 5.0)  # whose repeat is 4
     with pytest.raises(config.UserError, match="other settings"):
         results.baseline_table()
@@ -126,7 +127,10 @@ def test_open_numbers_of_every_task_are_listed():
     own = {name for name, line in listed.items() if "dm_control's own" in line}
     assert own == {"cartpole", "cartpoleBalance", "cheetah"}
     plain = own | {"hardCheetah", "cartpoleSerialDouble", "cartpoleSerialTriple"}  # dm_control's reward, as they say
-    assert all("r = " in line for name, line in listed.items() if name not in plain)
+    said = {name: listed[name] if " As " not in line else listed[line.split(" As ")[1].split(".")[0]]
+            for name, line in listed.items()}  # fmt: skip
+    assert all("r = " in line for name, line in said.items() if name not in plain)
+    assert "(links 1, fixed)" in listed["fixedReacherSingle"] and "(random start)" in listed["gripperRandom"]
 
 
 def test_a_grid_shows_every_task(tmp_path):
@@ -139,9 +143,9 @@ def test_a_grid_shows_every_task(tmp_path):
     grid.compose(films, 64, 2.0, tmp_path / "grid.mp4")
     with av.open(str(tmp_path / "grid.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(frames) == 40 and frames[0].shape == (64, 64 * grid.COLUMNS, 3)
+    assert len(frames) == 40 and frames[0].shape == (72, 64 * grid.COLUMNS, 3)
     shades = [
-        (frame[:40, :60].mean().round(-1), frame[:40, 70:120].mean().round(-1)) for frame in (frames[0], frames[-1])
+        (frame[12:, :60].mean().round(-1), frame[12:, 70:120].mean().round(-1)) for frame in (frames[0], frames[-1])
     ]
     assert shades == [(100, 200), (100, 100)]
 
@@ -154,6 +158,20 @@ def test_a_grid_is_filmed_once(tmp_path):
     assert all(f"{name} random: return" in out[0] for name in names) and "return" not in out[1]
     with av.open(str(tmp_path / "grid.mp4")) as container:
         assert len(list(container.decode(video=0))) == 4
+    next((tmp_path / "grid").glob("*.mp4")).write_bytes(b"no film")
+    code, _, err = command("experiments.grid", *words)
+    assert code == 1 and "is damaged" in err and err.count("\n") == 1
+
+
+def test_a_grid_does_not_show_an_older_planner(monkeypatch):
+    """Films of other settings, or of another state of the code, taken for what is asked for."""
+    how = ("cart", "ilqg", 0, 64, 2.0)
+    names = [grid.film_name(*how), grid.film_name(*how[:2], 1, 64, 2.0), grid.film_name("cart", "sampling", 0, 64, 2.0)]
+    monkeypatch.setattr(baseline, "planner_settings", lambda *_: {"horizon": 9.0})
+    names.append(grid.film_name(*how))
+    monkeypatch.setattr(grid.machine, "commit", lambda: "another")
+    names.append(grid.film_name(*how))
+    assert len(set(names)) == 5 and grid.film_name(*how) == names[-1]
 
 
 def test_mistakes_in_a_grid_are_told_in_one_line():

@@ -162,7 +162,7 @@ def lift() -> control.Environment:
 def hit() -> control.Environment:
     """canada: a stick on the hand, a puck on two slides."""
     mjcf = _model()
-    common.find(mjcf, "camera", "fixed").set("pos", ".4 -1.35 1.05")
+    common.find(mjcf, "camera", "fixed").set("pos", "1.29 -.87 .9")
     common.find(mjcf, "body", "hand").extend(common.fragment(
         '<geom name="shaft" fromto=".06 0 0 .2 0 0" size=".012" material="decoration"/>'
         '<geom name="blade" fromto=".2 -.05 0 .2 .05 0" size=".016" material="effector"/>'

@@ -24,7 +24,7 @@ class Bring(common.Placed):
     r = carry(hand, object, target; 0.02 m, 0.3 m) - 0.01 mean(a^2), in [-0.01, 1]. The hand starts open. Fixed: the arm
     within 0.1 rad of one pose, above the object, that within 0.02 m of (0.1, 0.1), a block 0.5 m above the floor, the
     target at (-0.2, 0.35). Random: the arm anywhere, the object in +-0.4 by 0.03 to 0.4 m, the target in +-0.4 by 0.1
-    to 0.4 m.
+    to 0.4 m, 0.06 m or more from the object.
     """
 
     def __init__(self, random_start: bool, falls: bool):
@@ -44,6 +44,9 @@ class Bring(common.Placed):
         qpos[list(HAND)] = 0
         qpos[["object_x", "object_z", "object_y"]] = *(thing if not self._falls else (thing[0], FALL)), 0
         model.body_pos["target", ["x", "z"]] = target
+
+    def is_clear(self, physics):
+        return common.distance(physics, "object", "target") > 0.06 and super().is_clear(physics)
 
     def get_observation(self, physics):
         data = physics.named.data

@@ -61,14 +61,17 @@ class Hit(common.Placed):
     """canada2d: hit a puck with the stick at the arm's end to a target.
 
     r = carry(stick, puck, target; 0.03 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The arm starts at random, the puck
-    0.1 to 0.2 m and the target 0.08 to 0.25 m from the shoulder. The puck weighs 20 g, its slides have a
-    damping of 0.02 and end at the walls, 0.28 m from the middle.
+    0.1 to 0.2 m and the target 0.08 to 0.25 m from the shoulder, 0.06 m or more from the puck. The puck weighs 20 g,
+    its slides have a damping of 0.02 and end at the walls, 0.28 m from the middle.
     """
 
     def place(self, physics):
         physics.data.qpos[:3] = self.random.uniform((-np.pi, -1.5, -1.5), (np.pi, 1.5, 1.5))
         for name, low, high in (("object", 0.1, 0.2), ("target", 0.08, 0.25)):
             physics.named.data.qpos[[f"{name}_x", f"{name}_y"]] = _around(self.random, low, high)
+
+    def is_clear(self, physics):
+        return common.distance(physics, "object", "target") > 0.06 and super().is_clear(physics)
 
     def get_observation(self, physics):
         data = physics.named.data

@@ -29,8 +29,9 @@ class Legged(base.Task):
 class Hopper(Legged):
     """Keep a monoped from falling; it starts upright, hip -0.6, knee 1.2, ankle -0.6, all give or take 0.05.
 
-    r = tolerance(height of torso above foot; 0.6 to 2 m, margin 0.6) - 0.01 mean(a^2), in [-0.01, 1]; -1 at a fall,
-    which is a height below 0.45 m or a torso more than 1 rad from upright.
+    r = (1 + cos(pitch)) / 2 * tolerance(height of torso above foot; 0.6 to 2 m, margin 0.6)
+    * (1 + tolerance(torso before or behind foot; margin 0.3)) / 2 - 0.01 mean(a^2), in [-0.01, 1]; -1 at a fall, which
+    is a height below 0.45 m or a torso more than 1 rad from upright.
     """
 
     def initialize_episode(self, physics):
@@ -40,11 +41,12 @@ class Hopper(Legged):
         common.put_on_ground(physics, "rootz")
         super().initialize_episode(physics)
 
-    def _height(self, physics) -> float:
-        return float(physics.named.data.xipos["torso", "z"] - physics.named.data.xipos["foot", "z"])
+    def _torso_from_foot(self, physics, axis: str) -> float:
+        """Metres from the foot's centre of mass to the torso's."""
+        return float(physics.named.data.xipos["torso", axis] - physics.named.data.xipos["foot", axis])
 
     def fallen(self, physics):
-        return self._height(physics) < 0.45 or abs(physics.named.data.qpos["rooty"][0]) > 1
+        return self._torso_from_foot(physics, "z") < 0.45 or abs(physics.named.data.qpos["rooty"][0]) > 1
 
     def get_observation(self, physics):
         touch = np.log1p(physics.named.data.sensordata[["touch_toe", "touch_heel"]])
@@ -54,8 +56,10 @@ class Hopper(Legged):
     def get_reward(self, physics):
         if self.fallen(physics):
             return FALL
-        standing = rewards.tolerance(self._height(physics), (0.6, 2), margin=0.6)
-        return standing - common.action_cost(physics)
+        upright = (1 + physics.named.data.xmat["torso", "zz"]) / 2
+        standing = rewards.tolerance(self._torso_from_foot(physics, "z"), (0.6, 2), margin=0.6)
+        above = (1 + rewards.tolerance(self._torso_from_foot(physics, "x"), margin=0.3)) / 2
+        return float(upright * standing * above - common.action_cost(physics))
 
 
 class Walker2d(Legged):
@@ -90,7 +94,7 @@ class Walker2d(Legged):
 class Stand(Legged):
     """Keep a quadruped from falling.
 
-    It starts 3 to 6 cm above the ground, every velocity in +-0.5, every joint within 0.1 rad.
+    Its feet start 2 to 6 cm above the ground, every velocity in +-0.5, every joint within 0.1 rad.
     r = (1 + zz) / 2 * tolerance(height; 0.5 to 2 m, margin 0.3) - 0.01 mean(a^2), in [-0.01, 1], zz the cosine between
     the torso's axis and the vertical; -1 at a fall, which is a torso below 0.3 m or zz < 0.5.
     """
