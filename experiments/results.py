@@ -19,6 +19,7 @@ from pixel_ddpg.logger import read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
+SCORED = ("pixels", "state")
 PUBLISHED = (
     "DrQ-v2 (action repeat 2)",
     "DrQ",
@@ -70,13 +71,14 @@ def comparison_table(folder: pathlib.Path) -> str:
     ours, others = measured(folder), published()
     names = [name.split(" (")[0] for name in PUBLISHED]
     header = ["task", "repeat", *(f"{preset}, {obs}" for preset, obs in VARIANTS), *names]
-    header += [f"fast pixels minus {name}" for name in names[:2]]
+    header += [f"fast pixels minus {name}" for name in names[:2]] + [f"score of fast, {obs}" for obs in SCORED]
     lines = [" | ".join(header), " | ".join(["---"] * len(header))]
     for task in tasks.PLANET6:
         cells = [_seeds(ours.get((*variant, task), [])) for variant in VARIANTS]
         cells += [f"{others[name][task]:.0f}" for name in PUBLISHED]
         mine = ours.get(("fast", "pixels", task))
         cells += [f"{np.mean(mine) - others[name][task]:+.0f}" if mine else "missing" for name in PUBLISHED[:2]]
+        cells += [_score(task, ours.get(("fast", obs, task))) for obs in SCORED]
         repeat = presets.action_repeat(task)
         lines.append(" | ".join([task, str(repeat), *cells]))
     done = [task for task in tasks.PLANET6 if ("fast", "pixels", task) in ours]
@@ -87,6 +89,11 @@ def comparison_table(folder: pathlib.Path) -> str:
         + ", ".join(f"{name} {value:.0f}" for name, value in zip(("ours", *names), means))
     )
     return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "")
+
+
+def _score(task: str, values: list[float] | None) -> str:
+    score = baseline.score(task, np.mean(values)) if values else None
+    return "missing" if score is None else f"{score:.2f}"
 
 
 def _seeds(values: list[float]) -> str:
@@ -199,7 +206,7 @@ def _spread(result: dict | None) -> str:
 
 def paper_table() -> str:
     """Markdown: the paper's 27 rows, what each is here, and its two references."""
-    lines = ["| row of Table 1 | made from | state, action | ends early | random (0) | planner (1) |"]
+    lines = ["| row of Table 1 | made from | state (nq + nv), action | ends early | random (0) | planner (1) |"]
     lines.append("|---|---|---|---|---|---|")
     found = baselines()
     for task in tasks.CATALOGUE.values():

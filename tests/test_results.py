@@ -33,16 +33,21 @@ def cells(table, task):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path):
+def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path, monkeypatch):
     """A seed left out, a mean over the wrong tasks, a difference with the wrong sign, a gap that is not shown."""
     fake_run(tmp_path, 600.0, "task=cartpole-swingup")
     fake_run(tmp_path, 700.0, "task=cartpole-swingup", "seed=1")
     fake_run(tmp_path, 100.0, "task=walker-walk")
     fake_run(tmp_path, 50.0, "task=walker-walk", "obs=state", "preset=ddpg2016")
+    monkeypatch.setattr(baseline, "MEASURED", tmp_path / "baselines")
+    for policy, value in (("random", 50.0), ("sampling", 850.0), ("ilqg", 400.0)):
+        write_baseline(tmp_path / "baselines", "cartpole-swingup", policy, value)
     table = results.comparison_table(tmp_path)
     assert cells(table, "cartpole-swingup") == [
-        "cartpole-swingup", "8", "650 (600, 700)", "missing", "missing", "626", "759", "819", "+24", "-109",
+        "cartpole-swingup", "8", "650 (600, 700)", "missing", "missing", "626", "759", "819", "+24", "-109", "0.75",
+        "missing",
     ]  # fmt: skip
+    assert cells(table, "walker-walk")[-2:] == ["missing", "missing"] and baseline.score("cartpole", 450.0) == 0.5
     assert cells(table, "walker-walk")[1:5] == ["2", "100", "missing", "50"]
     assert cells(table, "cheetah-run")[2] == "missing"
     assert "(2 of 6)" in table and "ours 375, DrQ-v2 398" in table
