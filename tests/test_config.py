@@ -296,7 +296,7 @@ def test_unknown_names_are_told_with_the_nearest(word, suggestion):
 
 def test_an_exponent_is_told_how_to_be_written():
     """100_000 is read, 1e5 is a float to Hydra."""
-    assert "frames" in mistake("frames=1e5") and "a whole number without an exponent" in mistake("frames=1e5")
+    assert "frames" in mistake("frames=1e5") and "a whole number, without an exponent" in mistake("frames=1e5")
     assert compose("frames=100_000").frames == 100_000
     assert "--multirun" in mistake("seed=0,1") and "in brackets" in mistake("agent.hidden=5")
 
