@@ -67,6 +67,12 @@ class DDPG(nn.Module):
         observation = torch.as_tensor(observation, device=self.device)[None]
         return self.actor(self.encoder(observation))[0].cpu().numpy()
 
+    @torch.no_grad()
+    def value(self, observation: np.ndarray, action: np.ndarray) -> float:
+        """Q(s, a) of one observation and action; of several critics the smallest, as in the target."""
+        state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
+        return self.critic(state, torch.as_tensor(action, device=self.device)[None]).amin().item()
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
         self.actor.train(), self.critic.train()

@@ -78,6 +78,13 @@ def tidy(run_dir: pathlib.Path) -> None:
             path.unlink()
 
 
+def drop_replay(run_dir: pathlib.Path) -> None:
+    """Keep only what acting takes: the newest checkpoint's networks. The run cannot go on."""
+    for path in checkpoints(run_dir)[:-1]:
+        shutil.rmtree(path)
+    shutil.rmtree(run_dir / "checkpoints" / "replay", ignore_errors=True)
+
+
 def checkpoints(run_dir: pathlib.Path) -> list[pathlib.Path]:
     """Complete checkpoints, oldest first; a second one of the same frame is called <frame>.1."""
     root = run_dir / "checkpoints"
@@ -109,6 +116,11 @@ def load_checkpoint(
     found = checkpoints(run_dir)
     if not found:
         raise UserError(f"{run_dir} has no checkpoint")
+    if replay is not None and not (run_dir / "checkpoints" / "replay").exists():
+        raise UserError(
+            f"{run_dir} has ended and its replay was deleted, so it cannot go on: choose another folder, or start anew "
+            "with resume=false overwrite=true"
+        )
     unreadable = []
     for path in reversed(found):
         try:

@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import hydra
@@ -285,7 +285,7 @@ def one_line_errors():
 
 def _check_words(words: list[str], name: str) -> None:
     """Unknown keys, tasks and presets, each with the nearest name that exists."""
-    known = list(_keys(SCHEMAS[name]))
+    known = list(keys(SCHEMAS[name]))
     for word in words:
         try:
             override = OverridesParser.create().parse_override(word)
@@ -299,19 +299,21 @@ def _check_words(words: list[str], name: str) -> None:
         if override.is_discrete_sweep():
             values = list(override.sweep_string_iterator())
         else:
-            values = [] if override.is_sweep_override() else [str(override.value())]
+            given = [] if override.is_sweep_override() else override.value()
+            values = [str(value) for value in (given if isinstance(given, list) else [given])]
         for value in values:
             if key in CHOICES and value not in CHOICES[key]:
                 raise UserError(f"unknown {key} '{value}'{nearest(value, CHOICES[key])}")
 
 
-def _keys(schema: type, prefix: str = "", leaves_only: bool = False):
+def keys(schema: type, prefix: str = "", leaves_only: bool = False) -> Iterator[str]:
+    """The dotted names of a configuration's fields."""
     for item in dataclasses.fields(schema):
         is_group = dataclasses.is_dataclass(item.type)
         if not (is_group and leaves_only):
             yield prefix + item.name
         if is_group:
-            yield from _keys(item.type, f"{prefix}{item.name}.", leaves_only)
+            yield from keys(item.type, f"{prefix}{item.name}.", leaves_only)
 
 
 def value_of(config: Config, key: str):
@@ -440,5 +442,5 @@ def check_convolutions(config: Config) -> None:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The fields, as key=value of `old`, in which a run and a new command disagree and that matter to learning."""
-    keys = [key for key in _keys(Config, leaves_only=True) if key not in FREE_ON_RESUME]
-    return [f"{key}={value_of(old, key)}" for key in keys if value_of(old, key) != value_of(new, key)]
+    matter = [key for key in keys(Config, leaves_only=True) if key not in FREE_ON_RESUME]
+    return [f"{key}={value_of(old, key)}" for key in matter if value_of(old, key) != value_of(new, key)]

@@ -102,6 +102,8 @@ NO_BATCH_NORM = {"agent": {"batch_norm": False}}
 SETTINGS: dict[tuple[str, str], dict] = {
     ("fast", "pixels"): FAST_PIXELS,
     ("fast", "state"): FAST_STATE,
+    ("fast_no_target", "pixels"): _merge(FAST_PIXELS, NO_TARGETS),
+    ("fast_no_target", "state"): _merge(FAST_STATE, NO_TARGETS),
     ("drqv2", "pixels"): DRQV2,
     ("drqv2", "state"): _merge(DRQV2, {"agent": {"feature_dim": 0, "random_shift": 0}, "env": {"frame_stack": 1}}),
     **{
@@ -118,6 +120,7 @@ SETTINGS: dict[tuple[str, str], dict] = {
 }
 PRESETS: dict[str, str] = {
     "fast": "tuned for return per minute on two CPU cores (default)",
+    "fast_no_target": "fast without target networks: its control, as dpg_replay is ddpg2016's",
     "drqv2": "DrQ-v2's recipe (Yarats et al., 2021)",
     "ddpg2016": "the paper: replay, target networks, BatchNorm for state",
     "ddpg2016_no_bn": "the paper without BatchNorm; from pixels ddpg2016 has none anyway",
@@ -154,7 +157,7 @@ def action_repeat(task: str) -> int:
 def for_task(preset: str, obs: str, task: str) -> dict:
     """What a preset changes for one task, as nested fields; empty for most."""
     domain = task.split("-")[0]
-    if preset == "fast":
+    if preset in ("fast", "fast_no_target"):
         repeat = PAPER_REPEAT.get(task) or PLANET_REPEAT.get(domain, 2)
         return {
             "env": {"action_repeat": repeat},

@@ -115,12 +115,11 @@ def print_plan(
     config: Config, environment: Environment, device: torch.device, threads: int, found: bool
 ) -> torch.device:
     """Say what is going to happen, at what cost; returns where the replay will live. `found`: it goes on."""
-    shape, action_dim = trainer.replay_element(config), environment.task.action_dim
-    slots = replay.Replay.slots_for(trainer.replay_capacity(config), config.env.frame_stack, config.replay.n_step)
-    nbytes = slots * replay.element_bytes(shape, action_dim)
+    slots = replay_slots(config)
+    nbytes = replay_bytes(config)
     place, why = replay.place(nbytes, device, machine.free_memory(device), machine.free_memory(torch.device("cpu")))
     agent = trainer.make_agent(config, device)
-    disk = disk_needed(config, nbytes, agent)
+    disk = disk_needed(config, agent)
     done = checkpoint.frame_of(checkpoint.newest(pathlib.Path(config.run_dir))) if found else 0
     hours = estimate_hours(config, environment, agent, device) * max(0, 1 - done / config.frames)
     updates = max(0, math.ceil(config.frames / config.env.action_repeat) - config.train.start_steps + 1)
@@ -142,12 +141,28 @@ def print_plan(
     return place
 
 
-def disk_needed(config: Config, replay_bytes: int, agent: DDPG) -> int:
-    """Bytes that checkpoints will take; UserError where the disk has less."""
+def replay_slots(config: Config) -> int:
+    """Slots of the ring."""
+    return replay.Replay.slots_for(trainer.replay_capacity(config), config.env.frame_stack, config.replay.n_step)
+
+
+def replay_bytes(config: Config) -> int:
+    """Bytes of the ring."""
+    action_dim = tasks.CATALOGUE[config.task].action_dim
+    return replay_slots(config) * replay.element_bytes(trainer.replay_element(config), action_dim)
+
+
+def checkpoint_bytes(agent: DDPG) -> int:
+    """Bytes of the networks and optimisers in a run's checkpoints."""
     moments = 2 * sum(parameter.nbytes for parameter in agent.parameters() if parameter.requires_grad)  # Adam's
     networks = sum(tensor.nbytes for tensor in agent.state_dict().values()) + moments
+    return (checkpoint.KEPT + 1) * networks  # one is being written
+
+
+def disk_needed(config: Config, agent: DDPG) -> int:
+    """Bytes that checkpoints will take; UserError where the disk has less."""
     there = sum(path.stat().st_size for path in pathlib.Path(config.run_dir, "checkpoints").rglob("*"))
-    needed = max(0, replay_bytes + (checkpoint.KEPT + 1) * networks - there)  # one is being written
+    needed = max(0, replay_bytes(config) + checkpoint_bytes(agent) - there)
     free = shutil.disk_usage(config.run_dir).free
     if needed > free:
         raise UserError(

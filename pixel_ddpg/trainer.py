@@ -25,6 +25,7 @@ from pixel_ddpg.episodes import run_episodes
 from pixel_ddpg.exploration import Exploration, scheduled_scale
 from pixel_ddpg.logger import Metrics, WandbMirror
 from pixel_ddpg.replay import Replay
+from pixel_ddpg.values import Values
 
 STREAMS = ("environment", "exploration", "init", "update_noise", "replay")
 
@@ -210,10 +211,12 @@ class Trainer:
                 print(f"pixel_ddpg: no video: {error}", file=sys.stderr)
                 video = None
         self.evaluation.seed(evaluation_seed(self.config.seed, self.frame))
-        returns, lengths = run_episodes(
-            self.evaluation, self._act_unless_asked, settings.episodes, video, settings.video_size
-        )
+        values = Values(self.agent, self._act_unless_asked)
+        policy, watch = (values.act, values.watch) if final else (self._act_unless_asked, None)
+        returns, lengths = run_episodes(self.evaluation, policy, settings.episodes, video, settings.video_size, watch)
         self._log("eval", {"return": float(np.mean(returns)), "returns": returns, "length": float(np.mean(lengths))})
+        if final:
+            self._log("values", values.row())
         self.evaluations = math.floor(self.frame / settings.every) + 1
 
     def _act(self, observation: np.ndarray) -> np.ndarray:

@@ -177,6 +177,8 @@ def test_the_ladder_changes_what_it_says():
             "dpg": no_replay | {"noise.sigma"},
         }
         assert preset("dpg_replay", obs).agent.tau == 1.0
+        control = config.differences(preset("fast", obs), preset("fast_no_target", obs))
+        assert {word.split("=")[0] for word in control} == {"preset", "agent.tau"}
         assert preset("dpg", obs).noise.sigma == 0.0
         assert preset("dpg", obs).replay.capacity == 1
 

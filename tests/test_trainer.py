@@ -132,11 +132,16 @@ def test_every_metric_of_the_design_is_there(tmp_path):
     train(STATE, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     common = {"kind", "frame", "step", "update", "hours"}
-    for row in lines:
-        extra = {"return", "returns", "length"} if row["kind"] == "eval" else {
+    extra = {
+        "eval": {"return", "returns", "length"},
+        "values": {"q", "observed"},
+        "train": {
             "return", "critic_loss", "actor_loss", "q", "frames_per_second", "updates_per_second", "memory_bytes",
-        }  # fmt: skip
-        assert set(row) == common | extra
+        },
+    }  # fmt: skip
+    assert {row["kind"] for row in lines} == set(extra)
+    for row in lines:
+        assert set(row) == common | extra[row["kind"]]
 
 
 def test_a_checkpoint_costs_what_was_added(tmp_path):

@@ -1,0 +1,453 @@
+"""python -m experiments.suite profile=quick: tasks x {state, pixels} x seeds on Ray, and the report of it.
+
+The same command goes on with what is unfinished. Words of `python -m pixel_ddpg.run`, as env.size=84, go to every run.
+"""
+
+import contextlib
+import dataclasses
+import heapq
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from experiments.profiles import LADDER, PROFILES, SETS
+from pixel_ddpg import config, files, machine, presets, rendering, tasks, trainer
+from pixel_ddpg.logger import read_rows
+
+POLL_SECONDS = 2.0
+SAVE_SECONDS = 120  # that runs get to save a checkpoint after Ctrl-C
+
+
+@dataclass
+class Suite:
+    """Options of the command; null: the profile's own."""
+
+    profile: str = "quick"  # smoke, quick or paper
+    tasks: Any = None  # names, or sets: paper, figure2, planet6, dmc_easy, dmc_medium, dmc_hard, dmc28, ladder
+    obs: Any = None  # [pixels,state] or one of them
+    preset: Any = None  # one, or several in brackets
+    controls: Any = None  # presets that run from state alone
+    seeds: Any = None  # how many, from 0 on; or which, as [3,4]
+    frames: Any = None  # of each run
+    run: list[str] = field(default_factory=list)  # what goes to every run; words as env.size=84 are put here
+    out: str = ""  # folder of the runs and the report; default: runs/<profile>
+    threads: int = 1  # CPU threads a run
+    address: str = ""  # of a Ray cluster, as auto or 10.0.0.1:6379; default: this machine alone
+    runs_per_gpu: int = 1  # where there are GPUs
+    retries: int = 2  # of a run whose process or machine is lost
+    keep_replay: bool = False  # after a run's end too, so that a larger frames= makes it go on
+    dry_run: bool = False  # the same as --dry-run: print the plan, and stop
+
+
+config.register_command("suite", Suite, "experiments")
+# What the suite itself decides of a run.
+OWN = ("task", "obs", "preset", "seed", "frames", "threads", "run_dir", "resume", "overwrite", "wandb_id")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that is wanted."""
+
+    task: str
+    obs: str
+    preset: str
+    seed: int
+    run_dir: pathlib.Path
+    words: tuple[str, ...]  # of python -m pixel_ddpg.run
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} {self.obs} {self.preset} seed {self.seed}"
+
+
+def words_for_runs(words: list[str]) -> list[str]:
+    """The command's words, those that are a run's put into run=[...]."""
+    own = {item.name for item in dataclasses.fields(Suite)}
+    runs = {key for key in config.keys(config.Config) if key not in OWN} - own
+    passed = [word for word in words if word.lstrip("+~").split("=")[0] in runs]
+    if not passed:
+        return words
+    quoted = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in passed)
+    return [word for word in words if word not in passed] + [f"run=[{quoted}]"]
+
+
+def settle(options: Suite) -> Suite:
+    """The options with the profile's in place of null, as lists; UserError for what does not fit."""
+    if options.profile not in PROFILES:
+        raise config.UserError(f"unknown profile '{options.profile}'{config.nearest(options.profile, list(PROFILES))}")
+    profile, given = PROFILES[options.profile], vars(options)
+    ladder = given["tasks"] is not None and "ladder" in _listed(given["tasks"])
+    if ladder and given["preset"] is None:
+        profile = profile | {"preset": LADDER, "controls": []}
+    elif given["preset"] is not None:
+        profile = profile | {"controls": []}
+    settled = {key: profile[key] if given[key] is None else given[key] for key in profile}
+    for key in ("tasks", "obs", "preset", "controls"):
+        settled[key] = [str(value) for value in _listed(settled[key])]
+    settled["tasks"] = _tasks(settled["tasks"])
+    for key, names in (("obs", config.CHOICES["obs"]), ("preset", presets.PRESETS), ("controls", presets.PRESETS)):
+        for value in settled[key]:
+            if value not in names:
+                raise config.UserError(f"unknown {key} '{value}'{config.nearest(value, list(names))}")
+    settled["seeds"] = _seeds(settled["seeds"])
+    settled["frames"] = _whole("frames", settled["frames"], 1)
+    settled["run"] = [*profile["run"], *options.run]
+    for key, least in (("threads", 1), ("runs_per_gpu", 1), ("retries", 0)):
+        _whole(key, given[key], least)
+    return dataclasses.replace(options, **settled, out=options.out or f"runs/{options.profile}")
+
+
+def _listed(value: Any) -> list:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _whole(key: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise config.UserError(f"{key}={value} must be a whole number, at least {least}")
+    return value
+
+
+def _seeds(value: Any) -> list[int]:
+    """n: 0 to n - 1; a list: itself."""
+    seeds = list(value) if isinstance(value, list) else list(range(_whole("seeds", value, 1)))
+    return list(dict.fromkeys(_whole("seeds", seed, 0) for seed in seeds))
+
+
+def _tasks(names: list[str]) -> list[str]:
+    """Sets in place of their names; none twice."""
+    chosen = [task for name in names for task in SETS.get(name, [name])]
+    for name in chosen:
+        if name not in tasks.CATALOGUE:
+            raise config.UserError(f"unknown task or set '{name}'{config.nearest(name, [*tasks.CATALOGUE, *SETS])}")
+    return list(dict.fromkeys(chosen))
+
+
+def make_jobs(plan: Suite) -> list[Job]:
+    """Every run, the first seed of all before the second of any."""
+    variants = [(preset, obs) for preset in plan.preset for obs in plan.obs]
+    variants += [(preset, "state") for preset in plan.controls if "state" in plan.obs]
+    jobs = []
+    for seed in plan.seeds:
+        for task in plan.tasks:
+            for preset, obs in dict.fromkeys(variants):
+                run_dir = pathlib.Path(plan.out) / task / obs / preset / f"seed{seed}"
+                words = [f"task={task}", f"obs={obs}", f"preset={preset}", f"seed={seed}", f"frames={plan.frames}"]
+                words += [f"threads={plan.threads}", "wandb=off", *plan.run, f"run_dir={run_dir}"]
+                jobs.append(Job(task, obs, preset, seed, run_dir, tuple(words)))
+    if not jobs:
+        raise config.UserError("no runs: obs=, preset= and seeds= must each name something")
+    return jobs
+
+
+def unfinished(jobs: list[Job], frames: int) -> list[Job]:
+    """Those that have not ended; UserError for a run that was made with other settings."""
+    checked = set()
+    for job in jobs:
+        found = (job.run_dir / "config.yaml").exists()
+        if found or (job.obs, job.preset) not in checked:
+            wanted = config.compose(list(job.words))
+            config.check(wanted)
+            checked.add((job.obs, job.preset))
+        if found and (changed := config.differences(trainer.read_config(job.run_dir), wanted)):
+            raise config.UserError(
+                f"{job.run_dir} was started with {' '.join(changed)}: repeat that, or choose another out="
+            )
+    return [job for job in jobs if not trainer.is_done(job.run_dir, frames)]
+
+
+# --- Ray ---
+
+
+@contextlib.contextmanager
+def cluster(plan: Suite) -> Iterator[None]:
+    """Ray, on this machine alone or on the cluster at `address`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if plan.address:
+            ray.init(plan.address, **quiet)
+        else:
+            cores = rendering.available_threads()
+            ray.init("local", num_cpus=cores, object_store_memory=80 * 2**20, include_dashboard=False, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        mend = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
+        raise config.UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {mend}", 1) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
+    """How many runs there is room for at once, and why."""
+    import ray
+
+    total = ray.cluster_resources()
+    room = {f"{total['CPU']:.0f} cores, {plan.threads} a run": int(total["CPU"] // plan.threads)}
+    if gpus := total.get("GPU", 0):
+        room[f"{gpus:.0f} GPUs, {plan.runs_per_gpu} runs on each"] = int(gpus * plan.runs_per_gpu)
+    if memory := max((cost.get("memory", 0) for cost in costs.values()), default=0):
+        free = machine.format_bytes(int(total["memory"]))
+        room[f"{free} of memory, up to {machine.format_bytes(memory)} a run"] = int(total["memory"] // memory)
+    why = min(room, key=room.get)
+    return max(1, room[why]), why
+
+
+def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
+    """What each run will take, measured by short tries on all cores at once."""
+    import ray
+
+    from experiments import worker
+
+    order = sorted(jobs, key=lambda job: job.obs)  # pixels first: see worker.measure
+    alike: dict[tuple, list[Job]] = {}  # seeds cost the same
+    for job in order:
+        alike.setdefault((job.task, job.obs, job.preset), []).append(job)
+    groups = list(alike.values())
+    parts = [groups[i :: rendering.available_threads()] for i in range(rendering.available_threads())]
+    parts = [part for part in parts if part]
+    remote = ray.remote(num_cpus=plan.threads, max_calls=1)(worker.measure)
+    refs = [remote.remote([list(group[0].words) for group in part]) for part in parts]
+    costs = {}
+    for part, found in zip(parts, ray.get(refs)):
+        costs |= {job: cost for group, cost in zip(part, found) for job in group}
+    return costs
+
+
+def makespan(hours: list[float], at_once: int) -> float:
+    """Hours until all are done, each begun as soon as there is room."""
+    ends = [0.0] * at_once
+    for each in hours:
+        heapq.heappush(ends, heapq.heappop(ends) + each)
+    return max(ends)
+
+
+def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, dict], at_once: int, why: str) -> None:
+    """What is going to happen, at what cost; UserError where the disk is too small."""
+    variants = list(dict.fromkeys(f"{job.preset} {job.obs}" for job in jobs))
+    known = [cost for cost in costs.values() if "hours" in cost]
+    largest = {key: max((cost[key] for cost in known), default=0) for key in ("memory", "disk")}
+    kept = "disk" if plan.keep_replay else "kept"
+    needed = at_once * largest["disk"] + sum(cost[kept] for cost in known)
+    existing = next(folder for folder in (pathlib.Path(plan.out), *pathlib.Path(plan.out).parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    size = machine.format_bytes
+    hours = sum(cost["hours"] for cost in known)
+    rows = {
+        "tasks": f"{len(plan.tasks)}: {', '.join(plan.tasks)}",
+        "variants": ", ".join(variants),
+        "runs": f"{len(jobs)} of {plan.frames:,} frames, seeds {', '.join(map(str, plan.seeds))}; "
+        f"{len(jobs) - len(costs)} are done",
+        "at once": f"{at_once}: {why}",
+        "memory": f"up to {size(largest['memory'])} a run",
+        "disk": f"up to {size(largest['disk'])} a run, {size(needed)} in all; {size(free)} are free",
+        "time": f"about {_hours(makespan([cost['hours'] for cost in known], at_once))}"
+        f" ({hours:.1f} run hours), measured just now",
+        "out": plan.out,
+    }
+    for name, value in rows.items():
+        console.print(f"[bold]{name:9}[/bold] {value}")
+    for reason in dict.fromkeys(f"{job.task} {job.obs}: {cost['why']}" for job, cost in costs.items() if "why" in cost):
+        console.print(f"[red]cannot begin[/red] {reason}")
+    if needed > free:
+        raise config.UserError(
+            f"the runs need {size(needed)} of disk, {size(free)} are free for {plan.out}: free some, choose another "
+            "out=, or a smaller replay.capacity=",
+            1,
+        )
+
+
+def _hours(hours: float) -> str:
+    """3 min, 2.5 h, 4 days."""
+    return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+# --- running ---
+
+
+class Board:
+    """Where each run stands: one live table in a terminal, a line an event elsewhere."""
+
+    def __init__(self, console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, dict], at_once: int):
+        self._console, self._plan, self._costs, self._at_once = console, plan, costs, at_once
+        self.total, self.waiting = len(jobs), list(costs)
+        self.running: dict[Job, dict] = {}
+        self.done = len(jobs) - len(costs)
+        self.failed: dict[Job, str] = {}
+        self._begun = time.time()
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> "Board":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._live:
+            self._live.update("", refresh=True)
+            self._live.stop()
+
+    def look(self) -> None:
+        """Read the runs' folders."""
+        for job in [job for job in self.waiting if self._has_begun(job)]:
+            self.waiting.remove(job)
+            self.running[job] = {}
+            self.say(f"begun   {job.name}")
+        for job in self.running:
+            self.running[job] = self._standing(job)
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+
+    def end(self, job: Job, why: str = "") -> None:
+        """A run has ended, well unless it is said why."""
+        if job in self.waiting:
+            self.waiting.remove(job)
+        self.running.pop(job, None)
+        if why:
+            self.failed[job] = why
+            self.say(f"failed  {job.name}: {why}")
+            return
+        self.done += 1
+        rows = [row for row in read_rows(job.run_dir / "metrics.jsonl") if row["kind"] == "eval"]
+        took = f"return {rows[-1]['return']:.1f}, {_hours(rows[-1]['hours'])}"
+        self.say(f"done    {job.name}: {took}  ({self.done} of {self.total}, about {_hours(self.left())} left)")
+
+    def left(self) -> float:
+        """Hours to the end of the suite."""
+        hours = [standing.get("left", self._estimate(job)) for job, standing in self.running.items()]
+        return makespan(sorted(hours) + [self._estimate(job) for job in self.waiting], self._at_once)
+
+    def _estimate(self, job: Job) -> float:
+        return self._costs[job].get("hours", 0.0)
+
+    def _has_begun(self, job: Job) -> bool:
+        log = job.run_dir / "log.txt"
+        return log.exists() and log.stat().st_mtime >= self._begun - 1
+
+    def _standing(self, job: Job) -> dict:
+        """Frame, return, speed and hours left of a run, as far as it has told."""
+        rows = read_rows(job.run_dir / "metrics.jsonl")
+        train = [row for row in rows if row["kind"] == "train"]
+        evaluated = [row for row in rows if row["kind"] == "eval"]
+        if not train:
+            return {}
+        last = rows[-1]
+        return {
+            "frame": last["frame"],
+            "return": evaluated[-1]["return"] if evaluated else None,
+            "speed": train[-1]["frames_per_second"],
+            "left": last["hours"] * max(0.0, self._plan.frames / last["frame"] - 1),
+        }
+
+    def say(self, text: str) -> None:
+        """A line, with the time."""
+        self._console.print(Text(f"{time.strftime('%H:%M:%S')} {text}"))
+
+    def _table(self) -> Group:
+        table = Table("running", "frames", "return", "frames/s", "left", box=None, pad_edge=False)
+        for job, standing in self.running.items():
+            cells = (
+                [f"{standing['frame']:,}", f"{standing['return']:.1f}", f"{standing['speed']:.0f}"] if standing else []
+            )
+            left = _hours(standing.get("left", self._estimate(job)))
+            table.add_row(job.name, *(cells or ["-", "-", "-"]), left)
+        counts = f"{self.done} of {self.total} done, {len(self.running)} running, {len(self.waiting)} waiting, "
+        return Group(table, Text(f"{counts}{len(self.failed)} failed, about {_hours(self.left())} left"))
+
+
+def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
+    """Run what is unfinished; False after Ctrl-C or SIGTERM, which let each run save first."""
+    import ray
+
+    from experiments import worker
+
+    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    gpu = {"num_gpus": 1 / plan.runs_per_gpu} if ray.cluster_resources().get("GPU") else {}
+    train = ray.remote(num_cpus=plan.threads, max_calls=1, max_retries=plan.retries, **gpu)(worker.train)
+    running = {}
+    for job, cost in costs.items():
+        memory = cost.get("memory", 0)
+        if memory > largest:
+            needs = f"needs {machine.format_bytes(memory)} of memory, there are {machine.format_bytes(int(largest))}"
+            board.end(job, f"{needs}: choose a smaller replay.capacity=")
+            continue
+        remote = train.options(memory=memory, name=job.name)
+        arguments = (list(job.words), str(job.run_dir), os.getcwd(), plan.keep_replay)
+        running[remote.remote(*arguments)] = job
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while running:
+            for ref in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
+                job = running.pop(ref)
+                board.end(job, outcome(ref, job))
+            board.look()
+        return True
+    except KeyboardInterrupt:
+        board.say("stopping: each run saves a checkpoint first; once more to stop at once")
+        for ref in running:
+            ray.cancel(ref)
+        ray.wait(list(running), num_returns=len(running), timeout=SAVE_SECONDS)
+        return False
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def outcome(ref, job: Job) -> str:
+    """Why a run failed; empty if it did not."""
+    import ray
+
+    try:
+        code = ray.get(ref)
+    except ray.exceptions.OutOfMemoryError:
+        return "the machine ran out of memory: give it a smaller replay.capacity=, or fewer runs at once with threads="
+    except ray.exceptions.RayTaskError as error:
+        return str(error).strip().splitlines()[-1]
+    except ray.exceptions.RayError as error:
+        return f"its process was lost, retries too ({type(error).__name__})"
+    if code == 0:
+        return ""
+    lines = (job.run_dir / "log.txt").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {code}"
+
+
+@config.command("suite")
+def main(options: Suite) -> int:
+    plan = settle(options)
+    jobs, out = make_jobs(plan), pathlib.Path(plan.out)
+    console = Console(highlight=False, soft_wrap=True)
+    with contextlib.nullcontext() if plan.dry_run else files.locked(out, "out"):
+        pending = unfinished(jobs, plan.frames)
+        with cluster(plan):
+            if pending:
+                console.print(f"measuring what {len(pending)} runs will take ...")
+            costs = measure(pending, plan)
+            at_once, why = slots(plan, costs)
+            print_plan(console, plan, jobs, costs, at_once, why)
+            if plan.dry_run:
+                return 0
+            with Board(console, plan, jobs, costs, at_once) as board:
+                whole = run_all(plan, costs, board)
+    for job, reason in board.failed.items():
+        console.print(Text(f"failed: {job.name}: {reason}; its log: {job.run_dir / 'log.txt'}"))
+    console.print(f"{board.done} of {board.total} runs are done" + ("" if whole else "; the same command goes on"))
+    return 1 if board.failed else 0 if whole else 130
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = words_for_runs(["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]])
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What a suite lets Ray run: measurements and whole runs, each in a fresh process."""
+
+import contextlib
+import os
+import pathlib
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+
+import torch
+
+from pixel_ddpg import checkpoint, config, machine, rendering, run, tasks, trainer
+from pixel_ddpg.environment import Environment
+
+
+def measure(runs: list[list[str]]) -> list[dict]:
+    """Hours, bytes of memory and disk of each run, or why it cannot begin; pixels should come first."""
+    base, found = 0, []
+    for words in runs:
+        settings = config.compose(words)
+        try:
+            threads = machine.prepare_cpu(settings.threads)
+            rendering.choose_backend(threads)
+            device = machine.choose_device(settings.device)
+            environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
+            agent = trainer.make_agent(settings, device)
+            hours = run.estimate_hours(settings, environment, agent, device)
+        except config.UserError as error:
+            found.append({"why": str(error)})
+            continue
+        base = base or machine.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
+        nbytes = run.replay_bytes(settings)
+        networks = run.checkpoint_bytes(agent)
+        found.append({"hours": hours, "memory": base + nbytes, "disk": nbytes + networks, "kept": networks})
+    return found
+
+
+def train(words: list[str], run_dir: str, folder: str, keep_replay: bool) -> int:
+    """One run, as `python -m pixel_ddpg.run` in `folder`; its output goes to log.txt. Returns its exit code."""
+    os.chdir(folder)
+    with _output(pathlib.Path(run_dir, "log.txt")):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} python -m pixel_ddpg.run {shlex.join(words)}", flush=True)
+        sys.argv = ["run", *words]
+        try:
+            code = run.main() or 0
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    if code == 0 and not keep_replay:
+        checkpoint.drop_replay(pathlib.Path(run_dir))
+    return code
+
+
+@contextlib.contextmanager
+def _output(path: pathlib.Path) -> Iterator[None]:
+    """Everything this process prints is appended to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [os.dup(number) for number in (1, 2)]
+    with open(path, "ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        for number, old in zip((1, 2), kept):
+            os.dup2(old, number)
+            os.close(old)
