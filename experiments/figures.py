@@ -11,8 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from pixel_ddpg import config, tasks, trainer
-from pixel_ddpg.logger import read_rows
+from experiments import runs
+from pixel_ddpg import config, tasks
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 COLOURS = {"pixels": "#1f6feb", "state": "#2da44e"}
@@ -31,16 +31,6 @@ class Figures:
 config.register_command("figures", Figures, "experiments")
 
 
-def find_runs(folders: list[str]) -> list[pathlib.Path]:
-    """The folders at or below the given ones that hold a run."""
-    return sorted({path.parent for folder in folders for path in pathlib.Path(folder).rglob("metrics.jsonl")})
-
-
-def evaluations(run: pathlib.Path) -> list[dict]:
-    """The rows of kind eval."""
-    return [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "eval"]
-
-
 def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, float]]]:
     """DrQ-v2's curves of a task by seed, up to a frame; empty where there are none."""
     name = task.replace("ball_in_cup", "cup").replace("-", "_")
@@ -52,11 +42,11 @@ def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, flo
     return seeds
 
 
-def learning_curves(runs: list[pathlib.Path], out: pathlib.Path) -> None:
+def learning_curves(folders: list[pathlib.Path], out: pathlib.Path) -> None:
     """One panel a task: every seed of ours, and those of DrQ-v2 in grey."""
     panels = defaultdict(list)
-    for run in runs:
-        panels[trainer.read_config(run).task].append(run)
+    for run in map(runs.read, folders):
+        panels[run.task].append(run)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False, layout="constrained")
@@ -72,22 +62,19 @@ def learning_curves(runs: list[pathlib.Path], out: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def draw_panel(axis, task: str, runs: list[pathlib.Path]) -> None:
+def draw_panel(axis, task: str, members: list[runs.Run]) -> None:
     """The curves of one task; the x axis counts thousand frames."""
-    curves = {run: [(row["frame"], row["return"]) for row in evaluations(run)] for run in runs}
-    last = max((frame for curve in curves.values() for frame, _ in curve), default=0)
+    last = max((frame for run in members for frame, _ in run.curve), default=0)
     published = published_curve(task, last)
     label = "DrQ-v2's seeds, action repeat 2"
     for number, curve in enumerate(published.values()):
         axis.plot(*_thousands(curve), color="0.75", linewidth=0.8, label=label if number == 0 else None)
     seen = set()
-    for run, curve in curves.items():
-        settings = trainer.read_config(run)
-        label = f"{settings.preset}, {settings.obs}"
-        style = "-" if settings.preset == "fast" else "--"
-        axis.plot(
-            *_thousands(curve), style, marker=".", color=COLOURS[settings.obs], label=None if label in seen else label
-        )
+    for run in members:
+        preset, obs = run.variant
+        label = f"{preset}, {obs}"
+        style = "-" if preset == "fast" else "--"
+        axis.plot(*_thousands(run.curve), style, marker=".", color=COLOURS[obs], label=None if label in seen else label)
         seen.add(label)
     axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
@@ -154,8 +141,8 @@ def main(options: Figures) -> None:
         observation_rows(options.observations, out)
     elif options.sheet:
         contact_sheet(out)
-    elif runs := find_runs(options.runs):
-        learning_curves(runs, out)
+    elif folders := runs.find(options.runs):
+        learning_curves(folders, out)
     else:
         raise config.UserError(f"no runs in {', '.join(options.runs)}")
     print(out)

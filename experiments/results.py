@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.figures import REFERENCE, evaluations, find_runs, learning_curves
+from experiments import runs
+from experiments.figures import REFERENCE, learning_curves
 from pixel_ddpg import baseline, config, files, presets, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
 
@@ -45,7 +46,7 @@ def published() -> dict[str, dict[str, float]]:
 
 def final_return(run: pathlib.Path) -> float | None:
     """The mean return of the first evaluation at 100k frames or after; None for a run that is not there yet."""
-    return next((row["return"] for row in evaluations(run) if row["frame"] >= FRAMES), None)
+    return next((value for frame, value in runs.read(run).curve if frame >= FRAMES), None)
 
 
 def changes(settings: config.Config) -> list[str]:
@@ -57,7 +58,7 @@ def changes(settings: config.Config) -> list[str]:
 def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
     """(preset, obs, task) -> final return of each seed; UserError for a run of a preset that has since changed."""
     found: dict[tuple[str, str, str], list[float]] = {}
-    for run in find_runs([str(folder)]):
+    for run in runs.find([str(folder)]):
         settings, value = trainer.read_config(run), final_return(run)
         if changed := changes(settings):
             raise config.UserError(f"{run} is not {settings.preset} as it is now ({' '.join(changed)}): run it again")
@@ -105,7 +106,7 @@ def _seeds(values: list[float]) -> str:
 def provenance_table(folder: pathlib.Path) -> str:
     """Markdown: command, commit and machine of each run."""
     lines = ["| run | return at 100k | hours | threads | commit |", "|---|---|---|---|---|"]
-    for run in find_runs([str(folder)]):
+    for run in runs.find([str(folder)]):
         settings, rows = trainer.read_config(run), read_rows(run / "metrics.jsonl")
         words = f"task={settings.task} obs={settings.obs} preset={settings.preset} seed={settings.seed} "
         words += f"frames={settings.frames} threads={settings.threads}"
@@ -120,16 +121,16 @@ def provenance_table(folder: pathlib.Path) -> str:
 
 def tuning_table(folder: pathlib.Path) -> str:
     """Markdown: every setting that was tried, with the fields in which any two of them differ."""
-    runs = {run: trainer.read_config(run) for run in find_runs([str(folder)])}
+    settings_of = {run: trainer.read_config(run) for run in runs.find([str(folder)])}
     skipped = ("run_dir", "threads", "task", "frames", "eval.", "env.action_repeat", "wandb")
-    first, *rest = runs.values()
+    first, *rest = settings_of.values()
     keys = sorted({change.split("=")[0] for other in rest for change in config.differences(first, other)})
     keys = [key for key in keys if not key.startswith(skipped)]
     frames = (10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 100_000)
     lines = [" | ".join(["task", *keys, *(f"{frame // 1000}k" for frame in frames), "minutes per 10k"])]
     lines.append(" | ".join(["---"] * (2 + len(keys) + len(frames))))
-    for run, settings in sorted(runs.items(), key=lambda item: (item[1].task, str(item[0]))):
-        rows = evaluations(run)
+    for run, settings in sorted(settings_of.items(), key=lambda item: (item[1].task, str(item[0]))):
+        rows = runs.read(run).of_kind("eval")
         returns = {row["frame"]: f"{row['return']:.0f}" for row in rows}
         minutes = f"{60 * rows[-1]['hours'] / rows[-1]['frame'] * 10_000:.1f}"
         values = [str(config.value_of(settings, key)).replace("], [", "],<br>[") for key in keys]
@@ -291,18 +292,18 @@ def fill(path: pathlib.Path, name: str, text: str) -> None:
 @config.command("results")
 def main(options: Results) -> None:
     rendering.choose_backend()
-    runs, readme = FOLDER / "planet6", FOLDER.parent.parent / "README.md"
-    comparison = comparison_table(runs)
+    planet6, readme = FOLDER / "planet6", FOLDER.parent.parent / "README.md"
+    comparison = comparison_table(planet6)
     for path in (readme, FOLDER / "README.md"):
         fill(path, "comparison", comparison)
-    fill(FOLDER / "README.md", "provenance", provenance_table(runs))
+    fill(FOLDER / "README.md", "provenance", provenance_table(planet6))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
     experiments = FOLDER.parent / "README.md"
     fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())
     fill(experiments, "planet", planet_table())
     fill(experiments, "tasks", task_table())
-    if found := find_runs([str(runs)]):
+    if found := runs.find([str(planet6)]):
         learning_curves(found, FOLDER / "learning_curves.png")
     print(f"the tables of {readme}, {experiments} and {FOLDER / 'README.md'}")
 
