@@ -27,6 +27,8 @@ SETS: dict[str, list[str]] = {
     "dmc28": _tagged("benchmarking"),
     "ladder": FIGURE2,
 }  # fmt: skip
+# Without target networks, each preset's column "control" in Table 1.
+CONTROLS = {"fast": "fast_no_target", "ddpg2016": "dpg_replay"}
 # The lecture's five algorithms: what tasks=ladder runs unless preset= is given.
 LADDER = ["dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016"]
 

@@ -5,15 +5,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-Scores = dict[str, Sequence[float]]  # task -> one score a seed; tasks may differ in the number of seeds
+# Task -> one score a seed; tasks may differ in the number of seeds. Statistics take (..., seeds) and give (...).
+Scores = dict[str, Sequence[float] | np.ndarray]
 
 
-def iqm(scores: Scores) -> float:
+def iqm(scores: Scores) -> float | np.ndarray:
     """Interquartile mean: of the middle half of all runs, every run counting alike whatever its task (section 4.3)."""
-    return float(stats.trim_mean(np.concatenate(list(scores.values())), 0.25))
+    return stats.trim_mean(np.concatenate(list(scores.values()), axis=-1), 0.25, axis=-1)
 
 
-def probability_of_improvement(x: Scores, y: Scores) -> float:
+def probability_of_improvement(x: Scores, y: Scores) -> float | np.ndarray:
     """P(X > Y) + P(X = Y) / 2 for a run of each, mean over the tasks that both have (section 4.3); ValueError if none.
 
     Of one task it is the Mann-Whitney U over the number of pairs.
@@ -21,7 +22,8 @@ def probability_of_improvement(x: Scores, y: Scores) -> float:
     common = sorted(x.keys() & y.keys())
     if not common:
         raise ValueError("no task has scores of both")
-    return float(np.mean([0.5 + np.sign(np.subtract.outer(x[task], y[task])).mean() / 2 for task in common]))
+    signs = [np.sign(np.asarray(x[task])[..., :, None] - np.asarray(y[task])[..., None, :]) for task in common]
+    return np.mean([0.5 + sign.mean((-2, -1)) / 2 for sign in signs], axis=0)
 
 
 def performance_profile(scores: Scores, thresholds: Sequence[float]) -> np.ndarray:
@@ -29,7 +31,7 @@ def performance_profile(scores: Scores, thresholds: Sequence[float]) -> np.ndarr
 
     It is the fraction of all runs where every task has the same number of seeds.
     """
-    return np.mean([np.greater.outer(values, thresholds).mean(axis=0) for values in scores.values()], axis=0)
+    return np.mean([(np.asarray(each)[..., None] > thresholds).mean(-2) for each in scores.values()], axis=0)
 
 
 def interval(
@@ -40,9 +42,7 @@ def interval(
     Seeds are drawn with replacement within each task of each of the scores, tasks are kept.
     """
     rng = np.random.default_rng(seed)
-    drawn = [_resample(each, repeats, rng) for each in scores]
-    values = [statistic(*({task: rows[i] for task, rows in each.items()} for each in drawn)) for i in range(repeats)]
-    low, high = np.quantile(values, (0.025, 0.975), axis=0)
+    low, high = np.quantile(statistic(*(_resample(each, repeats, rng) for each in scores)), (0.025, 0.975), axis=0)
     return low, high
 
 

@@ -123,13 +123,20 @@ def better_planner(task: str) -> str | None:
     return max(means, key=means.get, default=None)
 
 
-def score(task: str, value: float) -> float | None:
-    """A return with 0 as random's and 1 as the better planner's; None where one of them is not measured."""
+def references(task: str) -> tuple[float, float] | None:
+    """Mean returns of random actions and of the better planner; None where one of them is not measured."""
     planner, name = better_planner(task), tasks.CATALOGUE[task].same_as
     if planner is None or not (MEASURED / f"{name}-random.json").exists():
         return None
     low, high = (read(MEASURED / f"{name}-{policy}.json")["return"] for policy in ("random", planner))
-    return (value - low) / (high - low)
+    return low, high
+
+
+def score(task: str, value: float) -> float | None:
+    """A return with 0 as random's and 1 as the better planner's; None where one of them is not measured."""
+    if (ends := references(task)) is None:
+        return None
+    return (value - ends[0]) / (ends[1] - ends[0])
 
 
 def read(path: pathlib.Path) -> dict:

@@ -91,7 +91,7 @@ def test_interval_is_near_that_of_all_resamples():
     """Draws that are not uniform over the seeds, or are shared between tasks."""
 
     def mean(scores):
-        return sum(sum(values) for values in scores.values()) / 6
+        return sum(np.sum(values, axis=-1) for values in scores.values()) / 6
 
     scores = {"a": [0.0, 0.31, 1.0], "b": [0.17, 0.5, 0.63]}
     draws = [itertools.product(values, repeat=3) for values in scores.values()]

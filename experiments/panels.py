@@ -1,0 +1,255 @@
+"""The report's drawings, one function a panel; each draws into an axis and returns the numbers that it shows."""
+
+import csv
+import io
+import pathlib
+from collections import defaultdict
+from collections.abc import Callable
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments import statistics
+from experiments.figures import REFERENCE, published_curve
+from experiments.runs import Curve, Run, score
+from pixel_ddpg import tasks
+
+Variant = tuple[str, str]  # (preset, obs)
+# As in the paper's Figure 2: light grey without target networks, dark without BatchNorm; green state, blue pixels.
+PAPER_COLOURS = {
+    "fast_no_target": "#b5b9bf", "dpg_replay": "#b5b9bf", "ddpg2016_no_bn": "#57606a", "offpolicy_dpg": "#d4a72c",
+    "dpg": "#cf222e",
+}  # fmt: skip
+STYLE = {
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.labelsize": 8,
+    "axes.titlelocation": "left", "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
+    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "pixel_ddpg", "font.family": "sans-serif",
+    "axes.edgecolor": "#8c959f", "xtick.color": "#424a53", "ytick.color": "#424a53",
+}  # fmt: skip
+Rows = list[dict]
+Draw = Callable[[plt.Axes], Rows]
+
+
+def colour(variant: Variant) -> str:
+    """Of its lines and dots."""
+    preset, obs = variant
+    if preset in PAPER_COLOURS:
+        return PAPER_COLOURS[preset]
+    return {"pixels": "#1f6feb", "state": "#2da44e"}[obs]
+
+
+def label(variant: Variant) -> str:
+    """As in legends."""
+    return f"{variant[1]}, {variant[0]}"
+
+
+def score_of(task: str, value: float) -> float:
+    """The score, or the return where the task has none."""
+    return value if score(task, value) is None else score(task, value)
+
+
+def curves(axis: plt.Axes, task: str, runs: list[Run], over: str = "frame") -> Rows:
+    """Scores of one task: a thin line a seed, a thick one their mean; 0 is random, 1 the planner."""
+    rows = []
+    by_variant: dict[Variant, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_variant[run.variant].append(run)
+    for variant, members in sorted(by_variant.items(), key=lambda item: item[0][1]):
+        for run in members:
+            points = [(x, score_of(task, value)) for x, value in (run.curve if over == "frame" else run.hours_curve)]
+            axis.plot(*_xy(points, over), color=colour(variant), linewidth=0.8, alpha=0.55 if len(members) > 1 else 1)
+            rows += [
+                {"task": task, "preset": variant[0], "obs": variant[1], "seed": run.settings.seed, over: x, "score": y}
+                for x, y in points
+            ]
+        if len(members) > 1 and over == "frame":
+            mean = _mean([run.curve for run in members])
+            points = [(x, score_of(task, value)) for x, value in mean]
+            axis.plot(*_xy(points, over), color=colour(variant), linewidth=2.2)
+    scored = score(task, 0.0) is not None
+    for level in (0, 1) if scored else ():
+        axis.axhline(level, color="#8c959f", linewidth=0.7, linestyle=":", zorder=0)
+    axis.set(title=task, xlabel=_UNITS[over], ylabel="score" if scored else "return")
+    return rows
+
+
+_UNITS = {"frame": "thousand frames", "hours": "hours"}
+
+
+def _xy(points: Curve, over: str) -> tuple[list[float], list[float]]:
+    return [x / (1000 if over == "frame" else 1) for x, _ in points], [y for _, y in points]
+
+
+def _mean(curves: list[Curve]) -> Curve:
+    """Mean over seeds at the frames that all of them were evaluated at."""
+    values = defaultdict(list)
+    for curve in curves:
+        for frame, value in curve:
+            values[frame].append(value)
+    return [(frame, float(np.mean(each))) for frame, each in sorted(values.items()) if len(each) == len(curves)]
+
+
+def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
+    """Returns of one task and, in grey, what others have published of it up to the same frame."""
+    rows, last = [], max((run.frame for run in runs), default=0)
+    name = tasks.CATALOGUE[task].same_as
+    for number, curve in enumerate(published_curve(name, last).values()):
+        axis.plot(*_xy(curve, "frame"), color="0.8", linewidth=0.7, label="DrQ-v2's seeds" if number == 0 else None)
+    for (algorithm, obs), points in published_points(name, last).items():
+        style = {"D4PG": "s", "DDPG": "^", "SAC": "v"}[algorithm]
+        axis.plot(*_xy(points, "frame"), style, color="0.55", markersize=5, label=f"{algorithm}, {obs}")
+        rows += [{"task": task, "method": f"{algorithm}, {obs}", "frame": x, "return": y} for x, y in points]
+    for run in runs:
+        axis.plot(*_xy(run.curve, "frame"), color=colour(run.variant), linewidth=1.2)
+        rows += [{"task": task, "method": f"ours, {label(run.variant)}", "frame": x, "return": y} for x, y in run.curve]
+    axis.set(title=task, xlabel=_UNITS["frame"], ylabel="return")
+    return rows
+
+
+def published_points(task: str, last: int) -> dict[tuple[str, str], Curve]:
+    """(algorithm, obs) -> published means of a task, up to a frame."""
+    found: dict[tuple[str, str], Curve] = defaultdict(list)
+    for row in csv.DictReader((REFERENCE / "published_points.csv").open()):
+        if row["task"] == task and int(row["frame"]) <= 1.05 * last:
+            found[row["algorithm"], row["obs"]].append((int(row["frame"]), float(row["return"])))
+    return found
+
+
+def has_published(task: str, last: int) -> bool:
+    """Whether `beside_published` has something to show."""
+    name = tasks.CATALOGUE[task].same_as
+    return bool(published_points(name, last)) or len(published_curve(name, last)) > 0
+
+
+def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
+    """Density of Q(s, mu(s)) over the discounted return that followed, in the last evaluation's episodes."""
+    pairs = [pair for run in runs for row in run.of_kind("values") for pair in zip(row["observed"], row["q"])]
+    pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
+    variant = runs[0].variant
+    axis.set(title=f"{task}, {variant[1]}", xlabel="observed return, discounted", ylabel="estimated Q")
+    if not pairs:
+        axis.text(0.5, 0.5, "no pairs", ha="center", transform=axis.transAxes)
+        return []
+    observed, estimated = np.array(pairs).T
+    low, high = min(observed.min(), estimated.min()), max(observed.max(), estimated.max())
+    room = 0.05 * (high - low) or 1.0
+    extent = (low - room, high + room) * 2
+    axis.hexbin(observed, estimated, gridsize=24, extent=extent, cmap="Blues" if variant[1] == "pixels" else "Greens",
+                mincnt=1, bins="log", linewidths=0.1)  # fmt: skip
+    axis.plot(extent[:2], extent[:2], color="#8c959f", linewidth=0.8, linestyle=":")
+    axis.set(xlim=extent[:2], ylim=extent[2:])
+    return [{"task": task, "preset": variant[0], "obs": variant[1], "observed": x, "q": y} for x, y in pairs]
+
+
+def state_against_pixels(axis: plt.Axes, state: statistics.Scores, pixels: statistics.Scores) -> Rows:
+    """One dot a task, the mean over seeds of each; above the line pixels are better."""
+    rows = [
+        {"task": task, "state": float(np.mean(state[task])), "pixels": float(np.mean(pixels[task]))}
+        for task in state
+        if task in pixels
+    ]
+    ends = [value for row in rows for value in (row["state"], row["pixels"])] + [0.0, 1.0]
+    low, high = min(ends) - 0.08, max(ends) + 0.08
+    axis.plot((low, high), (low, high), color="#8c959f", linewidth=0.8, linestyle=":")
+    for row in rows:
+        axis.plot(row["state"], row["pixels"], "o", color="#1f6feb", markersize=5)
+        on_right = row["state"] > (low + high) / 2
+        axis.annotate(row["task"], (row["state"], row["pixels"]), fontsize=6.5, color="#424a53", va="center",
+                      xytext=(-5 if on_right else 5, 0), textcoords="offset points",
+                      ha="right" if on_right else "left")  # fmt: skip
+    axis.set(xlim=(low, high), ylim=(low, high), xlabel="score from state", ylabel="score from pixels", aspect="equal")
+    return rows
+
+
+def profile(axis: plt.Axes, scores: dict[Variant, statistics.Scores]) -> Rows:
+    """Fraction of runs above each score, with 95% intervals of the stratified bootstrap."""
+    thresholds, rows = np.linspace(0, 1.2, 61), []
+    for variant, each in scores.items():
+        values = statistics.performance_profile(each, thresholds)
+        low, high = statistics.interval(lambda one: statistics.performance_profile(one, thresholds), each)
+        axis.plot(thresholds, values, color=colour(variant), label=label(variant))
+        axis.fill_between(thresholds, low, high, color=colour(variant), alpha=0.15, linewidth=0)
+        rows += [
+            {"preset": variant[0], "obs": variant[1], "score": x, "fraction": y, "low": a, "high": b}
+            for x, y, a, b in zip(thresholds, values, low, high)
+        ]
+    axis.set(xlabel="score", ylabel="fraction of runs above it", ylim=(0, 1.02))
+    axis.legend()
+    return rows
+
+
+def iqm_curve(axis: plt.Axes, variants: dict[Variant, list[Run]], over: str) -> Rows:
+    """IQM of the scores of all tasks and seeds over frames or hours, as long as every run has come so far."""
+    rows = []
+    for variant, runs in variants.items():
+        curves = {id(run): run.curve if over == "frame" else run.hours_curve for run in runs}
+        first = max(curve[0][0] for curve in curves.values())
+        last = min(curve[-1][0] for curve in curves.values())
+        for x in np.linspace(first, last, 21) if last > first else [first]:
+            scores: dict[str, list[float]] = defaultdict(list)
+            for run in runs:
+                scores[run.task].append(score(run.task, float(np.interp(x, *zip(*curves[id(run)])))))
+            low, high = statistics.interval(statistics.iqm, scores, repeats=500)
+            rows.append({"preset": variant[0], "obs": variant[1], over: float(x), "iqm": statistics.iqm(scores),
+                         "low": low, "high": high})  # fmt: skip
+        mine = [row for row in rows if (row["preset"], row["obs"]) == variant]
+        x = [row[over] / (1000 if over == "frame" else 1) for row in mine]
+        axis.plot(x, [row["iqm"] for row in mine], color=colour(variant), label=label(variant))
+        axis.fill_between(x, [row["low"] for row in mine], [row["high"] for row in mine], color=colour(variant),
+                          alpha=0.15, linewidth=0)  # fmt: skip
+    axis.set(xlabel=_UNITS[over], ylabel="IQM of the scores")
+    axis.legend()
+    return rows
+
+
+def key(variants: list[Variant], path: pathlib.Path) -> None:
+    """A legend of its own."""
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(1.9 * len(variants), 0.3))
+        handles = [plt.Line2D([], [], color=colour(variant), label=label(variant)) for variant in variants]
+        figure.legend(handles=handles, loc="center", ncols=len(variants), handlelength=1.2)
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def draw(panels: list[Draw], folder: pathlib.Path, name: str, size: tuple[float, float]) -> list[str]:
+    """Write <name>.png, .svg and .csv with all panels, five a row; returns each panel as SVG of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = min(5, len(panels))
+    shape = (-(-len(panels) // columns), columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            *shape, figsize=(size[0] * shape[1], size[1] * shape[0]), squeeze=False, layout="constrained"
+        )
+        rows, single = [], []
+        for axis, panel in zip(axes.flat, panels):
+            rows += panel(axis)
+            single.append(_alone(panel, size))
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.png", dpi=140)
+        plt.close(figure)
+    write_csv(rows, folder / f"{name}.csv")
+    return single
+
+
+def _alone(panel: Draw, size: tuple[float, float]) -> str:
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    panel(axis)
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def write_csv(rows: Rows, path: pathlib.Path) -> None:
+    """The numbers of a figure or table."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
