@@ -3,8 +3,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 DEMO := runs/demo
+PROFILE := quick
 
-.PHONY: help install demo test lint doctor clean
+.PHONY: help install demo suite test lint doctor clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
@@ -22,6 +23,9 @@ demo: install  ## train cartpole-swingup from pixels for a few minutes; writes a
 	$(BIN)/python -m experiments.figures runs=[$(DEMO)] out=$(DEMO)/learning_curve.png
 	@echo "video:          $$(ls -t $(DEMO)/videos/*.mp4 | head -1)"
 	@echo "learning curve: $(DEMO)/learning_curve.png"
+
+suite: install  ## the experiment: PROFILE=smoke, quick (default) or paper; goes on where it was stopped
+	$(BIN)/python -m experiments.suite profile=$(PROFILE)
 
 test: install  ## the whole test suite
 	$(BIN)/python -m pytest -n 2

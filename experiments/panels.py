@@ -14,10 +14,9 @@ import numpy as np
 
 from experiments import statistics
 from experiments.figures import REFERENCE, published_curve
-from experiments.runs import Curve, Run, score
+from experiments.runs import Curve, Run, Variant, score
 from pixel_ddpg import tasks
 
-Variant = tuple[str, str]  # (preset, obs)
 # As in the paper's Figure 2: light grey without target networks, dark without BatchNorm; green state, blue pixels.
 PAPER_COLOURS = {
     "fast_no_target": "#b5b9bf", "dpg_replay": "#b5b9bf", "ddpg2016_no_bn": "#57606a", "offpolicy_dpg": "#d4a72c",

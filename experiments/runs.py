@@ -1,13 +1,18 @@
 """Folders of runs, read back: all that tables, figures and reports know of them."""
 
 import functools
+import json
 import pathlib
 from dataclasses import dataclass
 
-from pixel_ddpg import baseline, config, trainer
+from experiments import statistics
+from experiments.profiles import CONTROLS
+from pixel_ddpg import baseline, config, presets, tasks, trainer
 from pixel_ddpg.logger import read_rows
 
 Curve = list[tuple[int, float]]  # (frame, value)
+Variant = tuple[str, str]  # (preset, obs)
+PLAN = "suite.json"  # in the folder of a suite: its command, and the runs that it wants
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Run:
         return self.settings.task
 
     @property
-    def variant(self) -> tuple[str, str]:
+    def variant(self) -> Variant:
         """(preset, obs)."""
         return self.settings.preset, self.settings.obs
 
@@ -119,3 +124,78 @@ def find(folders: list[str]) -> list[pathlib.Path]:
 def read(folder: pathlib.Path) -> Run:
     """One of them."""
     return Run(folder, trainer.read_config(folder), tuple(read_rows(folder / "metrics.jsonl")))
+
+
+@dataclass
+class Found:
+    """All runs of a report, and those that a suite's plan wants."""
+
+    runs: list[Run]
+    wanted: list[tuple[str, str, str, int]]  # (task, obs, preset, seed)
+    commands: list[str]  # of the suites
+    main: str  # the preset that is compared
+
+    @property
+    def tasks(self) -> list[str]:
+        """In the catalogue's order: Table 1's."""
+        names = {run.task for run in self.runs} | {task for task, *_ in self.wanted}
+        return [name for name in tasks.CATALOGUE if name in names]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """All (preset, obs), those of the main preset last: they are drawn on top."""
+        pairs = {run.variant for run in self.runs} | {(preset, obs) for _, obs, preset, _ in self.wanted}
+        return sorted(pairs, key=lambda pair: (pair[0] == self.main, list(presets.PRESETS).index(pair[0]), pair[1]))
+
+    @property
+    def state(self) -> Variant:
+        return self.main, "state"
+
+    @property
+    def pixels(self) -> Variant:
+        return self.main, "pixels"
+
+    @property
+    def control(self) -> Variant | None:
+        """The main preset without target networks, from state."""
+        name = CONTROLS.get(self.main)
+        return (name, "state") if (name, "state") in self.variants else None
+
+    def of(self, task: str, variant: Variant | None) -> list[Run]:
+        """By seed."""
+        found = [run for run in self.runs if run.task == task and run.variant == variant]
+        return sorted(found, key=lambda run: run.settings.seed)
+
+    def ordered(self, task: str) -> list[Run]:
+        """A task's runs by variant."""
+        return [run for variant in self.variants for run in self.of(task, variant)]
+
+    def scores(self, variant: Variant) -> statistics.Scores:
+        """Final scores by task; tasks without a measured planner are left out."""
+        found = {task: [run.score for run in self.of(task, variant) if run.score is not None] for task in self.tasks}
+        return {task: scores for task, scores in found.items() if scores}
+
+    def missing(self) -> list[tuple[str, str, str, int]]:
+        """What a suite wants and nothing is there of."""
+        there = {(run.task, run.settings.obs, run.settings.preset, run.settings.seed) for run in self.runs}
+        return [each for each in self.wanted if each not in there]
+
+
+def collect(folders: list[str], preset: str = "") -> Found:
+    """Read runs and plans; UserError where there are none, or two folders hold the same run."""
+    found = [read(folder) for folder in find(folders)]
+    found = [run for run in found if run.rows]
+    if not found:
+        raise config.UserError(f"no runs in {', '.join(folders)}")
+    seen: dict[tuple, Run] = {}
+    for run in found:
+        other = seen.setdefault((run.task, run.variant, run.settings.seed), run)
+        if other is not run:
+            raise config.UserError(f"{other.folder} and {run.folder} are the same task, variant and seed: name one")
+    plans = [json.loads(path.read_text()) for folder in folders for path in sorted(pathlib.Path(folder).rglob(PLAN))]
+    wanted = list(dict.fromkeys(tuple(each) for plan in plans for each in plan["runs"]))
+    names = [run.settings.preset for run in found]
+    if preset and preset not in names:
+        raise config.UserError(f"no run of preset={preset}; there are {', '.join(dict.fromkeys(names))}")
+    main = preset or max((name for name in presets.PRESETS if name in names), key=names.count)
+    return Found(found, wanted, list(dict.fromkeys(plan["command"] for plan in plans)), main)

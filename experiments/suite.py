@@ -6,8 +6,10 @@ The same command goes on with what is unfinished. Words of `python -m pixel_ddpg
 import contextlib
 import dataclasses
 import heapq
+import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import sys
@@ -21,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from experiments import runs
 from experiments.profiles import LADDER, PROFILES, SETS
 from pixel_ddpg import config, files, machine, presets, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
@@ -74,8 +77,8 @@ class Job:
 def words_for_runs(words: list[str]) -> list[str]:
     """The command's words, those that are a run's put into run=[...]."""
     own = {item.name for item in dataclasses.fields(Suite)}
-    runs = {key for key in config.keys(config.Config) if key not in OWN} - own
-    passed = [word for word in words if word.lstrip("+~").split("=")[0] in runs]
+    theirs = {key for key in config.keys(config.Config) if key not in OWN} - own
+    passed = [word for word in words if word.lstrip("+~").split("=")[0] in theirs]
     if not passed:
         return words
     quoted = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in passed)
@@ -440,12 +443,34 @@ def main(options: Suite) -> int:
             print_plan(console, plan, jobs, costs, at_once, why)
             if plan.dry_run:
                 return 0
+            write_plan(plan, jobs)
             with Board(console, plan, jobs, costs, at_once) as board:
                 whole = run_all(plan, costs, board)
     for job, reason in board.failed.items():
         console.print(Text(f"failed: {job.name}: {reason}; its log: {job.run_dir / 'log.txt'}"))
     console.print(f"{board.done} of {board.total} runs are done" + ("" if whole else "; the same command goes on"))
-    return 1 if board.failed else 0 if whole else 130
+    reported = write_report(console, out)
+    return 130 if not whole else 1 if board.failed or not reported else 0
+
+
+def write_plan(plan: Suite, jobs: list[Job]) -> None:
+    """The command and its runs, for reports."""
+    wanted = [(job.task, job.obs, job.preset, job.seed) for job in jobs]
+    content = {"command": shlex.join(["python", "-m", "experiments.suite", *sys.argv[1:]]), "runs": wanted}
+    files.write_atomically(pathlib.Path(plan.out, runs.PLAN), json.dumps(content).encode())
+
+
+def write_report(console: Console, out: pathlib.Path) -> bool:
+    """The report of what there is; False where none can be made."""
+    from experiments import report
+
+    try:
+        report.make([str(out)], out / "report")
+    except config.UserError as error:
+        console.print(Text(f"no report: {error}"))
+        return False
+    console.print(f"report: {out / 'report' / 'report.html'}")
+    return True
 
 
 if __name__ == "__main__":
