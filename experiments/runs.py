@@ -118,7 +118,8 @@ def score(task: str, value: float) -> float | None:
 
 def find(folders: list[str]) -> list[pathlib.Path]:
     """The folders at or below the given ones that hold a run."""
-    return sorted({path.parent for folder in folders for path in pathlib.Path(folder).rglob("metrics.jsonl")})
+    found = {path.parent for folder in folders for path in pathlib.Path(folder).rglob("metrics.jsonl")}
+    return sorted(folder for folder in found if (folder / "config.yaml").exists())
 
 
 def read(folder: pathlib.Path) -> Run:

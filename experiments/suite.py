@@ -9,23 +9,25 @@ import heapq
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments import runs
+from experiments import report, runs, worker
 from experiments.profiles import LADDER, PROFILES, SETS
-from pixel_ddpg import config, files, machine, presets, rendering, tasks, trainer
+from pixel_ddpg import config, files, machine, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
 
 POLL_SECONDS = 2.0
@@ -38,8 +40,8 @@ class Suite:
 
     profile: str = "quick"  # smoke, quick or paper
     tasks: Any = None  # names, or sets: paper, figure2, planet6, dmc_easy, dmc_medium, dmc_hard, dmc28, ladder
-    obs: Any = None  # [pixels,state] or one of them
-    preset: Any = None  # one, or several in brackets
+    observations: Any = None  # written obs=: [pixels,state] or one of them
+    presets: Any = None  # written preset=: one, or several in brackets
     controls: Any = None  # presets that run from state alone
     seeds: Any = None  # how many, from 0 on; or which, as [3,4]
     frames: Any = None  # of each run
@@ -55,6 +57,7 @@ class Suite:
 
 config.register_command("suite", Suite, "experiments")
 # What the suite itself decides of a run.
+PRESETS = config.CHOICES["preset"]
 OWN = ("task", "obs", "preset", "seed", "frames", "threads", "run_dir", "resume", "overwrite", "wandb_id")
 
 
@@ -74,8 +77,14 @@ class Job:
         return f"{self.task} {self.obs} {self.preset} seed {self.seed}"
 
 
-def words_for_runs(words: list[str]) -> list[str]:
-    """The command's words, those that are a run's put into run=[...]."""
+# Hydra takes these words for its groups, which hold one name each.
+NAMES = {"obs": "observations", "preset": "presets"}
+
+
+def hydra_words(words: list[str]) -> list[str]:
+    """The command's words as Hydra's: --dry-run, obs= and preset= by their fields' names, a run's own in run=[...]."""
+    words = ["dry_run=true" if word == "--dry-run" else word for word in words]
+    words = [re.sub(r"^(obs|preset)=", lambda found: f"{NAMES[found[1]]}=", word) for word in words]
     own = {item.name for item in dataclasses.fields(Suite)}
     theirs = {key for key in config.keys(config.Config) if key not in OWN} - own
     passed = [word for word in words if word.lstrip("+~").split("=")[0] in theirs]
@@ -90,25 +99,29 @@ def settle(options: Suite) -> Suite:
     if options.profile not in PROFILES:
         raise config.UserError(f"unknown profile '{options.profile}'{config.nearest(options.profile, list(PROFILES))}")
     profile, given = PROFILES[options.profile], vars(options)
-    ladder = given["tasks"] is not None and "ladder" in _listed(given["tasks"])
-    if ladder and given["preset"] is None:
-        profile = profile | {"preset": LADDER, "controls": []}
-    elif given["preset"] is not None:
+    if given["tasks"] is not None and "ladder" in _listed(given["tasks"]):
+        profile = profile | {"presets": LADDER, "controls": []}
+    elif given["presets"] is not None:
         profile = profile | {"controls": []}
     settled = {key: profile[key] if given[key] is None else given[key] for key in profile}
-    for key in ("tasks", "obs", "preset", "controls"):
-        settled[key] = [str(value) for value in _listed(settled[key])]
-    settled["tasks"] = _tasks(settled["tasks"])
-    for key, names in (("obs", config.CHOICES["obs"]), ("preset", presets.PRESETS), ("controls", presets.PRESETS)):
-        for value in settled[key]:
-            if value not in names:
-                raise config.UserError(f"unknown {key} '{value}'{config.nearest(value, list(names))}")
+    settled["tasks"] = _tasks([str(name) for name in _listed(settled["tasks"])])
+    for key, names in (("observations", config.CHOICES["obs"]), ("presets", PRESETS), ("controls", PRESETS)):
+        settled[key] = _names(key, _listed(settled[key]), names)
     settled["seeds"] = _seeds(settled["seeds"])
     settled["frames"] = _whole("frames", settled["frames"], 1)
     settled["run"] = [*profile["run"], *options.run]
     for key, least in (("threads", 1), ("runs_per_gpu", 1), ("retries", 0)):
         _whole(key, given[key], least)
     return dataclasses.replace(options, **settled, out=options.out or f"runs/{options.profile}")
+
+
+def _names(key: str, values: list, known: list[str]) -> list[str]:
+    """The values, each of which must be known."""
+    for value in values:
+        if value not in known:
+            said = next((word for word, name in NAMES.items() if name == key), key)
+            raise config.UserError(f"unknown {said} '{value}'{config.nearest(str(value), known)}")
+    return values
 
 
 def _listed(value: Any) -> list:
@@ -138,8 +151,8 @@ def _tasks(names: list[str]) -> list[str]:
 
 def make_jobs(plan: Suite) -> list[Job]:
     """Every run, the first seed of all before the second of any."""
-    variants = [(preset, obs) for preset in plan.preset for obs in plan.obs]
-    variants += [(preset, "state") for preset in plan.controls if "state" in plan.obs]
+    variants = [(preset, obs) for preset in plan.presets for obs in plan.observations]
+    variants += [(preset, "state") for preset in plan.controls if "state" in plan.observations]
     jobs = []
     for seed in plan.seeds:
         for task in plan.tasks:
@@ -177,8 +190,6 @@ def cluster(plan: Suite) -> Iterator[None]:
     """Ray, on this machine alone or on the cluster at `address`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    import ray
-
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if plan.address:
@@ -198,8 +209,6 @@ def cluster(plan: Suite) -> Iterator[None]:
 
 def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
     """How many runs there is room for at once, and why."""
-    import ray
-
     total = ray.cluster_resources()
     room = {f"{total['CPU']:.0f} cores, {plan.threads} a run": int(total["CPU"] // plan.threads)}
     if gpus := total.get("GPU", 0):
@@ -213,10 +222,6 @@ def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
 
 def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
     """What each run will take, measured by short tries on all cores at once."""
-    import ray
-
-    from experiments import worker
-
     order = sorted(jobs, key=lambda job: job.obs)  # pixels first: see worker.measure
     alike: dict[tuple, list[Job]] = {}  # seeds cost the same
     for job in order:
@@ -292,8 +297,8 @@ class Board:
         self.running: dict[Job, dict] = {}
         self.done = len(jobs) - len(costs)
         self.failed: dict[Job, str] = {}
-        self._begun = time.time()
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._since = dict.fromkeys(costs, time.time())  # when it was given to Ray
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False) if console.is_terminal else None
 
     def __enter__(self) -> "Board":
         if self._live:
@@ -330,6 +335,13 @@ class Board:
         took = f"return {rows[-1]['return']:.1f}, {_hours(rows[-1]['hours'])}"
         self.say(f"done    {job.name}: {took}  ({self.done} of {self.total}, about {_hours(self.left())} left)")
 
+    def lose(self, job: Job, why: str) -> None:
+        """A run is given to Ray again."""
+        self.running.pop(job, None)
+        self.waiting = [job, *(each for each in self.waiting if each != job)]
+        self._since[job] = time.time()
+        self.say(f"lost    {job.name}: {why}; it goes on from its last checkpoint")
+
     def left(self) -> float:
         """Hours to the end of the suite."""
         hours = [standing.get("left", self._estimate(job)) for job, standing in self.running.items()]
@@ -340,7 +352,7 @@ class Board:
 
     def _has_begun(self, job: Job) -> bool:
         log = job.run_dir / "log.txt"
-        return log.exists() and log.stat().st_mtime >= self._begun - 1
+        return log.exists() and log.stat().st_mtime >= self._since[job]
 
     def _standing(self, job: Job) -> dict:
         """Frame, return, speed and hours left of a run, as far as it has told."""
@@ -375,29 +387,25 @@ class Board:
 
 def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
     """Run what is unfinished; False after Ctrl-C or SIGTERM, which let each run save first."""
-    import ray
-
-    from experiments import worker
-
-    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
-    gpu = {"num_gpus": 1 / plan.runs_per_gpu} if ray.cluster_resources().get("GPU") else {}
-    train = ray.remote(num_cpus=plan.threads, max_calls=1, max_retries=plan.retries, **gpu)(worker.train)
-    running = {}
+    running, retries = {}, dict.fromkeys(costs, plan.retries)
+    start = starter(plan)
     for job, cost in costs.items():
-        memory = cost.get("memory", 0)
-        if memory > largest:
-            needs = f"needs {machine.format_bytes(memory)} of memory, there are {machine.format_bytes(int(largest))}"
-            board.end(job, f"{needs}: choose a smaller replay.capacity=")
-            continue
-        remote = train.options(memory=memory, name=job.name)
-        arguments = (list(job.words), str(job.run_dir), os.getcwd(), plan.keep_replay)
-        running[remote.remote(*arguments)] = job
+        if why := too_large(cost.get("memory", 0)):
+            board.end(job, why)
+        else:
+            running[start(job, cost)] = job
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while running:
             for ref in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
                 job = running.pop(ref)
-                board.end(job, outcome(ref, job))
+                why, lost = outcome(ref, job)
+                if lost and retries[job]:
+                    retries[job] -= 1
+                    board.lose(job, why)
+                    running[start(job, costs[job])] = job
+                else:
+                    board.end(job, why)
             board.look()
         return True
     except KeyboardInterrupt:
@@ -410,29 +418,48 @@ def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
         signal.signal(signal.SIGTERM, before)
 
 
-def outcome(ref, job: Job) -> str:
-    """Why a run failed; empty if it did not."""
-    import ray
+def starter(plan: Suite) -> Callable:
+    """The function that gives a run to Ray: it begins in a fresh process as soon as there is room."""
+    gpu = {"num_gpus": 1 / plan.runs_per_gpu} if ray.cluster_resources().get("GPU") else {}
+    train = ray.remote(num_cpus=plan.threads, max_calls=1, max_retries=0, **gpu)(worker.train)
 
+    def start(job: Job, cost: dict) -> ray.ObjectRef:
+        given = train.options(memory=cost.get("memory", 0), name=job.name)
+        return given.remote(list(job.words), str(job.run_dir), os.getcwd(), plan.keep_replay)
+
+    return start
+
+
+def too_large(memory: int) -> str:
+    """Why no machine can hold a run; empty if one can."""
+    most = max(int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"])
+    if memory <= most:
+        return ""
+    needs = f"needs {machine.format_bytes(memory)} of memory, there are {machine.format_bytes(most)}"
+    return f"{needs}: choose a smaller replay.capacity="
+
+
+def outcome(ref: ray.ObjectRef, job: Job) -> tuple[str, bool]:
+    """Why a run failed, empty if it did not; and whether its process or machine was lost, so that it may go on."""
     try:
         code = ray.get(ref)
-    except ray.exceptions.OutOfMemoryError:
-        return "the machine ran out of memory: give it a smaller replay.capacity=, or fewer runs at once with threads="
     except ray.exceptions.RayTaskError as error:
-        return str(error).strip().splitlines()[-1]
+        return str(error).strip().splitlines()[-1], False
+    except ray.exceptions.OutOfMemoryError:
+        return "the machine ran out of memory; threads= lets fewer run at once", True
     except ray.exceptions.RayError as error:
-        return f"its process was lost, retries too ({type(error).__name__})"
+        return f"its process was lost ({type(error).__name__})", True
     if code == 0:
-        return ""
+        return "", False
     lines = (job.run_dir / "log.txt").read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit code {code}"
+    return (lines[-1] if lines else f"exit code {code}"), False
 
 
 @config.command("suite")
 def main(options: Suite) -> int:
     plan = settle(options)
     jobs, out = make_jobs(plan), pathlib.Path(plan.out)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     with contextlib.nullcontext() if plan.dry_run else files.locked(out, "out"):
         pending = unfinished(jobs, plan.frames)
         with cluster(plan):
@@ -444,7 +471,11 @@ def main(options: Suite) -> int:
             if plan.dry_run:
                 return 0
             write_plan(plan, jobs)
-            with Board(console, plan, jobs, costs, at_once) as board:
+            with (
+                Board(console, plan, jobs, costs, at_once) as board,
+                open(out / "ray.log", "a") as log,
+                contextlib.redirect_stdout(log),  # what Ray says
+            ):
                 whole = run_all(plan, costs, board)
     for job, reason in board.failed.items():
         console.print(Text(f"failed: {job.name}: {reason}; its log: {job.run_dir / 'log.txt'}"))
@@ -462,8 +493,6 @@ def write_plan(plan: Suite, jobs: list[Job]) -> None:
 
 def write_report(console: Console, out: pathlib.Path) -> bool:
     """The report of what there is; False where none can be made."""
-    from experiments import report
-
     try:
         report.make([str(out)], out / "report")
     except config.UserError as error:
@@ -474,5 +503,5 @@ def write_report(console: Console, out: pathlib.Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = words_for_runs(["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]])
+    sys.argv[1:] = hydra_words(sys.argv[1:])
     sys.exit(main())

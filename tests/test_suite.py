@@ -1,0 +1,246 @@
+"""Many runs: what is planned, and what survives."""
+
+import itertools
+import json
+import os
+import pathlib
+import random
+import signal
+import time
+
+import psutil
+import pytest
+from small import STATE, assert_same_run, command, rows, start, train
+
+from experiments import suite
+from experiments.profiles import FIGURE2, PROFILES, SETS
+from pixel_ddpg import checkpoint, config, presets, tasks, trainer
+
+OF_SUITE = ("task=", "obs=", "frames=", "threads=", "wandb=")
+WORDS = [word for word in STATE if not word.startswith(OF_SUITE)]
+
+
+def plan(*words: str) -> suite.Suite:
+    return suite.settle(config.compose(suite.hydra_words(list(words)), "suite"))
+
+
+def test_sets_hold_what_their_names_say():
+    """A set with a task that does not exist, or one too few."""
+    sizes = {name: len(set(names)) for name, names in SETS.items()}
+    assert sizes == {
+        "paper": 27, "figure2": 10, "planet6": 6, "dmc_easy": 9, "dmc_medium": 11, "dmc_hard": 3, "dmc28": 28,
+        "ladder": 10,
+    }  # fmt: skip
+    assert {task for names in SETS.values() for task in names} <= set(tasks.CATALOGUE)
+    assert set(FIGURE2) < set(SETS["paper"])
+
+
+def test_every_profile_can_be_composed():
+    """A profile with a word that a run refuses."""
+    for name in PROFILES:
+        settled = plan(f"profile={name}")
+        suite.unfinished(suite.make_jobs(settled)[:3], settled.frames)
+
+
+def test_profiles_are_the_papers_experiment():
+    """A variant, a seed or a budget too few."""
+    paper = plan("profile=paper")
+    jobs = suite.make_jobs(paper)
+    assert len(jobs) == 27 * 4 * 5 and paper.frames == 2_500_000
+    assert {(job.preset, job.obs) for job in jobs} == {
+        ("ddpg2016", "state"), ("ddpg2016", "pixels"), ("dpg_replay", "state"), ("ddpg2016_no_bn", "state"),
+    }  # fmt: skip
+    smoke = suite.make_jobs(plan("profile=smoke"))
+    assert {(job.task, job.obs) for job in smoke} == set(itertools.product(SETS["paper"], ("pixels", "state")))
+
+
+def test_overrides_replace_the_profiles_own():
+    """tasks=, obs=, seeds=, preset= and frames= that are ignored, or read in another way than they are written."""
+    assert plan("tasks=planet6", "tasks=[cart,planet6,cart]").tasks == ["cart", *tasks.PLANET6]
+    assert plan("seeds=3").seeds == [0, 1, 2] and plan("seeds=[4,2]").seeds == [4, 2]
+    assert plan("obs=state").observations == ["state"] and plan("obs=[state,pixels]").observations[1] == "pixels"
+    assert plan("frames=77").frames == 77 and plan().controls == ["fast_no_target"]
+    drqv2 = plan("preset=drqv2")
+    assert (drqv2.presets, drqv2.controls, drqv2.out) == (["drqv2"], [], "runs/quick")
+    assert plan("tasks=ladder").presets == ["dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016"]
+    assert plan("tasks=ladder", "preset=fast").presets == ["fast"]
+    assert set(plan("tasks=ladder").presets) < set(presets.PRESETS)
+
+
+def test_words_of_a_run_go_to_every_run():
+    """A list, a quote or a dot that does not arrive as it was written."""
+    given = ["agent.hidden=[12,12]", "env.size=84", "wandb_project=it's", "replay.n_step=5"]
+    settled = plan("tasks=cart", *given, "seeds=2")
+    assert settled.run == given
+    for job in suite.make_jobs(settled):
+        assert set(given) < set(job.words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["profile=quik"], "unknown profile 'quik'; did you mean quick?"),
+        (["tasks=papr"], "unknown task or set 'papr'"),
+        (["obs=[state,pixel]"], "unknown obs 'pixel'; did you mean pixels?"),
+        (["preset=fats"], "unknown preset 'fats'; did you mean fast?"),
+        (["seeds=0"], "seeds=0 must be a whole number, at least 1"),
+        (["seeds=[0,x]"], "seeds=x must be a whole number"),
+        (["frames=1e5"], "must be a whole number"),
+        (["threads=0"], "threads=0"),
+        (["task=cart"], "unknown key 'task'; did you mean tasks?"),
+    ],
+)
+def test_mistakes_are_told(words, said):
+    with pytest.raises(config.UserError, match=said.replace("[", r"\[").replace("?", r"\?")):
+        plan(*words)
+
+
+def test_the_first_seed_of_all_comes_first():
+    """A suite that is stopped halfway with five seeds of one task and none of another."""
+    seeds = [job.seed for job in suite.make_jobs(plan("seeds=3"))]
+    assert seeds == sorted(seeds)
+
+
+def test_a_run_of_other_settings_is_refused(tmp_path):
+    """A folder whose finished runs are taken for those that are asked for."""
+    words = ["tasks=cartpole", "obs=state", "preset=fast", "seeds=1", "frames=100", f"out={tmp_path}"]
+    (job,) = suite.make_jobs(plan(*words))
+    job.run_dir.mkdir(parents=True)
+    trainer.write_config(config.compose(list(job.words)), job.run_dir)
+    trainer.write_status(job.run_dir, "done", frame=100)
+    assert suite.unfinished([job], 100) == [] and suite.unfinished([job], 101) == [job]
+    (other,) = suite.make_jobs(plan(*words, "agent.tau=0.5"))
+    with pytest.raises(config.UserError, match=r"was started with agent.tau=0.01: .*out="):
+        suite.unfinished([other], 100)
+
+
+def test_makespan_is_that_of_a_naive_queue():
+    """An estimate that adds up what runs side by side."""
+    draws = random.Random(0)
+    for _ in range(20):
+        hours, at_once = [draws.random() for _ in range(draws.randint(1, 12))], draws.randint(1, 4)
+        ends = [0.0] * at_once
+        for each in hours:
+            ends[ends.index(min(ends))] += each
+        assert suite.makespan(hours, at_once) == pytest.approx(max(ends))
+
+
+def test_a_finished_run_without_its_replay_can_act_but_not_go_on(tmp_path):
+    """A traceback, or a run that begins anew unasked."""
+    run = train(STATE, tmp_path)
+    observation = run.evaluation.reset().observation
+    checkpoint.drop_replay(tmp_path)
+    assert (trainer.load_agent(tmp_path).act(observation) == run.agent.act(observation)).all()
+    assert sum(path.stat().st_size for path in (tmp_path / "checkpoints").rglob("*.safetensors")) < 100_000
+    with pytest.raises(config.UserError, match="its replay was deleted, so it cannot go on"):
+        train([*STATE, "frames=3200"], tmp_path)
+
+
+# --- real suites ---
+
+
+def words_of(out: pathlib.Path, *more: str) -> list[str]:
+    return ["tasks=cartpole-swingup", "obs=state", "preset=fast", "frames=4000", f"out={out}", *WORDS, *more]
+
+
+def folder(out: pathlib.Path, seed: int) -> pathlib.Path:
+    return out / "cartpole-swingup" / "state" / "fast" / f"seed{seed}"
+
+
+def wait_until(condition, process) -> None:
+    """Fails where the suite ends first, or takes for ever."""
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(process.communicate())
+
+
+def workers_of(process) -> list[psutil.Process]:
+    """The processes in which its runs are."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "ray::cartpole-swingup" in " ".join(child.cmdline())]
+
+
+def frame(out: pathlib.Path, seed: int = 0) -> int:
+    path = folder(out, seed) / "metrics.jsonl"
+    return ([0] + [row["frame"] for row in rows(path.parent)])[-1] if path.exists() else 0
+
+
+def test_a_failing_run_does_not_stop_the_others(tmp_path):
+    """Exit code 0 although a run failed, or no word about which and where its log is; a plan that runs something."""
+    code, out, _ = command("experiments.suite", *words_of(tmp_path / "a", "seeds=2"), "--dry-run")
+    assert code == 0 and "2 of 4,000 frames, seeds 0, 1; 0 are done" in out and not (tmp_path / "a").exists()
+    for line in ("at once", "memory", "disk", "time"):
+        assert line in out
+    folder(tmp_path / "a", 0).mkdir(parents=True)
+    (folder(tmp_path / "a", 0) / "metrics.jsonl").write_bytes(b"")
+    code, out, err = command("experiments.suite", *words_of(tmp_path / "a", "seeds=2"))
+    assert code == 1, (out, err)
+    assert f"failed: cartpole-swingup state fast seed 0: pixel_ddpg: {folder(tmp_path / 'a', 0)} has metrics" in out
+    assert f"its log: {folder(tmp_path / 'a', 0) / 'log.txt'}" in out
+    assert "1 of 2 runs are done" in out and "Traceback" not in out + err
+    assert trainer.is_done(folder(tmp_path / "a", 1), 4000)
+
+
+def test_killed_workers_and_drivers_change_no_result(tmp_path):
+    """kill -9 of a worker, then of the driver: the same command goes on, and each run is what it is by hand."""
+    words = words_of(tmp_path / "a", "seeds=2", "checkpoint_minutes=0.01", "threads=1")
+    driver = start("experiments.suite", *words, start_new_session=True)
+    wait_until(lambda: checkpoint.checkpoints(folder(tmp_path / "a", 0)) and frame(tmp_path / "a") > 1000, driver)
+    workers_of(driver)[0].kill()
+    log = folder(tmp_path / "a", 0) / "log.txt"
+    other = folder(tmp_path / "a", 1) / "log.txt"
+    wait_until(lambda: (log.read_text() + other.read_text()).count("goes on at frame") == 1, driver)
+    processes = psutil.Process(driver.pid).children(recursive=True)
+    os.kill(driver.pid, signal.SIGKILL)
+    out, _ = driver.communicate()
+    assert "lost    cartpole-swingup state fast seed" in out and "Traceback" not in out
+    _, alive = psutil.wait_procs([child for child in processes if "ray::cart" in child.name()], timeout=20)
+    assert not alive
+    code, out, err = command("experiments.suite", *words)
+    assert code == 0, (out, err)
+    for seed in (0, 1):
+        by_hand = [f"run_dir={tmp_path}/b{seed}", f"seed={seed}", "checkpoint_minutes=0.01"]
+        code, *said = command("pixel_ddpg.run", *STATE, *by_hand, "frames=4000")
+        assert code == 0, said
+        assert_same_run(folder(tmp_path / "a", seed), tmp_path / f"b{seed}")
+    before = {path: path.stat().st_mtime for path in (tmp_path / "a").rglob("metrics.jsonl")}
+    code, out, err = command("experiments.suite", *words)
+    assert code == 0 and "2 are done" in out, (out, err)
+    assert before == {path: path.stat().st_mtime for path in (tmp_path / "a").rglob("metrics.jsonl")}
+    assert len(json.loads((tmp_path / "a" / "suite.json").read_text())["runs"]) == 2
+
+
+def test_ctrl_c_saves_and_reports(tmp_path):
+    """An interrupted suite that loses what ran, or leaves no report."""
+    driver = start("experiments.suite", *words_of(tmp_path, "seeds=1", "frames=400000"), start_new_session=True)
+    wait_until(lambda: frame(tmp_path) > 1000, driver)
+    driver.send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 130 and "the same command goes on" in out, (out, err)
+    assert "Traceback" not in out + err
+    assert trainer.read_status(folder(tmp_path, 0))["state"] == "stopped"
+    assert checkpoint.checkpoints(folder(tmp_path, 0)) and (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_lost_node_costs_what_came_since_the_last_checkpoint(tmp_path):
+    """Two nodes of Ray's own test cluster, of which one is killed with a run on it."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    words = words_of(tmp_path, "seeds=2", "checkpoint_minutes=0.01", f"address={cluster.address}")
+    try:
+        driver = start("experiments.suite", *words)
+        wait_until(lambda: all(checkpoint.checkpoints(folder(tmp_path, seed)) for seed in (0, 1)), driver)
+        cluster.remove_node(second, allow_graceful=False)
+        out, err = driver.communicate(timeout=240)
+    finally:
+        cluster.shutdown()
+    assert driver.returncode == 0 and "at once   2: 2 cores" in out, (out, err)
+    assert out.count("lost    ") == 1 and "2 of 2 runs are done" in out
+    logs = [(folder(tmp_path, seed) / "log.txt").read_text().count("goes on at frame") for seed in (0, 1)]
+    assert sorted(logs) == [0, 1]
