@@ -247,6 +247,7 @@ def _alone(panel: Draw, size: tuple[float, float]) -> str:
 
 def write_csv(rows: Rows, path: pathlib.Path) -> None:
     """The numbers of a figure or table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(key for row in rows for key in row))
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")

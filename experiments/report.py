@@ -291,7 +291,6 @@ def runs_table(found: Found) -> list[dict]:
 def make(folders: list[str], out: pathlib.Path, preset: str = "", embed: bool = False) -> Found:
     """Write report.html, figures/ and videos/; UserError where there are no runs."""
     found = runs.collect(folders, preset)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     here = pathlib.Path(__file__).parent
     loader = jinja2.FileSystemLoader(here)
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)

@@ -1,0 +1,195 @@
+"""From runs to the report."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from small import command
+
+from experiments import panels, report, runs
+from pixel_ddpg import config, trainer
+from pixel_ddpg.logger import Metrics
+
+LEVELS = {"random": 100.0, "planner": 900.0}
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    """Every task but torcs has 100 as its 0 and 900 as its 1."""
+    monkeypatch.setattr(runs, "references", lambda task: None if task == "torcs" else tuple(LEVELS.values()))
+
+
+def write_run(root, words: str, *returns: float, frames: int = 20_000):
+    """A run that was evaluated at 0, 10,000, ...; it is whole if the last is at `frames`."""
+    settings = config.compose(["obs=pixels", *words.split(), f"frames={frames}"])
+    folder = root / settings.task / settings.obs / settings.preset / f"seed{settings.seed}"
+    folder.mkdir(parents=True)
+    trainer.write_config(settings, folder)
+    metrics = Metrics(folder / "metrics.jsonl")
+    facts = {"commit": "0123456789abcdef", "cpu": "a CPU", "threads": 1, "versions": {"torch": "2.0", "wandb": "1"}}
+    metrics.write({"kind": "run", "frame": 0, "hours": 0.0, **facts})
+    for i, value in enumerate(returns):
+        row = {"frame": 10_000 * i, "hours": 0.1 * i, "return": value}
+        metrics.write({"kind": "train", "frames_per_second": 200.0, **row})
+        metrics.write({"kind": "eval", "returns": [value], **row})
+    metrics.write({"kind": "values", "frame": 10_000 * i, "hours": 0.1 * i, "q": [1.0, 2.0], "observed": [1.5, 2.5]})
+    metrics.close()
+    return folder
+
+
+@pytest.fixture
+def three_tasks(tmp_path):
+    root = tmp_path / "runs"
+    for seed, (pixels, state) in enumerate([(500.0, 900.0), (700.0, 800.0)]):
+        write_run(root, f"task=cart seed={seed}", 100.0, 200.0, pixels)
+        write_run(root, f"task=cart obs=state seed={seed}", 100.0, 300.0, state)
+    write_run(root, "task=cart obs=state preset=fast_no_target", 100.0, 100.0, 180.0)
+    write_run(root, "task=cheetah-run", 100.0, 740.0, 740.0)
+    write_run(root, "task=cheetah-run obs=state", 100.0, 340.0)  # unfinished
+    write_run(root, "task=torcs obs=state", -30.0, -20.0, -10.0)
+    return root
+
+
+def test_table1_has_average_and_best_beside_the_papers(three_tasks, tmp_path):
+    """A mean over the wrong runs, an unfinished run that counts, another task's row, a difference of the wrong sign."""
+    found = runs.collect([str(three_tasks)])
+    table = {row["task"]: row for row in report.table1(found, tmp_path / "out")["rows"]}
+    texts = {task: [cell["text"] for cell in row["cells"]] for task, row in table.items()}
+    assert texts["cart"] == ["0.94", "1.00", "0.62", "0.75", "0.10", "0.10"]
+    assert texts["cheetah-run"] == ["at 10,000", "at 10,000", "0.80", "0.80", "missing", "missing"]
+    assert texts["torcs"] == ["-10", "-10", "missing", "missing", "missing", "missing"]
+    assert [cell["paper"] for cell in table["cart"]["cells"]] == ["0.94", "1.34", "1.10", "1.26", "0.34", "1.22"]
+    assert table["cheetah-run"]["cells"][2]["paper"] == "0.46" and table["torcs"]["cells"][1]["paper"] == "1840"
+    assert table["cheetah-run"]["cells"][2]["share"] == round(60 * (0.8 - 0.457))
+    assert table["cart"]["cells"][3]["share"] == round(60 * (0.75 - 1.258)) and table["torcs"]["cells"][0]["share"] == 0
+    assert table["cart"]["returns"] == ["900, 800", "500, 700", "180"]
+    rows = list(csv.DictReader((tmp_path / "out" / "figures" / "table1.csv").open()))
+    assert {row["seeds"] for row in rows if row["task"] == "cart"} == {"1", "2"}
+
+
+def test_the_answer_has_the_numbers_of_the_tasks_that_have_both(three_tasks):
+    """A comparison over different tasks, state taken for pixels."""
+    text = report.answer(runs.collect([str(three_tasks)]))
+    assert "From pixels, fast reaches 0.62 [" in text and "from state 0.94 [" in text and "over 1 tasks" in text
+    assert "with probability 0.00" in text and "on 0 of 1 tasks" in text and "after 20,000 frames" in text
+
+
+def test_what_weakens_the_numbers_is_said(three_tasks):
+    """A small budget, runs that are missing, unfinished or of other settings, passed over in silence."""
+    write_run(three_tasks, "task=cart seed=5 agent.tau=0.5", 100.0, 100.0, 100.0)
+    wanted = [["cart", "pixels", "fast", 0], ["cart", "pixels", "fast", 9], ["pendulum", "state", "fast", 0]]
+    (three_tasks / "suite.json").write_text(json.dumps({"command": "make suite", "runs": wanted}))
+    found = runs.collect([str(three_tasks)])
+    said = " ".join(report.warnings(found))
+    for words in (
+        "20,000 frames a run; the paper's numbers are after 2,500,000", "2 of 3 runs are missing",
+        "1 runs are unfinished",
+        "1 runs differ from their preset as it is now: agent.tau=0.5", "fast is not the paper's algorithm",
+    ):  # fmt: skip
+        assert words in said
+    assert found.commands == ["make suite"] and found.tasks[-1] == "cheetah-run" and "pendulum" in found.tasks
+
+
+def test_curves_are_the_runs_own(three_tasks, tmp_path):
+    """Points that were smoothed, cut, scaled twice or given to another run."""
+    found = runs.collect([str(three_tasks)])
+    report.learning_curves(found, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "figures" / "figure2.csv").open()))
+    assert {row["task"] for row in rows} == {"cart"}
+    drawn = [
+        (row["obs"], row["seed"], int(row["frame"]), float(row["score"])) for row in rows if row["preset"] == "fast"
+    ]
+    assert ("pixels", "1", 20_000, 0.75) in drawn and ("state", "0", 10_000, 0.25) in drawn and len(drawn) == 12
+    rows = list(csv.DictReader((tmp_path / "figures" / "curves.csv").open()))
+    assert [float(row["score"]) for row in rows if row["task"] == "torcs"] == [-30.0, -20.0, -10.0]
+
+
+def test_a_thick_line_is_the_mean_of_all_seeds():
+    """A mean over fewer seeds once some have ended."""
+    curves = [[(0, 1.0), (10, 3.0), (20, 5.0)], [(0, 2.0), (10, 5.0)]]
+    assert panels._mean(curves) == [(0, 1.5), (10, 4.0)]
+
+
+def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
+    """A curve that goes on with the runs that are left; its last value is the IQM of the finals."""
+    found = runs.collect([str(three_tasks)])
+    together = report.aggregates(found, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "figures" / "profile.csv").open()))
+    pixels = [row for row in rows if row["obs"] == "pixels" and row.get("frame")]
+    assert float(pixels[-1]["frame"]) == 20_000
+    assert float(pixels[-1]["iqm"]) == pytest.approx(np.mean([0.5, 0.75, 0.8]))  # of three runs none is cut off
+    assert {(row["preset"], row["obs"]): row["failed"] for row in together["rows"]} == {
+        ("fast", "pixels"): 0, ("fast", "state"): 0, ("fast_no_target", "state"): 0,
+    }  # fmt: skip
+
+
+def test_the_page_asks_for_nothing_else(three_tasks, tmp_path):
+    """A script, a font or a picture from elsewhere; a figure without its files; text that is taken for HTML."""
+    (three_tasks / "suite.json").write_text(json.dumps({"command": "run a<b&c", "runs": []}))
+    report.make([str(three_tasks)], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    addresses = re.findall(r'(?:src|href|url)=?["\'(]+([^"\')]+)', page)
+    assert len(addresses) > 20 and not [each for each in addresses if each.startswith(("http", "//"))]
+    for each in addresses:
+        if not each.startswith(("#", "data:")):
+            assert (tmp_path / "out" / each).exists(), each
+    assert "<script" not in page and "run a&lt;b&amp;c" in page and page.count("<svg") >= 8
+    for name in ("figure2", "curves", "figure3", "state_pixels", "profile", "published"):
+        for kind in ("png", "svg", "csv"):
+            assert (tmp_path / "out" / "figures" / f"{name}.{kind}").stat().st_size > 30, (name, kind)
+
+
+def test_figure3_has_the_pairs_that_runs_recorded(three_tasks, tmp_path):
+    """Axes that are swapped."""
+    report.figure3(runs.collect([str(three_tasks)]), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "figures" / "figure3.csv").open()))
+    assert {(row["observed"], row["q"]) for row in rows} == {("1.5", "1.0"), ("2.5", "2.0")}
+
+
+def test_published_results_are_those_of_the_same_task(tmp_path):
+    """The paper's cheetah beside another task's curve; marks beyond the budget."""
+    folder = write_run(tmp_path, "task=cheetah", *([1.0] * 11), frames=100_000)
+    figure, axis = panels.plt.subplots()
+    rows = panels.beside_published(axis, "cheetah", [runs.read(folder)])
+    panels.plt.close(figure)
+    marks = {row["method"]: row["return"] for row in rows if row["frame"] == 100_000}
+    assert marks == {
+        "DDPG, state": 154.7,
+        "D4PG, state": 89.3,
+        "SAC, pixels": 94.6,
+        "ours, pixels, fast": 1.0,
+    }
+    assert {row["frame"] for row in rows if row["method"] != "ours, pixels, fast"} == {100_000}
+    assert not panels.has_published("cart", 10**6) and panels.has_published("cheetah", 10**6)
+
+
+def test_two_folders_of_the_same_run_are_refused(three_tasks, tmp_path):
+    """A seed that counts twice."""
+    write_run(tmp_path / "more", "task=cart seed=1", 1.0, 1.0, 1.0)
+    with pytest.raises(config.UserError, match="are the same task, variant and seed"):
+        runs.collect([str(three_tasks), str(tmp_path / "more")])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "which runs? runs=[runs/quick]"),
+        (["runs=[nowhere]"], "nowhere is not a folder"),
+        (["runs=[{}]"], "no runs in"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(words, said, tmp_path):
+    code, out, err = command("experiments.report", *(word.format(tmp_path) for word in words), f"out={tmp_path}/out")
+    assert code == 2 and out == "" and len(err.splitlines()) == 1 and said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_words_of_wandb():
+    assert report.hydra_words(["runs=[a]", "--wandb", "me/it", "embed=true"]) == [
+        "runs=[a]",
+        "wandb=me/it",
+        "embed=true",
+    ]
+    assert report.hydra_words(["--wandb=me/it"]) == ["wandb=me/it"]
