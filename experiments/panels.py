@@ -18,9 +18,13 @@ from experiments.runs import Curve, Run, Variant, score
 from pixel_ddpg import tasks
 
 # As in the paper's Figure 2: light grey without target networks, dark without BatchNorm; green state, blue pixels.
-PAPER_COLOURS = {
-    "fast_no_target": "#b5b9bf", "dpg_replay": "#b5b9bf", "ddpg2016_no_bn": "#57606a", "offpolicy_dpg": "#d4a72c",
-    "dpg": "#cf222e",
+COLOURS = {
+    ("fast", "state"): "#2da44e", ("fast", "pixels"): "#1f6feb", ("fast_no_target", "state"): "#b5b9bf",
+    ("ddpg2016", "state"): "#116329", ("ddpg2016", "pixels"): "#0a3069", ("dpg_replay", "state"): "#b5b9bf",
+    ("ddpg2016_no_bn", "state"): "#57606a", ("drqv2", "state"): "#1b7c83", ("drqv2", "pixels"): "#8250df",
+    ("offpolicy_dpg", "state"): "#d4a72c", ("dpg", "state"): "#cf222e", ("fast_no_target", "pixels"): "#a5c8ff",
+    ("dpg_replay", "pixels"): "#a5c8ff", ("ddpg2016_no_bn", "pixels"): "#3192aa",
+    ("offpolicy_dpg", "pixels"): "#bc4c00", ("dpg", "pixels"): "#bf3989",
 }  # fmt: skip
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.labelsize": 8,
@@ -30,14 +34,6 @@ STYLE = {
 }  # fmt: skip
 Rows = list[dict]
 Draw = Callable[[plt.Axes], Rows]
-
-
-def colour(variant: Variant) -> str:
-    """Of its lines and dots."""
-    preset, obs = variant
-    if preset in PAPER_COLOURS:
-        return PAPER_COLOURS[preset]
-    return {"pixels": "#1f6feb", "state": "#2da44e"}[obs]
 
 
 def label(variant: Variant) -> str:
@@ -50,7 +46,7 @@ def score_of(task: str, value: float) -> float:
     return value if score(task, value) is None else score(task, value)
 
 
-def curves(axis: plt.Axes, task: str, runs: list[Run], over: str = "frame") -> Rows:
+def curves(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     """Scores of one task: a thin line a seed, a thick one their mean; 0 is random, 1 the planner."""
     rows = []
     by_variant: dict[Variant, list[Run]] = defaultdict(list)
@@ -58,28 +54,36 @@ def curves(axis: plt.Axes, task: str, runs: list[Run], over: str = "frame") -> R
         by_variant[run.variant].append(run)
     for variant, members in sorted(by_variant.items(), key=lambda item: item[0][1]):
         for run in members:
-            points = [(x, score_of(task, value)) for x, value in (run.curve if over == "frame" else run.hours_curve)]
-            axis.plot(*_xy(points, over), color=colour(variant), linewidth=0.8, alpha=0.55 if len(members) > 1 else 1)
+            points = [(x, score_of(task, value)) for x, value in run.curve]
+            axis.plot(*_xy(points), color=COLOURS[variant], linewidth=0.8, alpha=0.55 if len(members) > 1 else 1)
             rows += [
-                {"task": task, "preset": variant[0], "obs": variant[1], "seed": run.settings.seed, over: x, "score": y}
+                {
+                    "task": task,
+                    "preset": variant[0],
+                    "obs": variant[1],
+                    "seed": run.settings.seed,
+                    "frame": x,
+                    "score": y,
+                }
                 for x, y in points
             ]
-        if len(members) > 1 and over == "frame":
+        if len(members) > 1:
             mean = _mean([run.curve for run in members])
             points = [(x, score_of(task, value)) for x, value in mean]
-            axis.plot(*_xy(points, over), color=colour(variant), linewidth=2.2)
+            axis.plot(*_xy(points), color=COLOURS[variant], linewidth=2.2)
     scored = score(task, 0.0) is not None
     for level in (0, 1) if scored else ():
         axis.axhline(level, color="#8c959f", linewidth=0.7, linestyle=":", zorder=0)
-    axis.set(title=task, xlabel=_UNITS[over], ylabel="score" if scored else "return")
+    axis.set(title=task, xlabel=_UNITS["frame"], ylabel="score" if scored else "return")
+    axis.set_xlim(0, 1.02 * max(run.settings.frames for run in runs) / 1000)
     return rows
 
 
 _UNITS = {"frame": "thousand frames", "hours": "hours"}
 
 
-def _xy(points: Curve, over: str) -> tuple[list[float], list[float]]:
-    return [x / (1000 if over == "frame" else 1) for x, _ in points], [y for _, y in points]
+def _xy(points: Curve) -> tuple[list[float], list[float]]:
+    return [frame / 1000 for frame, _ in points], [value for _, value in points]
 
 
 def _mean(curves: list[Curve]) -> Curve:
@@ -96,13 +100,13 @@ def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     rows, last = [], max((run.frame for run in runs), default=0)
     name = tasks.CATALOGUE[task].same_as
     for number, curve in enumerate(published_curve(name, last).values()):
-        axis.plot(*_xy(curve, "frame"), color="0.8", linewidth=0.7, label="DrQ-v2's seeds" if number == 0 else None)
+        axis.plot(*_xy(curve), color="0.8", linewidth=0.7, label="DrQ-v2's seeds" if number == 0 else None)
     for (algorithm, obs), points in published_points(name, last).items():
         style = {"D4PG": "s", "DDPG": "^", "SAC": "v"}[algorithm]
-        axis.plot(*_xy(points, "frame"), style, color="0.55", markersize=5, label=f"{algorithm}, {obs}")
+        axis.plot(*_xy(points), style, color="0.55", markersize=5, label=f"{algorithm}, {obs}")
         rows += [{"task": task, "method": f"{algorithm}, {obs}", "frame": x, "return": y} for x, y in points]
     for run in runs:
-        axis.plot(*_xy(run.curve, "frame"), color=colour(run.variant), linewidth=1.2)
+        axis.plot(*_xy(run.curve), color=COLOURS[run.variant], linewidth=1.2)
         rows += [{"task": task, "method": f"ours, {label(run.variant)}", "frame": x, "return": y} for x, y in run.curve]
     axis.set(title=task, xlabel=_UNITS["frame"], ylabel="return")
     return rows
@@ -169,8 +173,8 @@ def profile(axis: plt.Axes, scores: dict[Variant, statistics.Scores]) -> Rows:
     for variant, each in scores.items():
         values = statistics.performance_profile(each, thresholds)
         low, high = statistics.interval(lambda one: statistics.performance_profile(one, thresholds), each)
-        axis.plot(thresholds, values, color=colour(variant), label=label(variant))
-        axis.fill_between(thresholds, low, high, color=colour(variant), alpha=0.15, linewidth=0)
+        axis.plot(thresholds, values, color=COLOURS[variant], label=label(variant))
+        axis.fill_between(thresholds, low, high, color=COLOURS[variant], alpha=0.15, linewidth=0)
         rows += [
             {"preset": variant[0], "obs": variant[1], "score": x, "fraction": y, "low": a, "high": b}
             for x, y, a, b in zip(thresholds, values, low, high)
@@ -196,22 +200,12 @@ def iqm_curve(axis: plt.Axes, variants: dict[Variant, list[Run]], over: str) -> 
                          "low": low, "high": high})  # fmt: skip
         mine = [row for row in rows if (row["preset"], row["obs"]) == variant]
         x = [row[over] / (1000 if over == "frame" else 1) for row in mine]
-        axis.plot(x, [row["iqm"] for row in mine], color=colour(variant), label=label(variant))
-        axis.fill_between(x, [row["low"] for row in mine], [row["high"] for row in mine], color=colour(variant),
+        axis.plot(x, [row["iqm"] for row in mine], color=COLOURS[variant], label=label(variant))
+        axis.fill_between(x, [row["low"] for row in mine], [row["high"] for row in mine], color=COLOURS[variant],
                           alpha=0.15, linewidth=0)  # fmt: skip
     axis.set(xlabel=_UNITS[over], ylabel="IQM of the scores")
     axis.legend()
     return rows
-
-
-def key(variants: list[Variant], path: pathlib.Path) -> None:
-    """A legend of its own."""
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(1.9 * len(variants), 0.3))
-        handles = [plt.Line2D([], [], color=colour(variant), label=label(variant)) for variant in variants]
-        figure.legend(handles=handles, loc="center", ncols=len(variants), handlelength=1.2)
-        figure.savefig(path)
-        plt.close(figure)
 
 
 def draw(panels: list[Draw], folder: pathlib.Path, name: str, size: tuple[float, float]) -> list[str]:

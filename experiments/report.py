@@ -35,7 +35,7 @@ class Report:
 
     runs: list[str] = field(default_factory=list)  # folders of runs, at any depth
     out: str = "report"
-    preset: str = ""  # that Table 1 and the comparisons are of; default: the one with most runs
+    compare: str = ""  # the preset that Table 1 and the comparisons are of; default: the one with most runs
     embed: bool = False  # the films too, so that report.html needs no other file
     wandb: str = ""  # entity/project: mirror the runs there, and make a W&B Report; the same as --wandb entity/project
 
@@ -296,7 +296,7 @@ def make(folders: list[str], out: pathlib.Path, preset: str = "", embed: bool = 
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.get_template("report.html").render(
         css=Markup((here / "report.css").read_text()), found=found, answer=answer(found), warnings=warnings(found),
-        colours={panels.label(variant): panels.colour(variant) for variant in found.variants},
+        colours={panels.label(variant): panels.COLOURS[variant] for variant in found.variants},
         table1=table1(found, out), curves=learning_curves(found, out), figure3=figure3(found, out),
         dots=state_against_pixels(found, out), together=aggregates(found, out), published=published(found, out),
         videos=videos(found, out, embed), runs=runs_table(found), failed_below=FAILED, paper_frames=PAPER_FRAMES,
@@ -313,7 +313,7 @@ def main(options: Report) -> None:
     if missing := [folder for folder in options.runs if not os.path.isdir(folder)]:
         raise config.UserError(f"{missing[0]} is not a folder")
     out = pathlib.Path(options.out)
-    found = make(options.runs, out, options.preset, options.embed)
+    found = make(options.runs, out, options.compare, options.embed)
     print(out / "report.html")
     if options.wandb:
         from experiments import wandb_report

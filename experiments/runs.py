@@ -197,6 +197,6 @@ def collect(folders: list[str], preset: str = "") -> Found:
     wanted = list(dict.fromkeys(tuple(each) for plan in plans for each in plan["runs"]))
     names = [run.settings.preset for run in found]
     if preset and preset not in names:
-        raise config.UserError(f"no run of preset={preset}; there are {', '.join(dict.fromkeys(names))}")
+        raise config.UserError(f"no run of preset {preset}; there are {', '.join(dict.fromkeys(names))}")
     main = preset or max((name for name in presets.PRESETS if name in names), key=names.count)
     return Found(found, wanted, list(dict.fromkeys(plan["command"] for plan in plans)), main)

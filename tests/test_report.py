@@ -9,7 +9,8 @@ import pytest
 from small import command
 
 from experiments import panels, report, runs
-from pixel_ddpg import config, trainer
+from experiments.profiles import CONTROLS
+from pixel_ddpg import config, presets, trainer
 from pixel_ddpg.logger import Metrics
 
 LEVELS = {"random": 100.0, "planner": 900.0}
@@ -184,6 +185,14 @@ def test_mistakes_are_told_in_one_line(words, said, tmp_path):
     code, out, err = command("experiments.report", *(word.format(tmp_path) for word in words), f"out={tmp_path}/out")
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and said in err
     assert not (tmp_path / "out").exists()
+
+
+def test_every_variant_has_a_colour_of_its_own_beside_its_control():
+    """Two lines that cannot be told apart."""
+    assert set(panels.COLOURS) == set(presets.SETTINGS)
+    for preset, control in CONTROLS.items():
+        chosen = [(preset, "state"), (preset, "pixels"), (control, "state"), ("ddpg2016_no_bn", "state")]
+        assert len({panels.COLOURS[variant] for variant in chosen}) == 4
 
 
 def test_words_of_wandb():
