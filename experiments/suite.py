@@ -202,6 +202,9 @@ def cluster(plan: Suite) -> Iterator[None]:
         mend = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
         raise config.UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {mend}", 1) from None
     try:
+        cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        if plan.threads > cores:
+            raise config.UserError(f"threads={plan.threads} is more than the {cores} cores of the largest machine")
         yield
     finally:
         ray.shutdown()
@@ -356,18 +359,14 @@ class Board:
 
     def _standing(self, job: Job) -> dict:
         """Frame, return, speed and hours left of a run, as far as it has told."""
-        rows = read_rows(job.run_dir / "metrics.jsonl")
-        train = [row for row in rows if row["kind"] == "train"]
-        evaluated = [row for row in rows if row["kind"] == "eval"]
-        if not train:
-            return {}
-        last = rows[-1]
-        return {
-            "frame": last["frame"],
-            "return": evaluated[-1]["return"] if evaluated else None,
-            "speed": train[-1]["frames_per_second"],
-            "left": last["hours"] * max(0.0, self._plan.frames / last["frame"] - 1),
-        }
+        standing = {}
+        for row in read_rows(job.run_dir / "metrics.jsonl"):
+            if row["kind"] == "eval":
+                standing["return"] = row["return"]
+            elif row["kind"] == "train":
+                left = row["hours"] * max(0.0, self._plan.frames / row["frame"] - 1)
+                standing |= {"frame": row["frame"], "speed": row["frames_per_second"], "left": left}
+        return standing
 
     def say(self, text: str) -> None:
         """A line, with the time."""
@@ -376,11 +375,9 @@ class Board:
     def _table(self) -> Group:
         table = Table("running", "frames", "return", "frames/s", "left", box=None, pad_edge=False)
         for job, standing in self.running.items():
-            cells = (
-                [f"{standing['frame']:,}", f"{standing['return']:.1f}", f"{standing['speed']:.0f}"] if standing else []
-            )
             left = _hours(standing.get("left", self._estimate(job)))
-            table.add_row(job.name, *(cells or ["-", "-", "-"]), left)
+            cells = [f"{standing[key]:,.0f}" if key in standing else "-" for key in ("frame", "return", "speed")]
+            table.add_row(job.name, *cells, left)
         counts = f"{self.done} of {self.total} done, {len(self.running)} running, {len(self.waiting)} waiting, "
         return Group(table, Text(f"{counts}{len(self.failed)} failed, about {_hours(self.left())} left"))
 

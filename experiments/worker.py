@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from pixel_ddpg import checkpoint, config, machine, rendering, run, tasks, trainer
+from pixel_ddpg import checkpoint, config, machine, rendering, replay, run, tasks, trainer
 from pixel_ddpg.environment import Environment
 
 
@@ -27,13 +27,15 @@ def measure(runs: list[list[str]]) -> list[dict]:
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
             agent = trainer.make_agent(settings, device)
             hours = run.estimate_hours(settings, environment, agent, device)
+            nbytes = run.replay_bytes(settings)
+            free = [machine.free_memory(each) for each in (device, torch.device("cpu"))]
+            in_ram = replay.place(nbytes, device, *free)[0].type == "cpu"
         except config.UserError as error:
             found.append({"why": str(error)})
             continue
         base = base or machine.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
-        nbytes = run.replay_bytes(settings)
         networks = run.checkpoint_bytes(agent)
-        found.append({"hours": hours, "memory": base + nbytes, "disk": nbytes + networks, "kept": networks})
+        found.append({"hours": hours, "memory": base + nbytes * in_ram, "disk": nbytes + networks, "kept": networks})
     return found
 
 
