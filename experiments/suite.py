@@ -36,9 +36,9 @@ SAVE_SECONDS = 120  # that runs get to save a checkpoint after Ctrl-C
 
 @dataclass
 class Suite:
-    """Options of the command; null: the profile's own."""
+    """Options of the command."""
 
-    profile: str = "quick"  # smoke, quick or paper
+    profile: str = "quick"  # smoke, quick or paper; what is empty below is the profile's own
     tasks: Any = None  # names, or sets: paper, figure2, planet6, dmc_easy, dmc_medium, dmc_hard, dmc28, ladder
     observations: Any = None  # written obs=: [pixels,state] or one of them
     presets: Any = None  # written preset=: one, or several in brackets
@@ -56,8 +56,8 @@ class Suite:
 
 
 config.register_command("suite", Suite, "experiments")
-# What the suite itself decides of a run.
 PRESETS = config.CHOICES["preset"]
+# What the suite itself decides of a run.
 OWN = ("task", "obs", "preset", "seed", "frames", "threads", "run_dir", "resume", "overwrite", "wandb_id")
 
 

@@ -5,8 +5,10 @@ import dataclasses
 import difflib
 import errno
 import functools
+import inspect
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -140,20 +142,11 @@ FREE_ON_RESUME = (
 )
 
 PRESET_HELP = "\n         ".join(f"{name:15} {text}" for name, text in presets.PRESETS.items())
-RUN_HELP = f"""python -m pixel_ddpg.run key=value ...
-
+RUN_HELP = f"""
 task=    a name from `python -m pixel_ddpg.list`
 obs=     pixels or state
 preset=  {PRESET_HELP}
-
-Every key and its default:
-
-$CONFIG"""
-HELP = """python -m {package}.{name} key=value ...
-
-Every key and its default:
-
-$CONFIG"""
+"""
 NO_FILES = {"run": {"dir": "."}, "sweep": {"dir": "runs", "subdir": "."}, "output_subdir": None}
 QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]
 
@@ -163,10 +156,7 @@ def _register_groups() -> None:
     groups = [{"task": "cartpole-swingup"}, {"obs": "pixels"}, {"preset": "fast"}, {"settings": "${preset}-${obs}"}]
     groups += [{"optional task_settings": "${preset}-${obs}-${task}"}]
     store(name="schema", node=Config)
-    store(
-        name="run",
-        node={"defaults": ["schema", *groups, *QUIET, "_self_"], "hydra": NO_FILES | {"help": {"template": RUN_HELP}}},
-    )
+    store(name="run", node={"defaults": ["schema", *groups, *QUIET, "_self_"], "hydra": NO_FILES})
     for task in tasks.CATALOGUE:
         store(group="task", name=task, node={"task": task}, package="_global_")
         for preset, obs in presets.SETTINGS:
@@ -182,18 +172,17 @@ def _register_groups() -> None:
 
 _register_groups()
 SCHEMAS: dict[str, type] = {"run": Config}
+PACKAGES = {"run": "pixel_ddpg"}
 CHOICES = {"task": list(tasks.CATALOGUE), "obs": ["pixels", "state"], "preset": list(presets.PRESETS)}
 
 
 def register_command(name: str, schema: type, package: str = "pixel_ddpg") -> None:
     """Make a small command's dataclass known to Hydra under this name."""
     store = ConfigStore.instance().store
-    SCHEMAS[name] = schema
+    SCHEMAS[name], PACKAGES[name] = schema, package
     store(name=f"{name}_schema", node=schema)
     task = [{"task": None}] if any(item.name == "task" for item in dataclasses.fields(schema)) else []
-    help_text = {"help": {"template": HELP.format(package=package, name=name)}}
-    node = {"defaults": [f"{name}_schema", *task, *QUIET, "_self_"], "hydra": NO_FILES | help_text}
-    store(name=name, node=node)
+    store(name=name, node={"defaults": [f"{name}_schema", *task, *QUIET, "_self_"], "hydra": NO_FILES})
 
 
 def compose(overrides: list[str], name: str = "run"):
@@ -208,6 +197,27 @@ def compose(overrides: list[str], name: str = "run"):
         raise UserError(_one_line(error, overrides)) from None
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def print_help(name: str) -> None:
+    """Every key with its default and what its comment says of it (Hydra's own --help takes seconds for each group)."""
+    print(f"python -m {PACKAGES[name]}.{name} key=value ...", RUN_HELP if name == "run" else "", sep="\n")
+    rows = list(_described(SCHEMAS[name], compose([], name)))
+    width = max(len(f"{key}={default}") for key, default, _ in rows if len(f"{key}={default}") < 40)
+    for key, default, comment in rows:
+        print(f"{f'{key}={default}':{width}}  {comment}".rstrip())
+
+
+def _described(schema: type, values: object, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, default, comment) of a dataclass's fields, as its source has them."""
+    comments = dict(re.findall(r"^    (\w+): [^#\n]*(?:#\s*(.*))?$", inspect.getsource(schema), re.M))
+    for item in dataclasses.fields(schema):
+        value = getattr(values, item.name)
+        if dataclasses.is_dataclass(item.type):
+            yield from _described(item.type, value, f"{prefix}{item.name}.")
+        else:
+            shown = "" if value is None else str(value).lower() if isinstance(value, bool) else value
+            yield f"{prefix}{item.name}", str(shown).replace(" ", ""), comments[item.name]
 
 
 def command(name: str) -> Callable:
@@ -232,6 +242,8 @@ def command(name: str) -> Callable:
         def main() -> int | None:
             _open_closed_streams()
             with one_line_errors():
+                if sys.argv[1:] in (["--help"], ["-h"]):
+                    return print_help(name)
                 if any(word.startswith("-") for word in sys.argv[1:]):
                     _check_words([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], name)
                     hydra.main(version_base="1.3", config_path=None, config_name=name)(with_hydra)()

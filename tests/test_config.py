@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import importlib
 import math
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -478,7 +480,7 @@ def test_command_tells_a_mistake_in_one_line(words, tmp_path):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--cfg", "job"), ("--cfg", "job", "task=walker-walk", "preset=drqv2")])
+@pytest.mark.parametrize("words", [("--cfg", "job"), ("--cfg", "job", "task=walker-walk", "preset=drqv2")])
 def test_command_shows_its_configuration(words, tmp_path):
     """No help, a configuration that is not the one that would run, or folders left behind."""
     result = command(*words, cwd=tmp_path)
@@ -489,11 +491,25 @@ def test_command_shows_its_configuration(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["pixel_ddpg.play", "experiments.figures"])
-def test_help_names_its_own_command(module):
-    """A help headed with a command that does not exist."""
-    result = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
-    assert result.stdout.startswith(f"python -m {module} key=value")
+@pytest.mark.parametrize("module", ["pixel_ddpg.run", "pixel_ddpg.play", "experiments.suite"])
+def test_help_names_its_own_command_and_every_key(module, tmp_path):
+    """A help headed with a command that does not exist, a key without its default, a comment of another field."""
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert result.stdout.startswith(f"python -m {module} key=value") and result.stderr == ""
+    lines = [line.split("=")[0] for line in result.stdout.splitlines()]
+    groups = ("env", "agent", "replay", "noise", "train", "eval") if module == "pixel_ddpg.run" else ()
+    importlib.import_module(module)
+    for key in config.keys(config.SCHEMAS[module.split(".")[1]]):
+        assert key in lines or key in groups, key
+    if module == "pixel_ddpg.run":
+        assert (
+            "agent.critics=2                  2: clipped double Q" in result.stdout
+            and "env.slices=14 " in result.stdout
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_compose_inside_another_hydra_application():
