@@ -143,13 +143,13 @@ def paper_rows() -> dict[str, dict[str, str]]:
     return {tasks.CATALOGUE[row["environment"]].same_as: row for row in rows}
 
 
-def table1(found: Found, out: pathlib.Path) -> dict:
-    """Average and best over seeds beside the paper's; every seed's return."""
+def table1(found: Found) -> list[dict]:
+    """Average and best over seeds beside the paper's, and every seed's return; a dict a task."""
     variants = {"state": found.state, "pixels": found.pixels, "control": found.control}
-    shown, rows = [], []
+    rows = []
     for task in found.tasks:
         paper = paper_rows().get(tasks.CATALOGUE[task].same_as, {})
-        row = {"task": task, "cells": [], "returns": [], "ends": runs.references(task)}
+        row = {"task": task, "cells": [], "returns": [], "ends": runs.references(task), "numbers": []}
         for name, column in COLUMNS.items():
             members = found.of(task, variants[name])
             finals = [run.final for run in members if run.is_whole]
@@ -157,13 +157,19 @@ def table1(found: Found, out: pathlib.Path) -> dict:
                 ours = panels.score_of(task, float(pick(finals))) if finals else None
                 printed = float(paper[f"{column}_{word}"]) if paper else None
                 row["cells"].append(cell(ours, printed, row["ends"] is not None, members))
-                rows.append({"task": task, "column": f"{name} {word}", "ours": ours, "paper": printed,
-                             "seeds": len(finals)})  # fmt: skip
+                row["numbers"].append({"task": task, "column": f"{name} {word}", "ours": ours, "paper": printed,
+                                       "seeds": len(finals)})  # fmt: skip
             row["returns"].append(", ".join(f"{value:.0f}" for value in finals) or "missing")
-        shown.append(row)
-    panels.write_csv(rows, out / "figures" / "table1.csv")
-    return {"rows": shown, "made": made([run for run in found.runs if run.variant in variants.values()]),
-            **numbers("table1", out)}  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def table1_section(found: Found, out: pathlib.Path) -> dict:
+    """The same with its CSV."""
+    rows = table1(found)
+    panels.write_csv([number for row in rows for number in row["numbers"]], out / "figures" / "table1.csv")
+    of = [run for run in found.runs if run.variant in (found.state, found.pixels, found.control)]
+    return {"rows": rows, "made": made(of), **numbers("table1", out)}
 
 
 def cell(ours: float | None, paper: float | None, scored: bool, members: list[Run]) -> dict:
@@ -297,7 +303,7 @@ def make(folders: list[str], out: pathlib.Path, preset: str = "", embed: bool = 
     page = template.get_template("report.html").render(
         css=Markup((here / "report.css").read_text()), found=found, answer=answer(found), warnings=warnings(found),
         colours={panels.label(variant): panels.COLOURS[variant] for variant in found.variants},
-        table1=table1(found, out), curves=learning_curves(found, out), figure3=figure3(found, out),
+        table1=table1_section(found, out), curves=learning_curves(found, out), figure3=figure3(found, out),
         dots=state_against_pixels(found, out), together=aggregates(found, out), published=published(found, out),
         videos=videos(found, out, embed), runs=runs_table(found), failed_below=FAILED, paper_frames=PAPER_FRAMES,
         hours=sum(run.hours for run in found.runs), whole=sum(run.is_whole for run in found.runs),

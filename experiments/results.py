@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments import runs
+from experiments import report, runs
 from experiments.figures import REFERENCE, learning_curves
 from pixel_ddpg import baseline, config, files, presets, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
@@ -280,6 +280,19 @@ def _docstrings(task: tasks.Task) -> list[str]:
     return said
 
 
+def figure2_table(folder: pathlib.Path) -> str:
+    """Markdown: the answer of the report, and scores by task beside the paper's averages."""
+    found = runs.collect([str(folder)])
+    lines = ["| task | pixels | state | state, no target network | paper: pixels | paper: state | seeds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in report.table1(found):
+        state, _, pixels, _, control, _ = (cell["text"] for cell in row["cells"])
+        seeds = ", ".join(str(number["seeds"]) for number in row["numbers"][::2])
+        paper = [row["cells"][column]["paper"] for column in (2, 0)]
+        lines.append(f"| {' | '.join([row['task'], pixels, state, control, *paper, seeds])} |")
+    return "\n".join([report.answer(found), "", *(f"- {said}" for said in report.warnings(found)), "", *lines])
+
+
 def fill(path: pathlib.Path, name: str, text: str) -> None:
     """Replace what stands between <!-- name --> and <!-- end name -->; ValueError where they do not stand."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
@@ -298,6 +311,9 @@ def main(options: Results) -> None:
         fill(path, "comparison", comparison)
     fill(FOLDER / "README.md", "provenance", provenance_table(planet6))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
+    for path in (readme, FOLDER / "README.md"):
+        fill(path, "figure2", figure2_table(FOLDER / "figure2"))
+    fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     experiments = FOLDER.parent / "README.md"
     fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())

@@ -56,7 +56,8 @@ def three_tasks(tmp_path):
 def test_table1_has_average_and_best_beside_the_papers(three_tasks, tmp_path):
     """A mean over the wrong runs, an unfinished run that counts, another task's row, a difference of the wrong sign."""
     found = runs.collect([str(three_tasks)])
-    table = {row["task"]: row for row in report.table1(found, tmp_path / "out")["rows"]}
+    section = report.table1_section(found, tmp_path / "out")
+    table = {row["task"]: row for row in section["rows"]}
     texts = {task: [cell["text"] for cell in row["cells"]] for task, row in table.items()}
     assert texts["cart"] == ["0.94", "1.00", "0.62", "0.75", "0.10", "0.10"]
     assert texts["cheetah-run"] == ["at 10,000", "at 10,000", "0.80", "0.80", "missing", "missing"]

@@ -119,6 +119,7 @@ def test_the_tables_are_those_of_the_files():
     """Results, or docstrings, that `python -m experiments.results` has not seen."""
     root = results.FOLDER.parent.parent
     assert results.paper_table() in (root / "README.md").read_text()
+    assert results.figure2_table(results.FOLDER / "figure2") in (root / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
         assert table in (root / "experiments" / "README.md").read_text()
 
