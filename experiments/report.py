@@ -324,7 +324,7 @@ def main(options: Report) -> None:
     if options.wandb:
         from experiments import wandb_report
 
-        print(wandb_report.publish(found.runs, options.wandb, out))
+        print(wandb_report.publish(found, options.wandb, out))
 
 
 def hydra_words(given: list[str]) -> list[str]:

@@ -118,7 +118,7 @@ class Config:
     overwrite: bool = False  # with resume=false: delete the run that is there
     checkpoint_minutes: float = 5.0  # 0: after every step
     wandb: str = "auto"  # auto (online with a key, else offline), online, offline, off
-    wandb_project: str = "pixel-ddpg"
+    wandb_project: str = "pixel-ddpg"  # or entity/project
     wandb_id: str = ""  # chosen when the run begins; it stays one W&B run however often it goes on
     env: Env = field(default_factory=Env)
     agent: Agent = field(default_factory=Agent)

@@ -78,8 +78,17 @@ class WandbMirror:
     the last file always holds all rows.
     """
 
-    def __init__(self, run_dir: pathlib.Path, mode: str, project: str, run_id: str, config: dict):
-        self._run, self._rows = None, 0
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        mode: str,
+        project: str,
+        run_id: str,
+        config: dict,
+        folder: pathlib.Path | None = None,
+    ):
+        """`project` may be entity/project; W&B's own files go to `folder`, or to the run's."""
+        self._run, self._rows, self.failed = None, 0, False
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
         if mode in ("off", "disabled"):
@@ -88,9 +97,11 @@ class WandbMirror:
 
         for old in run_dir.glob("wandb/offline-run-*"):
             shutil.rmtree(old)
+        entity, _, project = project.rpartition("/")
         with self._no_mirror_is_worth_a_run():
             self._run = wandb.init(
-                project=project, id=run_id, name=str(run_dir), dir=run_dir, config=config, mode=mode, resume="allow",
+                entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder or run_dir,
+                config=config, mode=mode, resume="allow",
                 settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )  # fmt: skip
             self._run.define_metric("*", step_metric="frame")
@@ -104,7 +115,7 @@ class WandbMirror:
         try:
             yield
         except Exception as error:
-            self._run = None
+            self._run, self.failed = None, True
             why = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"pixel_ddpg: no W&B mirror from here on ({why}); wandb=offline or off", file=sys.stderr)
 

@@ -1,0 +1,90 @@
+"""Runs mirrored to W&B, and a W&B Report of them."""
+
+import dataclasses
+import json
+import pathlib
+from typing import TYPE_CHECKING
+
+from experiments import panels
+from experiments.runs import Found, Run
+from pixel_ddpg import config, files
+from pixel_ddpg.logger import WandbMirror, has_wandb_key
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports import v2
+
+NAME = "wandb_report.json"
+
+
+def publish(found: Found, where: str, out: pathlib.Path) -> str:
+    """Mirror all runs to entity/project and save a report there; returns its address.
+
+    Without a key the report's specification goes to a file, and what is returned says how to publish it. UserError for
+    what W&B refuses; a run or report that is there already is made anew in its place.
+    """
+    entity, _, project = where.partition("/")
+    if not (entity and project) or "/" in project:
+        raise config.UserError(f"wandb={where} must be entity/project, as my-team/pixel-ddpg")
+    path = out / NAME
+    if not has_wandb_key():
+        keep(build(found, "", project), path)
+        return f"{path}: no W&B key here, so this is only the report's specification: `wandb login`, and the same again"
+    for run in found.runs:
+        mirror(run, where, out)
+    try:
+        report = build(found, entity, project)
+        report.id = json.loads(path.read_text())["id"] if path.exists() else ""
+        report.save()
+        keep(report, path)
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise config.UserError(f"W&B does not take the report ({why}); the runs are there, try again", 1) from None
+    return report.url
+
+
+def keep(report: "v2.Report", path: pathlib.Path) -> None:
+    """Write what W&B is sent, with the report's id if it has one."""
+    files.write_atomically(path, report._to_model().model_dump_json(by_alias=True).encode())
+
+
+def mirror(run: Run, where: str, out: pathlib.Path) -> None:
+    """Send the rows that the server lacks; UserError where it takes none."""
+    settings, folder = run.settings, out / "wandb"
+    folder.mkdir(exist_ok=True)  # or wandb goes elsewhere
+    written = WandbMirror(run.folder, "online", where, settings.wandb_id, dataclasses.asdict(settings), folder)
+    written.close()
+    if written.failed:
+        raise config.UserError(f"W&B does not take {run.folder}: see above; what it has is kept, try again", 1)
+
+
+def build(found: Found, entity: str, project: str) -> "v2.Report":
+    """Returns and speed of each task by variant, over frames; without an entity it asks no server."""
+    from wandb_workspaces.reports import v2
+
+    def grid(name: str, filters: str, shown: list) -> v2.PanelGrid:
+        runset = v2.Runset(
+            entity=entity, project=project if entity else "", name=name, filters=filters,
+            groupby=["config.preset", "config.obs"],
+        )  # fmt: skip
+        return v2.PanelGrid(runsets=[runset], panels=shown)
+
+    presets = sorted({run.settings.preset for run in found.runs})
+    every = f"Config('preset') in {presets}"
+    commits = sorted({(run.facts.get("commit") or "unknown")[:9] for run in found.runs})
+    frames = " and ".join(f"{each:,}" for each in sorted({run.settings.frames for run in found.runs}))
+    text = f"{len(found.runs)} runs of {', '.join(map(panels.label, found.variants))}; {frames} frames; "
+    text += f"commit {', '.join(commits)}. Lines are means over seeds, bands their standard deviation."
+    blocks = [v2.P(text), *(v2.P(f"Command: {command}") for command in found.commands), v2.H2("All tasks")]
+    blocks.append(grid("all runs", every, [
+        v2.BarPlot(title="last return, by variant", metrics=["eval/return"]),
+        v2.LinePlot(title="frames per second", x="frame", y=["train/frames_per_second"]),
+    ]))  # fmt: skip
+    for task in found.tasks:
+        plots = [
+            v2.LinePlot(title=title, x="frame", y=[metric], title_x="frames", groupby_rangefunc="stddev")
+            for title, metric in (("return", "eval/return"), ("mean Q of the batches", "train/q"))
+        ]
+        blocks += [v2.H2(task), grid(task, f"Config('task') = '{task}'", plots)]
+    return v2.Report(
+        entity=entity, project=project, title=f"DDPG from state and from pixels: {found.main}", blocks=blocks
+    )
