@@ -32,6 +32,7 @@ STYLE = {
     "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "pixel_ddpg", "font.family": "sans-serif",
     "axes.edgecolor": "#8c959f", "xtick.color": "#424a53", "ytick.color": "#424a53",
 }  # fmt: skip
+BARE = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # no metadata in SVG: the same numbers, the same file
 Rows = list[dict]
 Draw = Callable[[plt.Axes], Rows]
 
@@ -223,7 +224,7 @@ def draw(panels: list[Draw], folder: pathlib.Path, name: str, size: tuple[float,
             single.append(_alone(panel, size))
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.svg", metadata=BARE)
         figure.savefig(folder / f"{name}.png", dpi=140)
         plt.close(figure)
     write_csv(rows, folder / f"{name}.csv")
@@ -234,7 +235,7 @@ def _alone(panel: Draw, size: tuple[float, float]) -> str:
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     panel(axis)
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    figure.savefig(out, format="svg", metadata=BARE)
     plt.close(figure)
     return out.getvalue()[out.getvalue().index("<svg") :]
 
