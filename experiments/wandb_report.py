@@ -1,6 +1,9 @@
 """Runs mirrored to W&B, and a W&B Report of them."""
 
+import contextlib
 import dataclasses
+import hashlib
+import io
 import json
 import pathlib
 from typing import TYPE_CHECKING
@@ -26,44 +29,64 @@ def publish(found: Found, where: str, out: pathlib.Path) -> str:
     if not (entity and project) or "/" in project:
         raise config.UserError(f"wandb={where} must be entity/project, as my-team/pixel-ddpg")
     path = out / NAME
+    known = known_id(path, entity, project)
     if not has_wandb_key():
-        keep(build(found, "", project), path)
+        keep(build(found, entity, project, online=False), path, known)
         return f"{path}: no W&B key here, so this is only the report's specification: `wandb login`, and the same again"
     for run in found.runs:
         mirror(run, where, out)
     try:
         report = build(found, entity, project)
-        report.id = json.loads(path.read_text())["id"] if path.exists() else ""
+        report.id = known
         report.save()
-        keep(report, path)
+        keep(report, path, report.id)
     except Exception as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise config.UserError(f"W&B does not take the report ({why}); the runs are there, try again", 1) from None
     return report.url
 
 
-def keep(report: "v2.Report", path: pathlib.Path) -> None:
+def known_id(path: pathlib.Path, entity: str, project: str) -> str:
+    """The id under which this project has the report, or none: another project's would be overwritten."""
+    try:
+        kept = json.loads(path.read_text())
+        there = kept["project"]["entityName"], kept["project"]["name"]
+        return kept["id"] or "" if there == (entity, project) else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def keep(report: "v2.Report", path: pathlib.Path, known: str) -> None:
     """Write what W&B is sent, with the report's id if it has one."""
+    report.id = known
     files.write_atomically(path, report._to_model().model_dump_json(by_alias=True).encode())
+
+
+def run_id(run: Run) -> str:
+    """Its own W&B id, or for a run from before there were any one that its configuration and commit always give."""
+    words = (run.folder / "config.yaml").read_bytes() + (run.facts.get("commit") or "").encode()
+    return run.settings.wandb_id or hashlib.sha256(words).hexdigest()[:12]
 
 
 def mirror(run: Run, where: str, out: pathlib.Path) -> None:
     """Send the rows that the server lacks; UserError where it takes none."""
     settings, folder = run.settings, out / "wandb"
     folder.mkdir(exist_ok=True)  # or wandb goes elsewhere
-    written = WandbMirror(run.folder, "online", where, settings.wandb_id, dataclasses.asdict(settings), folder)
-    written.close()
+    with contextlib.redirect_stderr(io.StringIO()):  # what it advises is for training
+        written = WandbMirror(run.folder, "online", where, run_id(run), dataclasses.asdict(settings), folder)
+        written.close()
     if written.failed:
-        raise config.UserError(f"W&B does not take {run.folder}: see above; what it has is kept, try again", 1)
+        what = f"{run.folder} ({written.failed}); what it has is kept"
+        raise config.UserError(f"W&B does not take {what}: check key, project and network, and try again", 1)
 
 
-def build(found: Found, entity: str, project: str) -> "v2.Report":
-    """Returns and speed of each task by variant, over frames; without an entity it asks no server."""
+def build(found: Found, entity: str, project: str, online: bool = True) -> "v2.Report":
+    """Returns and speed of each task by variant, over frames; not online it asks no server."""
     from wandb_workspaces.reports import v2
 
     def grid(name: str, filters: str, shown: list) -> v2.PanelGrid:
         runset = v2.Runset(
-            entity=entity, project=project if entity else "", name=name, filters=filters,
+            entity=entity if online else "", project=project if online else "", name=name, filters=filters,
             groupby=["config.preset", "config.obs"],
         )  # fmt: skip
         return v2.PanelGrid(runsets=[runset], panels=shown)

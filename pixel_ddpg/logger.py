@@ -87,25 +87,26 @@ class WandbMirror:
         config: dict,
         folder: pathlib.Path | None = None,
     ):
-        """`project` may be entity/project; W&B's own files go to `folder`, or to the run's."""
-        self._run, self._rows, self.failed = None, 0, False
+        """`project` may be entity/project; W&B's own files go to `folder`, or to the run's; `failed`: why it ended."""
+        self._run, self._rows, self.failed = None, 0, ""
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
         if mode in ("off", "disabled"):
             return
         import wandb
 
-        for old in run_dir.glob("wandb/offline-run-*"):
+        folder = folder or run_dir
+        for old in folder.glob("wandb/offline-run-*"):
             shutil.rmtree(old)
         entity, _, project = project.rpartition("/")
         with self._no_mirror_is_worth_a_run():
             self._run = wandb.init(
-                entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder or run_dir,
+                entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder,
                 config=config, mode=mode, resume="allow",
                 settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )  # fmt: skip
             self._run.define_metric("*", step_metric="frame")
-            self._sent = self._run.step if mode == "online" else 0
+            self._sent = self._run.starting_step if mode == "online" else 0
         for row in read_rows(run_dir / "metrics.jsonl"):
             self.write(row)
 
@@ -115,9 +116,8 @@ class WandbMirror:
         try:
             yield
         except Exception as error:
-            self._run, self.failed = None, True
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"pixel_ddpg: no W&B mirror from here on ({why}); wandb=offline or off", file=sys.stderr)
+            self._run, self.failed = None, (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"pixel_ddpg: no W&B mirror from here on ({self.failed}); wandb=offline or off", file=sys.stderr)
 
     def write(self, row: dict) -> None:
         """Mirror one row: its numbers are named kind/key."""

@@ -161,8 +161,8 @@ class FakeConfig(dict):
 class FakeRun:
     """Remembers what is logged."""
 
-    def __init__(self, step: int):
-        self.step, self.logged, self.finished, self.config = step, [], False, FakeConfig()
+    def __init__(self, starting_step: int):
+        self.starting_step, self.logged, self.finished, self.config = starting_step, [], False, FakeConfig()
 
     def define_metric(self, *args, **kwargs):
         self.metric = args, kwargs

@@ -1,9 +1,12 @@
 """The W&B mirror of a report's runs, and the W&B Report.
 
-What no stand-in can prove: that W&B's server takes the report and draws it as meant. The report is what
-wandb-workspaces makes of it, sent by wandb itself to a local server that answers as W&B's does as far as this needs.
+wandb and wandb-workspaces themselves talk to a local server that answers as W&B's does as far as this needs. What it
+cannot prove: that W&B's server takes the runs and the report, that filters and groups find the runs, and that they
+are drawn as meant.
 """
 
+import collections
+import gzip
 import http.server
 import json
 import threading
@@ -17,29 +20,53 @@ from pixel_ddpg import config
 
 PROJECTS = {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}
 VIEWER = {"id": "1", "entity": "team", "username": "me", "email": "me", "flags": "{}", "teams": {"edges": []}}
+OWNER = {"id": "1", "name": "project", "entity": {"id": "1", "name": "team"}}
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Remembers what W&B is asked; answers what saving a report needs, or refuses it."""
+    """Remembers what W&B is asked and the rows of each run; refuses the report if told to."""
 
     asked: list[dict]
+    rows: dict[str, list[dict]]  # by run id
+    configs: dict[str, dict]  # by run id
     refuses: bool
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
-        asked = json.loads(body) if self.path == "/graphql" else {"query": ""}
-        type(self).asked.append(asked)
-        answer = json.dumps({"data": self.answer(asked["query"], asked.get("variables") or {})})
-        self.send_response(403 if self.refuses and "upsertView" in asked["query"] else 200)
+        given = json.loads(gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body)
+        if self.path == "/graphql":
+            type(self).asked.append(given)
+            answer = {"data": self.answer(given["query"], given.get("variables") or {})}
+        else:  # /files/entity/project/run/file_stream
+            history = given.get("files", {}).get("wandb-history.jsonl", {"content": []})
+            self.rows[self.path.split("/")[4]] += map(json.loads, history["content"])
+            answer = {}
+        self.reply(403 if self.refuses and "upsertView" in given.get("query", "") else 200, answer)
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.reply(200, {})
+
+    def reply(self, code: int, answer: dict) -> None:
+        self.send_response(code)
         self.send_header("content-type", "application/json")
         self.end_headers()
-        self.wfile.write(answer.encode())
+        self.wfile.write(json.dumps(answer).encode())
 
     def answer(self, query: str, given: dict) -> dict:
         if "upsertView" in query:
             view = {key: given[key] for key in ("name", "displayName", "description", "type", "spec")}
             project = {"id": "1", "name": given["projectName"], "entityName": given["entityName"]}
             return {"upsertView": {"view": {"id": "Vmlldzox", "project": project, **view}, "inserted": True}}
+        if "RunResumeStatus" in query:
+            return {"model": {**OWNER, "bucket": self.resumed(given["name"])}}
+        if "UpsertBucket" in query:
+            self.configs[given["name"]] = json.loads(given["config"])
+            bucket = {"id": given["name"], "name": given["name"], "displayName": given["name"], "project": OWNER}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if "CreateRunFiles" in query:
+            files = [{"name": name, "uploadUrl": f"http://{self.headers['host']}/"} for name in given["files"]]
+            return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
         if "ProjectInternalId" in query:
             return {"project": {"id": "1", "internalId": "1"}}
         model = {"id": "1", "name": "project", "entityName": "team", "description": ""}
@@ -49,68 +76,47 @@ class Server(http.server.BaseHTTPRequestHandler):
             "upsertModel": {"model": model, "project": model, "inserted": True},
         }
 
+    def resumed(self, name: str) -> dict | None:
+        """What the server knows of a run."""
+        if name not in self.configs:
+            return None
+        return {
+            "id": name, "name": name, "displayName": name, "summaryMetrics": "{}", "config": "{}", "tags": [],
+            "historyLineCount": len(self.rows[name]), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]",
+            "historyTail": json.dumps([json.dumps(row) for row in self.rows[name][-1:]]), "wandbConfig": '{"t": 1}',
+        }  # fmt: skip
+
     def log_message(self, *words):
         pass
 
 
-class Config(dict):
-    """As wandb's."""
+class Listening(http.server.ThreadingHTTPServer):
+    """Silent about connections that wandb drops."""
 
-    def update(self, values, allow_val_change):
-        super().update(values)
-
-
-class FakeRun:
-    """One run on the server: what it holds stays when it is opened again."""
-
-    def __init__(self, **options):
-        self.options, self.rows, self.config = options, [], Config()
-
-    @property
-    def step(self) -> int:
-        return len(self.rows)
-
-    def log(self, values, step):
-        assert step == len(self.rows)
-        self.rows.append(values)
-
-    def define_metric(self, *args, **options):
-        pass
-
-    def finish(self):
+    def handle_error(self, request, client_address):
         pass
 
 
 @pytest.fixture
 def server(monkeypatch):
     """A local server in W&B's place, with a key for it."""
-    kind = type("Recording", (Server,), {"asked": [], "refuses": False})
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    empty = {"asked": [], "rows": collections.defaultdict(list), "configs": {}, "refuses": False}
+    kind = type("Recording", (Server,), empty)
+    listening = Listening(("127.0.0.1", 0), kind)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     yield kind
+    wandb.teardown()
     listening.shutdown()
-
-
-@pytest.fixture
-def on_server(monkeypatch):
-    """The runs that wandb.init has opened, by id."""
-    opened: dict[str, FakeRun] = {}
-
-    def init(**options):
-        run = opened.setdefault(options["id"], FakeRun())
-        run.options = options
-        return run
-
-    monkeypatch.setattr(wandb, "init", init)
-    return opened
+    listening.server_close()
 
 
 @pytest.fixture
 def found(tmp_path):
+    """A run with a W&B id, and one from before there were any."""
     for seed in (0, 1):
-        words = [*STATE, "preset=fast", f"seed={seed}", f"wandb_id=run{seed}"]
+        words = [*STATE, "preset=fast", f"seed={seed}", f"wandb_id={'run0' if seed == 0 else ''}"]
         train(words, tmp_path / "runs" / str(seed))
         with open(tmp_path / "runs" / str(seed) / "metrics.jsonl", "a") as file:
             file.write(json.dumps({"kind": "run", "frame": 1600, "hours": 0.1, "commit": "abc"}) + "\n")
@@ -129,41 +135,65 @@ def test_without_a_key_the_specification_is_a_file(found, tmp_path, monkeypatch)
         assert words in text, words
 
 
-def test_publishing_twice_makes_no_second_run(found, tmp_path, server, on_server):
+def saved(server: type[Server]) -> list[dict]:
+    """The reports that were sent."""
+    return [asked["variables"] for asked in server.asked if "upsertView" in asked["query"]]
+
+
+def test_publishing_twice_makes_no_second_run(found, tmp_path, server, monkeypatch):
     """Rows that are sent twice; a report whose metrics and keys are not those that the mirror logs."""
+    offline = tmp_path / "runs" / "0" / "wandb" / "offline-run-1-run0"
+    offline.mkdir(parents=True)
     address = wandb_report.publish(found, "team/project", tmp_path)
     assert "/team/project/reports/" in address
-    before = {name: list(run.rows) for name, run in on_server.items()}
+    before = {name: list(rows) for name, rows in server.rows.items()}
+    assert "run0" in before and len(before) == 2
+    again: list[int] = []
+    monkeypatch.setattr(wandb.Run, "log", lambda run, values, step: again.append(step))
     wandb_report.publish(found, "team/project", tmp_path)
-    assert set(on_server) == {"run0", "run1"} and before == {name: run.rows for name, run in on_server.items()}
-    options = on_server["run1"].options
-    assert (options["entity"], options["project"], options["config"]["seed"]) == ("team", "project", 1)
-    assert on_server["run0"].config["run"]["commit"] == "abc" and options["dir"] == tmp_path / "wandb"
-    assert not (tmp_path / "runs" / "0" / "wandb").exists()
-    logged = {key for row in on_server["run0"].rows for key in row}
-    saved = [asked["variables"] for asked in server.asked if "upsertView" in asked["query"]]
-    assert len(saved) == 2 and (saved[0]["entityName"], saved[0]["projectName"]) == ("team", "project")
-    spec = saved[0]["spec"]
+    assert before == server.rows and set(server.configs) == set(before) and again == []
+    numbers = [row for row in found.runs[0].rows if row["kind"] != "run"]
+    assert [row["frame"] for row in before["run0"]] == [row["frame"] for row in numbers]
+    assert server.configs["run0"]["run"]["value"]["commit"] == "abc"
+    assert offline.exists() and not (tmp_path / "runs" / "1" / "wandb").exists()
+    logged = {key for row in before["run0"] for key in row}
+    assert [(each["entityName"], each["projectName"]) for each in saved(server)] == [("team", "project")] * 2
+    spec = saved(server)[0]["spec"]
     for metric in ("eval/return", "train/frames_per_second", "train/q", "frame"):
         assert metric in logged and f'"{metric}"' in spec
-    assert [asked["id"] for asked in saved] == [None, "Vmlldzox"]
     for key in ("task", "preset", "obs"):
-        assert key in options["config"] and f'"section":"config","name":"{key}' in spec.replace(" ", ""), key
+        assert key in server.configs["run0"] and f'"section":"config","name":"{key}' in spec.replace(" ", ""), key
 
 
-def test_what_w_and_b_refuses_is_told_in_one_line(found, tmp_path, server, on_server, monkeypatch, capsys):
+def test_a_report_is_made_anew_only_in_its_own_project(found, tmp_path, server, monkeypatch):
+    """A second report after a look without a key; one that another project's report is overwritten with."""
+    wandb_report.publish(found, "team/one", tmp_path)
+    with monkeypatch.context() as without:
+        without.delenv("WANDB_API_KEY")
+        without.setenv("HOME", str(tmp_path))
+        wandb_report.publish(found, "team/one", tmp_path)
+    for where in ("team/one", "team/two"):
+        wandb_report.publish(found, where, tmp_path)
+    (tmp_path / "wandb_report.json").write_text("{")
+    wandb_report.publish(found, "team/two", tmp_path)
+    assert [each["id"] for each in saved(server)] == [None, "Vmlldzox", None, None]
+
+
+def test_what_w_and_b_refuses_is_told_in_one_line(found, tmp_path, server, monkeypatch, capsys):
+    """A traceback, a second line, or advice that is for training."""
     server.refuses = True
     with pytest.raises(config.UserError, match="W&B does not take the report") as told:
         wandb_report.publish(found, "team/project", tmp_path)
     assert told.value.code == 1 and "\n" not in str(told.value)
+    capsys.readouterr()
 
     def fail(**options):
         raise RuntimeError("no such team")
 
     monkeypatch.setattr(wandb, "init", fail)
-    with pytest.raises(config.UserError, match=r"W&B does not take .*runs/0: see above"):
+    with pytest.raises(config.UserError, match=r"W&B does not take .*runs/0 \(no such team\).*: check key") as told:
         wandb_report.publish(found, "team/project", tmp_path)
-    assert "no such team" in capsys.readouterr().err
+    assert told.value.code == 1 and "\n" not in str(told.value) and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("where", ["project", "a/b/c", "/b", "a/"])
