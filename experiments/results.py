@@ -1,6 +1,7 @@
 """python -m experiments.results: runs and baselines as the tables of the READMEs."""
 
 import csv
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -15,8 +16,9 @@ import numpy as np
 
 from experiments import report, runs
 from experiments.figures import REFERENCE, learning_curves
-from pixel_ddpg import baseline, config, files, presets, rendering, tasks, trainer
+from pixel_ddpg import baseline, config, files, machine, presets, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
+from pixel_ddpg.run import format_hours, replay_bytes
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
@@ -293,6 +295,27 @@ def figure2_table(folder: pathlib.Path) -> str:
     return "\n".join([report.answer(found), "", *(f"- {said}" for said in report.warnings(found)), "", *lines])
 
 
+def resources_table(folders: list[pathlib.Path]) -> str:
+    """Markdown: memory and speed of the runs there are, by preset, observation and machine."""
+    columns = ["preset", "from", "machine", "runs", "memory of a run", "a million frames of replay", "frames/s"]
+    lines = [f"| {' | '.join([*columns, '100,000 frames'])} |", "|---|---|---|---|---|---|---|---|"]
+    groups: dict[tuple[str, str, str], list[runs.Run]] = {}
+    for run in map(runs.read, runs.find([str(folder) for folder in folders])):
+        facts, updated = run.facts, [row for row in run.of_kind("train") if row.get("updates_per_second")]
+        if updated:
+            host = facts["gpu"] or f"{facts['cpu']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
+            groups.setdefault((*run.variant, host), []).append(run)
+    for (preset, obs, host), found in sorted(groups.items()):
+        memory = max(row["memory_bytes"] for run in found for row in run.of_kind("train"))
+        million = max(replay_bytes(dataclasses.replace(run.settings, frames=1_000_000)) for run in found)
+        speeds = [run.frames_per_second for run in found]
+        middle = float(np.median(speeds))
+        cells = [preset, obs, host, str(len(found)), *(machine.format_bytes(number) for number in (memory, million))]
+        cells += [f"{middle:.3g} ({min(speeds):.3g} to {max(speeds):.3g})", format_hours(FRAMES / middle / 3600)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def fill(path: pathlib.Path, name: str, text: str) -> None:
     """Replace what stands between <!-- name --> and <!-- end name -->; ValueError where they do not stand."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
@@ -314,6 +337,7 @@ def main(options: Results) -> None:
     for path in (readme, FOLDER / "README.md"):
         fill(path, "figure2", figure2_table(FOLDER / "figure2"))
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
+    fill(readme, "resources", resources_table([planet6, FOLDER / "figure2", FOLDER / "resources"]))
     experiments = FOLDER.parent / "README.md"
     fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())

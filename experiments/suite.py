@@ -29,6 +29,7 @@ from experiments import report, runs, worker
 from experiments.profiles import LADDER, PROFILES, SETS
 from pixel_ddpg import config, files, machine, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
+from pixel_ddpg.run import format_hours
 
 POLL_SECONDS = 2.0
 SAVE_SECONDS = 120  # that runs get to save a checkpoint after Ctrl-C
@@ -233,11 +234,11 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
     parts = [groups[i :: rendering.available_threads()] for i in range(rendering.available_threads())]
     parts = [part for part in parts if part]
     remote = ray.remote(num_cpus=plan.threads, max_calls=1)(worker.measure)
-    refs = [remote.remote([list(group[0].words) for group in part]) for part in parts]
+    refs = [remote.remote([list(group[0].words) for group in part], time.time()) for part in parts]
     costs = {}
     for part, found in zip(parts, ray.get(refs)):
         costs |= {job: cost for group, cost in zip(part, found) for job in group}
-    return costs
+    return {job: costs[job] for job in jobs}
 
 
 def makespan(hours: list[float], at_once: int) -> float:
@@ -267,7 +268,7 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
         "at once": f"{at_once}: {why}",
         "memory": f"up to {size(largest['memory'])} a run",
         "disk": f"up to {size(largest['disk'])} a run, {size(needed)} in all; {size(free)} are free",
-        "time": f"about {_hours(makespan([cost['hours'] for cost in known], at_once))}"
+        "time": f"about {format_hours(makespan([cost['hours'] for cost in known], at_once))}"
         f" ({hours:.1f} run hours), measured just now",
         "out": plan.out,
     }
@@ -281,11 +282,6 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
             "out=, or a smaller replay.capacity=",
             1,
         )
-
-
-def _hours(hours: float) -> str:
-    """3 min, 2.5 h, 4 days."""
-    return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 # --- running ---
@@ -335,8 +331,8 @@ class Board:
             return
         self.done += 1
         rows = [row for row in read_rows(job.run_dir / "metrics.jsonl") if row["kind"] == "eval"]
-        took = f"return {rows[-1]['return']:.1f}, {_hours(rows[-1]['hours'])}"
-        self.say(f"done    {job.name}: {took}  ({self.done} of {self.total}, about {_hours(self.left())} left)")
+        took = f"return {rows[-1]['return']:.1f}, {format_hours(rows[-1]['hours'])}"
+        self.say(f"done    {job.name}: {took}  ({self.done} of {self.total}, about {format_hours(self.left())} left)")
 
     def lose(self, job: Job, why: str) -> None:
         """A run is given to Ray again."""
@@ -375,26 +371,29 @@ class Board:
     def _table(self) -> Group:
         table = Table("running", "frames", "return", "frames/s", "left", box=None, pad_edge=False)
         for job, standing in self.running.items():
-            left = _hours(standing.get("left", self._estimate(job)))
+            left = format_hours(standing.get("left", self._estimate(job)))
             cells = [f"{standing[key]:,.0f}" if key in standing else "-" for key in ("frame", "return", "speed")]
             table.add_row(job.name, *cells, left)
         counts = f"{self.done} of {self.total} done, {len(self.running)} running, {len(self.waiting)} waiting, "
-        return Group(table, Text(f"{counts}{len(self.failed)} failed, about {_hours(self.left())} left"))
+        return Group(table, Text(f"{counts}{len(self.failed)} failed, about {format_hours(self.left())} left"))
 
 
 def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
     """Run what is unfinished; False after Ctrl-C or SIGTERM, which let each run save first."""
-    running, retries = {}, dict.fromkeys(costs, plan.retries)
+    running, waiting, retries = {}, list(costs), dict.fromkeys(costs, plan.retries)
     start = starter(plan)
-    for job, cost in costs.items():
-        if why := too_large(cost.get("memory", 0)):
-            board.end(job, why)
-        else:
-            running[start(job, cost)] = job
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        while running:
-            for ref in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
+        while running or waiting:
+            # Ray keeps no order among runs of different memory: it gets few at a time, also of a growing cluster.
+            room = max(1, int(ray.cluster_resources().get("CPU", 0) // plan.threads))
+            while waiting and len(running) < 2 * room:
+                job = waiting.pop(0)
+                if why := too_large(costs[job].get("memory", 0)):
+                    board.end(job, why)
+                else:
+                    running[start(job, costs[job])] = job
+            for ref in ray.wait(list(running), timeout=POLL_SECONDS)[0] if running else []:
                 job = running.pop(ref)
                 why, lost = outcome(ref, job)
                 if lost and retries[job]:
@@ -409,7 +408,8 @@ def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
         board.say("stopping: each run saves a checkpoint first; once more to stop at once")
         for ref in running:
             ray.cancel(ref)
-        ray.wait(list(running), num_returns=len(running), timeout=SAVE_SECONDS)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=SAVE_SECONDS)
         return False
     finally:
         signal.signal(signal.SIGTERM, before)

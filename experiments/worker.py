@@ -15,8 +15,12 @@ from pixel_ddpg import checkpoint, config, machine, rendering, replay, run, task
 from pixel_ddpg.environment import Environment
 
 
-def measure(runs: list[list[str]]) -> list[dict]:
-    """Hours, bytes of memory and disk of each run, or why it cannot begin; pixels should come first."""
+def measure(runs: list[list[str]], asked: float) -> list[dict]:
+    """Hours, bytes of memory and disk of each run, or why it cannot begin; pixels should come first.
+
+    `asked` is when Ray was given this task: what a process takes to begin is part of a run's time.
+    """
+    start = max(0.0, time.time() - asked) / 3600
     base, found = 0, []
     for words in runs:
         settings = config.compose(words)
@@ -26,7 +30,7 @@ def measure(runs: list[list[str]]) -> list[dict]:
             device = machine.choose_device(settings.device)
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
             agent = trainer.make_agent(settings, device)
-            hours = run.estimate_hours(settings, environment, agent, device)
+            hours = start + run.estimate_hours(settings, environment, agent, device)
             nbytes = run.replay_bytes(settings)
             free = [machine.free_memory(each) for each in (device, torch.device("cpu"))]
             in_ram = replay.place(nbytes, device, *free)[0].type == "cpu"

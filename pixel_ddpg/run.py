@@ -179,7 +179,9 @@ def device_name(device: torch.device) -> str:
 
 
 def format_hours(hours: float) -> str:
-    """3 min, 2.5 h, 4 days."""
+    """20 s, 3 min, 2.5 h, 4 days."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
     return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
 
 
