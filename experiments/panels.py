@@ -158,12 +158,20 @@ def state_against_pixels(axis: plt.Axes, state: statistics.Scores, pixels: stati
     ends = [value for row in rows for value in (row["state"], row["pixels"])] + [0.0, 1.0]
     low, high = min(ends) - 0.08, max(ends) + 0.08
     axis.plot((low, high), (low, high), color="#8c959f", linewidth=0.8, linestyle=":")
+    taken: list[tuple[float, float, float]] = []  # left and right end and height of the names so far
+    line, letter = 0.026 * (high - low), 0.013 * (high - low)
     for row in rows:
-        axis.plot(row["state"], row["pixels"], "o", color="#1f6feb", markersize=5)
-        on_right = row["state"] > (low + high) / 2
-        axis.annotate(row["task"], (row["state"], row["pixels"]), fontsize=6.5, color="#424a53", va="center",
-                      xytext=(-5 if on_right else 5, 0), textcoords="offset points",
-                      ha="right" if on_right else "left")  # fmt: skip
+        x, y = row["state"], row["pixels"]
+        axis.plot(x, y, "o", color="#1f6feb", markersize=5)
+        side = -1 if x > (low + high) / 2 else 1
+        left, right = sorted((x + side * letter, x + side * letter * (1 + len(row["task"]))))
+        others = [height for start, end, height in taken if left < end and start < right]
+        heights = [y + step * line for step in sorted(range(-40, 41), key=abs)]
+        free = (at for at in heights if low < at < high and all(abs(at - other) >= line for other in others))
+        taken.append((left, right, next(free, y)))
+        axis.annotate(row["task"], (x, y), (x + side * letter, taken[-1][2]), fontsize=6.5, color="#424a53",
+                      va="center", ha="right" if side < 0 else "left",
+                      arrowprops={"arrowstyle": "-", "color": "#d0d7de", "linewidth": 0.5})  # fmt: skip
     axis.set(xlim=(low, high), ylim=(low, high), xlabel="score from state", ylabel="score from pixels", aspect="equal")
     return rows
 

@@ -88,11 +88,11 @@ def made(of: list[Run]) -> str:
 
 def spread(statistic, *scores: statistics.Scores) -> str:
     """A number with its 95% interval; none where each task has one seed."""
-    value = f"{statistic(*scores):.2f}"
+    value = f"{statistic(*scores):z.2f}"
     if all(len(each) == 1 for one in scores for each in one.values()):
         return value
     low, high = statistics.interval(statistic, *scores)
-    return f"{value} [{low:.2f}, {high:.2f}]"
+    return f"{value} [{low:z.2f}, {high:z.2f}]"
 
 
 # --- sections: what the template shows ---
@@ -180,7 +180,7 @@ def cell(ours: float | None, paper: float | None, scored: bool, members: list[Ru
         standing = f"at {max(run.frame for run in members):,}" if members else "missing"
         return {"text": standing, "paper": beside, "missing": True}
     share = round(60 * max(-1.0, min(1.0, ours - paper))) if scored and paper is not None else 0
-    return {"text": f"{ours:.{digits}f}", "paper": beside, "share": share}
+    return {"text": f"{ours:z.{digits}f}", "paper": beside, "share": share}
 
 
 def learning_curves(found: Found, out: pathlib.Path) -> dict[str, dict]:
