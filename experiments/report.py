@@ -164,6 +164,18 @@ def table1(found: Found) -> list[dict]:
     return rows
 
 
+def summary(found: Found) -> str:
+    """Markdown: the answer, the warnings, and the averages of Table 1 with the paper's."""
+    lines = ["| task | pixels | state | state, no target network | paper: pixels | paper: state | seeds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in table1(found):
+        state, _, pixels, _, control, _ = (cell["text"] for cell in row["cells"])
+        seeds = ", ".join(str(number["seeds"]) for number in row["numbers"][::2])
+        paper = [row["cells"][column]["paper"] for column in (2, 0)]
+        lines.append(f"| {' | '.join([row['task'], pixels, state, control, *paper, seeds])} |")
+    return "\n".join([answer(found), "", *(f"- {said}" for said in warnings(found)), "", *lines])
+
+
 def table1_section(found: Found, out: pathlib.Path) -> dict:
     """The same with its CSV."""
     rows = table1(found)
@@ -324,7 +336,7 @@ def main(options: Report) -> None:
     if options.wandb:
         from experiments import wandb_report
 
-        print(wandb_report.publish(found, options.wandb, out))
+        print(wandb_report.publish(found, options.wandb, out, summary(found)))
 
 
 def hydra_words(given: list[str]) -> list[str]:

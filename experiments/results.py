@@ -21,6 +21,7 @@ from pixel_ddpg.logger import read_rows
 from pixel_ddpg.run import format_hours, replay_bytes
 
 FOLDER = pathlib.Path(__file__).parent / "results"
+MEASURED = ("planet6", "figure2", "resources")  # whose runs tell memory and speed
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 SCORED = ("pixels", "state")
 PUBLISHED = (
@@ -282,19 +283,6 @@ def _docstrings(task: tasks.Task) -> list[str]:
     return said
 
 
-def figure2_table(folder: pathlib.Path) -> str:
-    """Markdown: the answer of the report, and scores by task beside the paper's averages."""
-    found = runs.collect([str(folder)])
-    lines = ["| task | pixels | state | state, no target network | paper: pixels | paper: state | seeds |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for row in report.table1(found):
-        state, _, pixels, _, control, _ = (cell["text"] for cell in row["cells"])
-        seeds = ", ".join(str(number["seeds"]) for number in row["numbers"][::2])
-        paper = [row["cells"][column]["paper"] for column in (2, 0)]
-        lines.append(f"| {' | '.join([row['task'], pixels, state, control, *paper, seeds])} |")
-    return "\n".join([report.answer(found), "", *(f"- {said}" for said in report.warnings(found)), "", *lines])
-
-
 def resources_table(folders: list[pathlib.Path]) -> str:
     """Markdown: memory and speed of the runs there are, by preset, observation and machine."""
     columns = ["preset", "from", "machine", "runs", "memory of a run", "a million frames of replay", "frames/s"]
@@ -335,9 +323,9 @@ def main(options: Results) -> None:
     fill(FOLDER / "README.md", "provenance", provenance_table(planet6))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
     for path in (readme, FOLDER / "README.md"):
-        fill(path, "figure2", figure2_table(FOLDER / "figure2"))
+        fill(path, "figure2", report.summary(runs.collect([str(FOLDER / "figure2")])))
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
-    fill(readme, "resources", resources_table([planet6, FOLDER / "figure2", FOLDER / "resources"]))
+    fill(readme, "resources", resources_table([FOLDER / name for name in MEASURED]))
     experiments = FOLDER.parent / "README.md"
     fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from wandb_workspaces.reports import v2
 
 NAME = "wandb_report.json"
+PICTURES = ("figure2", "curves", "figure3", "state_pixels", "profile", "published")  # of the report, where it has them
 
 
-def publish(found: Found, where: str, out: pathlib.Path) -> str:
-    """Mirror all runs to entity/project and save a report there; returns its address.
+def publish(found: Found, where: str, out: pathlib.Path, summary: str) -> str:
+    """Mirror all runs and the report's pictures to entity/project and save a report there; returns its address.
 
     Without a key the report's specification goes to a file, and what is returned says how to publish it. UserError for
     what W&B refuses; a run or report that is there already is made anew in its place.
@@ -31,12 +32,13 @@ def publish(found: Found, where: str, out: pathlib.Path) -> str:
     path = out / NAME
     known = known_id(path, entity, project)
     if not has_wandb_key():
-        keep(build(found, entity, project, online=False), path, known)
+        keep(build(found, entity, project, summary, out, online=False), path, known)
         return f"{path}: no W&B key here, so this is only the report's specification: `wandb login`, and the same again"
     for run in found.runs:
         mirror(run, where, out)
     try:
-        report = build(found, entity, project)
+        send_pictures(out, entity, project)
+        report = build(found, entity, project, summary, out)
         report.id = known
         report.save()
         keep(report, path, report.id)
@@ -80,14 +82,39 @@ def mirror(run: Run, where: str, out: pathlib.Path) -> None:
         raise config.UserError(f"W&B does not take {what}: check key, project and network, and try again", 1)
 
 
-def build(found: Found, entity: str, project: str, online: bool = True) -> "v2.Report":
-    """Returns and speed of each task by variant, over frames; not online it asks no server."""
+def pictures(out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
+    """The id of the W&B run that holds these pictures, and the pictures."""
+    paths = [out / "figures" / f"{name}.png" for name in PICTURES]
+    paths = [path for path in paths if path.exists()]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12], paths
+
+
+def send_pictures(out: pathlib.Path, entity: str, project: str) -> None:
+    """As a run of their own, unless they are there."""
+    import wandb
+
+    name, paths = pictures(out)
+    with contextlib.redirect_stderr(io.StringIO()):
+        run = wandb.init(
+            entity=entity, project=project, id=name, name="pictures of a report", dir=out, config={"pictures": name},
+            mode="online", resume="allow", settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
+        )  # fmt: skip
+        if not run.starting_step:
+            run.log({f"pictures/{path.stem}": wandb.Image(str(path)) for path in paths})
+        run.finish()
+
+
+def build(found: Found, entity: str, project: str, summary: str, out: pathlib.Path, online: bool = True) -> "v2.Report":
+    """The summary, the pictures, and returns and speed of each task by variant over frames.
+
+    Not online it asks no server.
+    """
     from wandb_workspaces.reports import v2
 
-    def grid(name: str, filters: str, shown: list) -> v2.PanelGrid:
+    def grid(name: str, filters: str, shown: list, groupby: tuple[str, ...] = ("preset", "obs")) -> v2.PanelGrid:
         runset = v2.Runset(
             entity=entity if online else "", project=project if online else "", name=name, filters=filters,
-            groupby=["config.preset", "config.obs"],
+            groupby=[f"config.{key}" for key in groupby],
         )  # fmt: skip
         return v2.PanelGrid(runsets=[runset], panels=shown)
 
@@ -97,11 +124,15 @@ def build(found: Found, entity: str, project: str, online: bool = True) -> "v2.R
     frames = " and ".join(f"{each:,}" for each in sorted({run.settings.frames for run in found.runs}))
     text = f"{len(found.runs)} runs of {', '.join(map(panels.label, found.variants))}; {frames} frames; "
     text += f"commit {', '.join(commits)}. Lines are means over seeds, bands their standard deviation."
-    blocks = [v2.P(text), *(v2.P(f"Command: {command}") for command in found.commands), v2.H2("All tasks")]
+    blocks = [v2.MarkdownBlock(summary), v2.P(text)]
+    blocks += [v2.P(f"Command: {command}") for command in found.commands]
+    name, paths = pictures(out)
+    browser = v2.MediaBrowser(title="figures", media_keys=[f"pictures/{path.stem}" for path in paths], num_columns=1)
+    blocks += [v2.H2("Figures"), grid("pictures", f"Config('pictures') = '{name}'", [browser], ()), v2.H2("All tasks")]
     blocks.append(grid("all runs", every, [
-        v2.BarPlot(title="last return, by variant", metrics=["eval/return"]),
+        v2.BarPlot(title="last return, by task and variant", metrics=["eval/return"]),
         v2.LinePlot(title="frames per second", x="frame", y=["train/frames_per_second"]),
-    ]))  # fmt: skip
+    ], ("task", "preset", "obs")))  # fmt: skip
     for task in found.tasks:
         plots = [
             v2.LinePlot(title=title, x="frame", y=[metric], title_x="frames", groupby_rangefunc="stddev")

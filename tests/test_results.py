@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import STATE, command, rows, train
 
-from experiments import figures, grid, results
+from experiments import figures, grid, report, results, runs
 from pixel_ddpg import baseline, config, tasks, trainer
 from pixel_ddpg.logger import Metrics
 
@@ -119,7 +119,9 @@ def test_the_tables_are_those_of_the_files():
     """Results, or docstrings, that `python -m experiments.results` has not seen."""
     root = results.FOLDER.parent.parent
     assert results.paper_table() in (root / "README.md").read_text()
-    assert results.figure2_table(results.FOLDER / "figure2") in (root / "README.md").read_text()
+    assert report.summary(runs.collect([str(results.FOLDER / "figure2")])) in (root / "README.md").read_text()
+    folders = [results.FOLDER / name for name in results.MEASURED]
+    assert results.resources_table(folders) in (root / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
         assert table in (root / "experiments" / "README.md").read_text()
 

@@ -11,6 +11,8 @@ import http.server
 import json
 import threading
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import wandb
 from small import STATE, train
@@ -120,6 +122,8 @@ def found(tmp_path):
         train(words, tmp_path / "runs" / str(seed))
         with open(tmp_path / "runs" / str(seed) / "metrics.jsonl", "a") as file:
             file.write(json.dumps({"kind": "run", "frame": 1600, "hours": 0.1, "commit": "abc"}) + "\n")
+    (tmp_path / "figures").mkdir()
+    plt.imsave(tmp_path / "figures" / "figure2.png", np.zeros((4, 4)))
     return runs.collect([str(tmp_path / "runs")])
 
 
@@ -127,7 +131,7 @@ def test_without_a_key_the_specification_is_a_file(found, tmp_path, monkeypatch)
     """A login that is asked for, a traceback, a report of metrics that nobody logs."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    said = wandb_report.publish(found, "team/project", tmp_path)
+    said = wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert said.startswith(f"{tmp_path / 'wandb_report.json'}: no W&B key") and "\n" not in said
     text = (tmp_path / "wandb_report.json").read_text()
     assert json.loads(text)["displayName"] == "DDPG from state and from pixels: fast"
@@ -144,22 +148,24 @@ def test_publishing_twice_makes_no_second_run(found, tmp_path, server, monkeypat
     """Rows that are sent twice; a report whose metrics and keys are not those that the mirror logs."""
     offline = tmp_path / "runs" / "0" / "wandb" / "offline-run-1-run0"
     offline.mkdir(parents=True)
-    address = wandb_report.publish(found, "team/project", tmp_path)
+    address = wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert "/team/project/reports/" in address
     before = {name: list(rows) for name, rows in server.rows.items()}
-    assert "run0" in before and len(before) == 2
+    shown = wandb_report.pictures(tmp_path)[0]
+    assert "run0" in before and shown in before and len(before) == 3
     again: list[int] = []
-    monkeypatch.setattr(wandb.Run, "log", lambda run, values, step: again.append(step))
-    wandb_report.publish(found, "team/project", tmp_path)
+    monkeypatch.setattr(wandb.Run, "log", lambda run, values, step=0: again.append(step))
+    wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert before == server.rows and set(server.configs) == set(before) and again == []
     numbers = [row for row in found.runs[0].rows if row["kind"] != "run"]
     assert [row["frame"] for row in before["run0"]] == [row["frame"] for row in numbers]
     assert server.configs["run0"]["run"]["value"]["commit"] == "abc"
     assert offline.exists() and not (tmp_path / "runs" / "1" / "wandb").exists()
-    logged = {key for row in before["run0"] for key in row}
+    logged = {key for row in before["run0"] + before[shown] for key in row}
     assert [(each["entityName"], each["projectName"]) for each in saved(server)] == [("team", "project")] * 2
     spec = saved(server)[0]["spec"]
-    for metric in ("eval/return", "train/frames_per_second", "train/q", "frame"):
+    assert "| task |" in spec and shown in spec
+    for metric in ("eval/return", "train/frames_per_second", "train/q", "frame", "pictures/figure2"):
         assert metric in logged and f'"{metric}"' in spec
     for key in ("task", "preset", "obs"):
         assert key in server.configs["run0"] and f'"section":"config","name":"{key}' in spec.replace(" ", ""), key
@@ -167,15 +173,15 @@ def test_publishing_twice_makes_no_second_run(found, tmp_path, server, monkeypat
 
 def test_a_report_is_made_anew_only_in_its_own_project(found, tmp_path, server, monkeypatch):
     """A second report after a look without a key; one that another project's report is overwritten with."""
-    wandb_report.publish(found, "team/one", tmp_path)
+    wandb_report.publish(found, "team/one", tmp_path, "| task |")
     with monkeypatch.context() as without:
         without.delenv("WANDB_API_KEY")
         without.setenv("HOME", str(tmp_path))
-        wandb_report.publish(found, "team/one", tmp_path)
+        wandb_report.publish(found, "team/one", tmp_path, "| task |")
     for where in ("team/one", "team/two"):
-        wandb_report.publish(found, where, tmp_path)
+        wandb_report.publish(found, where, tmp_path, "| task |")
     (tmp_path / "wandb_report.json").write_text("{")
-    wandb_report.publish(found, "team/two", tmp_path)
+    wandb_report.publish(found, "team/two", tmp_path, "| task |")
     assert [each["id"] for each in saved(server)] == [None, "Vmlldzox", None, None]
 
 
@@ -183,7 +189,7 @@ def test_what_w_and_b_refuses_is_told_in_one_line(found, tmp_path, server, monke
     """A traceback, a second line, or advice that is for training."""
     server.refuses = True
     with pytest.raises(config.UserError, match="W&B does not take the report") as told:
-        wandb_report.publish(found, "team/project", tmp_path)
+        wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert told.value.code == 1 and "\n" not in str(told.value)
     capsys.readouterr()
 
@@ -192,11 +198,11 @@ def test_what_w_and_b_refuses_is_told_in_one_line(found, tmp_path, server, monke
 
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(config.UserError, match=r"W&B does not take .*runs/0 \(no such team\).*: check key") as told:
-        wandb_report.publish(found, "team/project", tmp_path)
+        wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert told.value.code == 1 and "\n" not in str(told.value) and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("where", ["project", "a/b/c", "/b", "a/"])
 def test_an_address_that_is_none_is_told(where, tmp_path):
     with pytest.raises(config.UserError, match=f"wandb={where} must be entity/project"):
-        wandb_report.publish(None, where, tmp_path)
+        wandb_report.publish(None, where, tmp_path, "")
