@@ -123,10 +123,16 @@ def check_wandb() -> str:
     return f"{importlib.metadata.version('wandb')}, {state}"
 
 
+def check_ray() -> str:
+    import ray
+
+    return f"{ray.__version__} (experiments.suite needs it)"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "Python": check_python, "torch": check_torch, "MuJoCo": check_mujoco, "rendering": check_rendering,
     "opencv": check_opencv, "box2d": check_box2d, "video": check_video, "memory": check_memory, "disk": check_disk,
-    "W&B": check_wandb,
+    "W&B": check_wandb, "Ray": check_ray,
 }  # fmt: skip
 
 
