@@ -91,8 +91,7 @@ def hydra_words(words: list[str]) -> list[str]:
     passed = [word for word in words if word.lstrip("+~").split("=")[0] in theirs]
     if not passed:
         return words
-    quoted = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in passed)
-    return [word for word in words if word not in passed] + [f"run=[{quoted}]"]
+    return [word for word in words if word not in passed] + [f"run=[{','.join(map(config.quote, passed))}]"]
 
 
 def settle(options: Suite) -> Suite:
@@ -163,7 +162,7 @@ def make_jobs(plan: Suite) -> list[Job]:
                 words += [f"threads={plan.threads}", "wandb=off", *plan.run, f"run_dir={run_dir}"]
                 jobs.append(Job(task, obs, preset, seed, run_dir, tuple(words)))
     if not jobs:
-        raise config.UserError("no runs: obs=, preset= and seeds= must each name something")
+        raise config.UserError("no runs: tasks=, obs=, preset= and seeds= must each name something")
     return jobs
 
 

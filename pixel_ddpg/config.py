@@ -187,6 +187,7 @@ def register_command(name: str, schema: type, package: str = "pixel_ddpg") -> No
 
 def compose(overrides: list[str], name: str = "run"):
     """The configuration of a command for these `key=value` words; UserError for a word that does not fit."""
+    overrides = [quoted(word) for word in overrides]
     _check_words(overrides, name)
     outer = GlobalHydra.instance().hydra  # the caller's own Hydra application, if there is one
     GlobalHydra.instance().clear()
@@ -244,6 +245,10 @@ def command(name: str) -> Callable:
             with one_line_errors():
                 if sys.argv[1:] in (["--help"], ["-h"]):
                     return print_help(name)
+                sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
+                for flag in re.findall(r"(?<= )--([a-z_]+)(?=[= ])", f" {' '.join(sys.argv[1:])} "):
+                    if flag in keys(SCHEMAS[name]) and flag != "run":  # which is Hydra's too
+                        raise UserError(f"--{flag}: write {flag}=..., without dashes")
                 if any(word.startswith("-") for word in sys.argv[1:]):
                     _check_words([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], name)
                     hydra.main(version_base="1.3", config_path=None, config_name=name)(with_hydra)()
@@ -295,6 +300,22 @@ def one_line_errors():
     sys.exit(code)
 
 
+def quoted(word: str) -> str:
+    """The word as Hydra's grammar has it: a value that it cannot read, as a path with an umlaut, in quotes."""
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        key, equals, value = word.partition("=")
+        if equals and not word.startswith("-") and value[:1] not in ("[", "{", "'", '"', "$"):
+            return f"{key}={quote(value)}"
+    return word
+
+
+def quote(text: str) -> str:
+    """As Hydra's grammar wants a text of any kind: it takes a backslash for one but before a quote."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+
+
 def _check_words(words: list[str], name: str) -> None:
     """Unknown keys, tasks and presets, each with the nearest name that exists."""
     known = list(keys(SCHEMAS[name]))
@@ -302,7 +323,9 @@ def _check_words(words: list[str], name: str) -> None:
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException:
-            raise UserError(f"'{word}' is not of the form key=value") from None
+            mend = "in a list, a text with other signs stands in quotes, as \"runs=['a, b']\""
+            why = f"cannot be read: {mend}" if "=[" in word else "is not of the form key=value"
+            raise UserError(f"'{word}' {why}") from None
         key = override.key_or_group
         if key.startswith("hydra"):
             continue

@@ -344,6 +344,18 @@ def test_a_mistake_is_told_without_the_words_around_it(word):
     assert word.split("=")[0] in message and "obs=state" not in message
 
 
+@pytest.mark.parametrize("value", ["/tmp/ü b/it's", "a b", "C:\\x", "a\\'b", "x,y=[z]{}", "plain", "äöü\\"])
+def test_a_path_of_any_letters_is_taken_as_it_is(value):
+    """An umlaut, a quote or a comma in a folder's name: refused as 'not of the form key=value'."""
+    assert compose(f"run_dir={value}").run_dir == value
+    assert compose(f"run_dir={config.quote(value)}").run_dir == value
+
+
+def test_a_list_that_cannot_be_read_says_how():
+    """The same in brackets, where the user's own quotes are needed."""
+    assert "stands in quotes" in mistake("agent.hidden=[ü]")
+
+
 def with_value(settings: Config, key: str, value) -> Config:
     """A copy with one field changed."""
     settings = copy.deepcopy(settings)
@@ -469,6 +481,8 @@ def command(*words: str, cwd) -> subprocess.CompletedProcess:
         ("eval.video_size=255",),
         ("device=foo", "obs=state", "run_dir=here"),
         ("agent.conv=[[32,65,1,0]]",),
+        ("--task=cheetah-run",),
+        ("--task", "cheetah-run"),
     ],
 )
 def test_command_tells_a_mistake_in_one_line(words, tmp_path):
