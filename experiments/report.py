@@ -107,12 +107,13 @@ def answer(found: Found) -> str:
     state, pixels = ({task: each[task] for task in common} for each in (state, pixels))
     near = sum(np.mean(pixels[task]) >= np.mean(state[task]) - NEAR for task in common)
     frames = sorted({run.settings.frames for run in found.runs if run.variant in (found.state, found.pixels)})
+    count = f"{len(common)} task{'s' * (len(common) > 1)}"
     return (
         f"From pixels, {found.main} reaches {spread(statistics.iqm, pixels)} of the way from random actions to the "
-        f"planner, from state {spread(statistics.iqm, state)} (interquartile mean over {len(common)} tasks, after "
+        f"planner, from state {spread(statistics.iqm, state)} (interquartile mean over {count}, after "
         f"{' to '.join(f'{each:,}' for each in frames)} frames). A run from pixels beats one from state of the same "
         f"task with probability {spread(statistics.probability_of_improvement, pixels, state)}; on {near} of "
-        f"{len(common)} tasks pixels are as good as state or better, give or take {NEAR} of a score."
+        f"{count} pixels are as good as state or better, give or take {NEAR} of a score."
     )
 
 
