@@ -215,7 +215,8 @@ def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
     total = ray.cluster_resources()
     room = {f"{total['CPU']:.0f} cores, {plan.threads} a run": int(total["CPU"] // plan.threads)}
     if gpus := total.get("GPU", 0):
-        room[f"{gpus:.0f} GPUs, {plan.runs_per_gpu} runs on each"] = int(gpus * plan.runs_per_gpu)
+        shared = "1 GPU, {} runs on it" if gpus == 1 else f"{gpus:.0f} GPUs, {{}} runs on each"
+        room[shared.format(plan.runs_per_gpu)] = int(gpus * plan.runs_per_gpu)
     if memory := max((cost.get("memory", 0) for cost in costs.values()), default=0):
         free = machine.format_bytes(int(total["memory"]))
         room[f"{free} of memory, up to {machine.format_bytes(memory)} a run"] = int(total["memory"] // memory)

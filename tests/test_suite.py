@@ -244,3 +244,20 @@ def test_a_lost_node_costs_what_came_since_the_last_checkpoint(tmp_path):
     assert out.count("lost    ") == 1 and "2 of 2 runs are done" in out
     logs = [(folder(tmp_path, seed) / "log.txt").read_text().count("goes on at frame") for seed in (0, 1)]
     assert sorted(logs) == [0, 1]
+
+
+def test_runs_share_a_gpu_and_begin_in_their_order(tmp_path):
+    """Runs beside a GPU that is full, none on one that is half empty; a later seed first. Ray only counts this GPU."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "num_gpus": 1, "include_dashboard": False})
+    words = words_of(tmp_path, "seeds=3", "frames=800", f"address={cluster.address}", "runs_per_gpu=2")
+    try:
+        code, out, err = command("experiments.suite", *words)
+    finally:
+        cluster.shutdown()
+    assert code == 0 and "at once   2: 1 GPU, 2 runs on it" in out, (out, err)
+    logs = [(folder(tmp_path, seed) / "log.txt").read_text() for seed in range(3)]
+    starts = [time.mktime(time.strptime(log[:19], "%Y-%m-%d %H:%M:%S")) for log in logs]
+    ends = [(folder(tmp_path, seed) / "metrics.jsonl").stat().st_mtime for seed in range(3)]
+    assert starts[2] == max(starts) and starts[2] >= min(ends[:2]) - 1  # a log's time is in whole seconds
