@@ -128,12 +128,18 @@ def warnings(found: Found) -> list[str]:
     if found.main != "ddpg2016":
         said.append(f"{found.main} is not the paper's algorithm; ddpg2016 is.")
     if count := len(found.missing()):
-        said.append(f"{count} of {len(found.wanted)} runs are missing.")
+        said.append(f"Missing: {count} of {len(found.wanted)} runs.")
     if count := sum(not run.is_whole for run in found.runs):
-        said.append(f"{count} runs are unfinished: their curves are shown, but they do not count in tables.")
+        said.append(f"Unfinished runs: {count}. Their curves are shown, but they do not count in tables.")
+    done = {panels.label(variant): len(found.scores(variant)) for variant in found.variants}
+    if len(set(done.values())) > 1:
+        counts = "; ".join(f"{name}: {count}" for name, count in done.items())
+        said.append(
+            f"Variants have finished different numbers of tasks ({counts}): their means are of different tasks."
+        )
     if changed := [run for run in found.runs if run.changes]:
         words = sorted({word for run in changed for word in run.changes})
-        said.append(f"{len(changed)} runs differ from their preset as it is now: {' '.join(words)}.")
+        said.append(f"Runs that differ from their preset as it is now: {len(changed)}, in {' '.join(words)}.")
     return said
 
 
