@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small import PIXELS, STATE, assert_same_run, command, rows, start
 
-from pixel_ddpg import config, trainer
+from pixel_ddpg import config, doctor, trainer
 
 RUN = "pixel_ddpg.run"
 
@@ -338,7 +338,7 @@ def test_list_is_complete_and_can_be_filtered():
 def test_doctor_tells_what_mends_each_lack():
     """A lack without its remedy, or with exit code 0."""
     code, out, _ = command("pixel_ddpg.doctor")
-    assert code == 0 and out.count("\n") == out.count("ok ") == 10
+    assert code == 0 and out.count("\n") == out.count("ok ") == len(doctor.CHECKS)
     code, out, _ = command("pixel_ddpg.doctor", env={"MUJOCO_GL": "nonsense"})
     assert code == 1 and "fails rendering" in out and "mend it: " in out
 
