@@ -171,7 +171,8 @@ def state_against_pixels(axis: plt.Axes, state: statistics.Scores, pixels: stati
         taken.append((left, right, next(free, y)))
         axis.annotate(row["task"], (x, y), (x + side * letter, taken[-1][2]), fontsize=6.5, color="#424a53",
                       va="center", ha="right" if side < 0 else "left",
-                      arrowprops={"arrowstyle": "-", "color": "#d0d7de", "linewidth": 0.5})  # fmt: skip
+                      arrowprops={"arrowstyle": "-", "color": "#8c959f", "linewidth": 0.5, "shrinkA": 0,
+                                  "relpos": (1 if side < 0 else 0, 0.5)})  # fmt: skip
     axis.set(xlim=(low, high), ylim=(low, high), xlabel="score from state", ylabel="score from pixels", aspect="equal")
     return rows
 

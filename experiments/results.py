@@ -322,8 +322,9 @@ def main(options: Results) -> None:
         fill(path, "comparison", comparison)
     fill(FOLDER / "README.md", "provenance", provenance_table(planet6))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
+    compared = report.make([str(FOLDER / "figure2")], FOLDER / "report")
     for path in (readme, FOLDER / "README.md"):
-        fill(path, "figure2", report.summary(runs.collect([str(FOLDER / "figure2")])))
+        fill(path, "figure2", report.summary(compared))
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     fill(readme, "resources", resources_table([FOLDER / name for name in MEASURED]))
     experiments = FOLDER.parent / "README.md"
@@ -333,7 +334,7 @@ def main(options: Results) -> None:
     fill(experiments, "tasks", task_table())
     if found := runs.find([str(planet6)]):
         learning_curves(found, FOLDER / "learning_curves.png")
-    print(f"the tables of {readme}, {experiments} and {FOLDER / 'README.md'}")
+    print(f"the tables of {readme}, {experiments} and {FOLDER / 'README.md'}; {FOLDER / 'report' / 'report.html'}")
 
 
 if __name__ == "__main__":
