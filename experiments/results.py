@@ -299,7 +299,8 @@ def resources_table(folders: list[pathlib.Path]) -> str:
         speeds = [run.frames_per_second for run in found]
         middle = float(np.median(speeds))
         cells = [preset, obs, host, str(len(found)), *(machine.format_bytes(number) for number in (memory, million))]
-        cells += [f"{middle:.3g} ({min(speeds):.3g} to {max(speeds):.3g})", format_hours(FRAMES / middle / 3600)]
+        spread = f" ({min(speeds):.3g} to {max(speeds):.3g})" if len(speeds) > 1 else ""
+        cells += [f"{middle:.3g}{spread}", format_hours(FRAMES / middle / 3600)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
