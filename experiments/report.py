@@ -292,9 +292,12 @@ def videos(found: Found, out: pathlib.Path, embed: bool) -> list[dict]:
 
 def poster(path: pathlib.Path) -> str:
     """A picture from the first third of a film, as a data address."""
-    with av.open(str(path)) as container:
-        wanted = container.streams.video[0].frames // 3
-        picture = next(frame for number, frame in enumerate(container.decode(video=0)) if number >= wanted)
+    try:
+        with av.open(str(path)) as container:
+            wanted = container.streams.video[0].frames // 3
+            picture = next(frame for number, frame in enumerate(container.decode(video=0)) if number >= wanted)
+    except (av.error.FFmpegError, IndexError, StopIteration):
+        raise config.UserError(f"{path} is damaged: delete it and run this again", 1) from None
     data = io.BytesIO()
     picture.to_image().resize((160, 160)).save(data, "JPEG", quality=70)
     return data_address(data.getvalue(), "image/jpeg")

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments import report, runs
 from experiments.figures import REFERENCE, learning_curves
+from experiments.profiles import PROFILES
 from pixel_ddpg import baseline, config, files, machine, presets, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
 from pixel_ddpg.run import format_hours, replay_bytes
@@ -305,6 +306,15 @@ def resources_table(folders: list[pathlib.Path]) -> str:
     return "\n".join(lines)
 
 
+def quick_note(found: runs.Found) -> str:
+    """What `profile=quick` takes on two cores, from these runs of its first seed."""
+    seeds, hours = PROFILES["quick"]["seeds"], sum(run.hours for run in found.runs)
+    return (
+        f"`profile=quick` is {seeds} seeds of the {len(found.runs)} runs of State against pixels below, which took "
+        f"{hours:.1f} hours together: {format_hours(seeds * hours / 2)} on two cores."
+    )
+
+
 def fill(path: pathlib.Path, name: str, text: str) -> None:
     """Replace what stands between <!-- name --> and <!-- end name -->; ValueError where they do not stand."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
@@ -327,7 +337,8 @@ def main(options: Results) -> None:
     for path in (readme, FOLDER / "README.md"):
         fill(path, "figure2", report.summary(compared))
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
-    fill(readme, "resources", resources_table([FOLDER / name for name in MEASURED]))
+    resources = resources_table([FOLDER / name for name in MEASURED])
+    fill(readme, "resources", f"{resources}\n\n{quick_note(compared)}")
     experiments = FOLDER.parent / "README.md"
     fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())

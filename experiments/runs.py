@@ -127,6 +127,15 @@ def read(folder: pathlib.Path) -> Run:
     return Run(folder, trainer.read_config(folder), tuple(read_rows(folder / "metrics.jsonl")))
 
 
+def read_plan(path: pathlib.Path) -> dict:
+    """What a suite wants: its command, and (task, obs, preset, seed) of each run."""
+    try:
+        plan = json.loads(path.read_bytes())
+        return {"command": plan["command"], "runs": [tuple(each) for each in plan["runs"]]}
+    except (ValueError, TypeError, KeyError):
+        raise config.UserError(f"{path} is damaged: delete it and run this again", 1) from None
+
+
 @dataclass
 class Found:
     """All runs of a report, and those that a suite's plan wants."""
@@ -193,8 +202,8 @@ def collect(folders: list[str], preset: str = "") -> Found:
         other = seen.setdefault((run.task, run.variant, run.settings.seed), run)
         if other is not run:
             raise config.UserError(f"{other.folder} and {run.folder} are the same task, variant and seed: name one")
-    plans = [json.loads(path.read_text()) for folder in folders for path in sorted(pathlib.Path(folder).rglob(PLAN))]
-    wanted = list(dict.fromkeys(tuple(each) for plan in plans for each in plan["runs"]))
+    plans = [read_plan(path) for folder in folders for path in sorted(pathlib.Path(folder).rglob(PLAN))]
+    wanted = list(dict.fromkeys(each for plan in plans for each in plan["runs"]))
     names = [run.settings.preset for run in found]
     if preset and preset not in names:
         raise config.UserError(f"no run of preset {preset}; there are {', '.join(dict.fromkeys(names))}")

@@ -1,5 +1,8 @@
 """Runs small enough for tests."""
 
+import contextlib
+import importlib
+import io
 import os
 import pathlib
 import subprocess
@@ -86,6 +89,21 @@ def command(module: str, *words: str, **options) -> tuple[int, str, str]:
     process = start(module, *words, **options)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def call(module: str, *words: str) -> tuple[int, str, str]:
+    """As `command`, in this process, which saves seconds: for mistakes that are told before anything begins."""
+    out, err, kept, threads = io.StringIO(), io.StringIO(), sys.argv, torch.get_num_threads()
+    sys.argv = [module, *words]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = importlib.import_module(module).main() or 0
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = kept
+        torch.set_num_threads(threads)
+    return code, out.getvalue(), err.getvalue()
 
 
 def work(number: int, threads: int) -> int:

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from small import command
+from small import call
 
 from experiments import panels, report, runs
 from experiments.profiles import CONTROLS
@@ -176,6 +176,18 @@ def test_two_folders_of_the_same_run_are_refused(three_tasks, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [("suite.json", b"{"), ("suite.json", b"[]"), ("cart/pixels/fast/seed0/videos/20000.mp4", b"no film")],
+)
+def test_a_damaged_file_is_told_by_name(name, content, three_tasks, tmp_path):
+    """A traceback of a JSON or film reader."""
+    (three_tasks / name).parent.mkdir(exist_ok=True)
+    (three_tasks / name).write_bytes(content)
+    with pytest.raises(config.UserError, match=f"{name} is damaged: delete it"):
+        report.make([str(three_tasks)], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "which runs? runs=[runs/quick]"),
@@ -184,7 +196,7 @@ def test_two_folders_of_the_same_run_are_refused(three_tasks, tmp_path):
     ],
 )
 def test_mistakes_are_told_in_one_line(words, said, tmp_path):
-    code, out, err = command("experiments.report", *(word.format(tmp_path) for word in words), f"out={tmp_path}/out")
+    code, out, err = call("experiments.report", *(word.format(tmp_path) for word in words), f"out={tmp_path}/out")
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and said in err
     assert not (tmp_path / "out").exists()
 

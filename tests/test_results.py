@@ -6,7 +6,7 @@ import shutil
 import av
 import numpy as np
 import pytest
-from small import STATE, command, rows, train
+from small import STATE, call, command, rows, train
 
 from experiments import figures, grid, report, results, runs
 from pixel_ddpg import baseline, config, tasks, trainer
@@ -119,7 +119,9 @@ def test_the_tables_are_those_of_the_files():
     """Results, or docstrings, that `python -m experiments.results` has not seen."""
     root = results.FOLDER.parent.parent
     assert results.paper_table() in (root / "README.md").read_text()
-    assert report.summary(runs.collect([str(results.FOLDER / "figure2")])) in (root / "README.md").read_text()
+    compared = runs.collect([str(results.FOLDER / "figure2")])
+    for text in (report.summary(compared), results.quick_note(compared)):
+        assert text in (root / "README.md").read_text()
     folders = [results.FOLDER / name for name in results.MEASURED]
     assert results.resources_table(folders) in (root / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
@@ -186,5 +188,5 @@ def test_mistakes_in_a_grid_are_told_in_one_line():
     """A traceback for a misspelt tag or agent."""
     for words, part in ((["tag=tabel1"], "did you mean table1"), (["agent=planer"], "did you mean planner"),
                         (["out=a.gif"], "must end in .mp4"), (["size=33"], "even")):  # fmt: skip
-        code, _, err = command("experiments.grid", *words)
+        code, _, err = call("experiments.grid", *words)
         assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err

@@ -203,9 +203,7 @@ def test_killed_workers_and_drivers_change_no_result(tmp_path):
     code, out, err = command("experiments.suite", *words)
     assert code == 0, (out, err)
     for seed in (0, 1):
-        by_hand = [f"run_dir={tmp_path}/b{seed}", f"seed={seed}", "checkpoint_minutes=0.01"]
-        code, *said = command("pixel_ddpg.run", *STATE, *by_hand, "frames=4000")
-        assert code == 0, said
+        train([*STATE, f"seed={seed}", "checkpoint_minutes=0.01", "frames=4000"], tmp_path / f"b{seed}")
         assert_same_run(folder(tmp_path / "a", seed), tmp_path / f"b{seed}")
     before = {path: path.stat().st_mtime for path in (tmp_path / "a").rglob("metrics.jsonl")}
     code, out, err = command("experiments.suite", *words)
