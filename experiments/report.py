@@ -53,6 +53,8 @@ def data_address(data: bytes, kind: str) -> str:
 
 def figure(name: str, drawn: list[Draw], size: tuple[float, float], of: list[Run], out: pathlib.Path) -> dict:
     """Panels for the page, also written as files, with what they were made of."""
+    for kind in () if drawn else ("png", "svg", "csv"):  # of other runs, whose report was here
+        (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     single = panels.draw(drawn, out / "figures", name, size) if drawn else []
     return {"panels": [Markup(svg) for svg in single], "made": made(of)} | (numbers(name, out) if drawn else {})
 

@@ -1,5 +1,6 @@
 """Folders of runs, read back: all that tables, figures and reports know of them."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -103,7 +104,8 @@ class Run:
     @functools.cached_property
     def changes(self) -> list[str]:
         """The fields, as key=value, in which it differs from its preset as that is now."""
-        return config.differences(self.settings, config.compose(self.words))
+        preset = config.composed(*(word for word in self.words if not word.startswith("seed=")))
+        return config.differences(self.settings, dataclasses.replace(preset, seed=self.settings.seed))
 
 
 references = functools.cache(baseline.references)

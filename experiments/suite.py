@@ -172,7 +172,8 @@ def unfinished(jobs: list[Job], frames: int) -> list[Job]:
     for job in jobs:
         found = (job.run_dir / "config.yaml").exists()
         if found or (job.obs, job.preset) not in checked:
-            wanted = config.compose(list(job.words))
+            shared = [word for word in job.words if not word.startswith(("seed=", "run_dir="))]
+            wanted = dataclasses.replace(config.composed(*shared), seed=job.seed)
             config.check(wanted)
             checked.add((job.obs, job.preset))
         if found and (changed := config.differences(trainer.read_config(job.run_dir), wanted)):

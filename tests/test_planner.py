@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_are
-from small import command, work
+from small import call, command, work
 
 from pixel_ddpg import baseline, config, files, rendering, tasks
 from pixel_ddpg.environment import Environment
@@ -237,13 +237,13 @@ def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     more = json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"]
     assert more[:2] == result["episodes"] and len(more) == 3
 
-    code, _, err = command(BASELINE, *words, "episodes=3", "overwrite=true")
+    code, _, err = call(BASELINE, *words, "episodes=3", "overwrite=true")
     assert code == 0 and "to run" not in err  # what fits stays
-    code, _, err = command(BASELINE, *words, "action_repeat=4")
+    code, _, err = call(BASELINE, *words, "action_repeat=4")
     assert code == 2 and "overwrite=true" in err and err.count("\n") == 1
     assert json.loads((tmp_path / "pendulum-random.json").read_text())["episodes"] == more
     (tmp_path / "pendulum-random.json").write_text("{")
-    code, _, err = command(BASELINE, *words)
+    code, _, err = call(BASELINE, *words)
     assert code == 1 and "is no result of" in err and err.count("\n") == 1
     code, _, err = command(BASELINE, *words, "overwrite=true")
     assert code == 0 and baseline.read(tmp_path / "pendulum-random.json")["episodes"][0]["seed"] == 3
@@ -353,7 +353,7 @@ def test_a_lock_is_not_of_a_deleted_file(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(words, part):
     """A traceback, or a table made with another policy."""
-    code, _, err = command(BASELINE, *words)
+    code, _, err = call(BASELINE, *words)
     assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
 
 
@@ -363,5 +363,5 @@ def test_a_planner_plays(tmp_path):
                     f"out={tmp_path}/{agent}.mp4")[1] for agent in ("planner", "random")]  # fmt: skip
     planned, random = (float(line.split("return ")[1].split()[0]) for line in said)
     assert planned > 800 > 1.2 * random and (tmp_path / "planner.mp4").stat().st_size > 1000
-    code, _, err = command("pixel_ddpg.play", "task=torcs", "agent=planner", f"out={tmp_path}/a.mp4")
+    code, _, err = call("pixel_ddpg.play", "task=torcs", "agent=planner", f"out={tmp_path}/a.mp4")
     assert code == 2 and "not made with MuJoCo" in err and err.count("\n") == 1

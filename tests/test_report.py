@@ -144,6 +144,14 @@ def test_the_page_asks_for_nothing_else(three_tasks, tmp_path):
             assert (tmp_path / "out" / "figures" / f"{name}.{kind}").stat().st_size > 30, (name, kind)
 
 
+def test_a_figure_of_other_runs_does_not_stay(three_tasks, tmp_path):
+    """Yesterday's figure beside today's report, and in W&B's."""
+    for folder in (three_tasks, three_tasks / "torcs"):
+        report.make([str(folder)], tmp_path / "out")
+    there = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert "curves.png" in there and not {"figure2.png", "state_pixels.svg", "profile.csv"} & there
+
+
 def test_figure3_has_the_pairs_that_runs_recorded(three_tasks, tmp_path):
     """Axes that are swapped."""
     report.figure3(runs.collect([str(three_tasks)]), tmp_path)
