@@ -127,6 +127,8 @@ def warnings(found: Found) -> list[str]:
         said.append(f"The budget is {frames[-1]:,} frames a run; the paper's numbers are after {PAPER_FRAMES:,} steps.")
     if len(frames) > 1:
         said.append(f"Budgets differ: {', '.join(f'{each:,}' for each in frames)} frames.")
+    if max(len(found.of(task, variant)) for task in found.tasks for variant in found.variants) == 1:
+        said.append("One seed of each: luck cannot be told from skill, and no interval can be given.")
     if found.main != "ddpg2016":
         said.append(f"{found.main} is not the paper's algorithm; ddpg2016 is.")
     if count := len(found.missing()):
@@ -139,6 +141,8 @@ def warnings(found: Found) -> list[str]:
         said.append(
             f"Variants have finished different numbers of tasks ({counts}): their means are of different tasks."
         )
+    if below := below_paper(found):
+        said.append(f"More than {NEAR} of a score below the paper's average: {below}.")
     if changed := [run for run in found.runs if run.changes]:
         words = sorted({word for run in changed for word in run.changes})
         said.append(f"Runs that differ from their preset as it is now: {len(changed)}, in {' '.join(words)}.")
@@ -171,6 +175,16 @@ def table1(found: Found) -> list[dict]:
             row["returns"].append(", ".join(f"{value:.0f}" for value in finals) or "missing")
         rows.append(row)
     return rows
+
+
+def below_paper(found: Found) -> str:
+    """The tasks of each of Table 1's columns where ours is the worse average."""
+    worse: dict[str, list[str]] = {}
+    for row in table1(found):
+        for number in row["numbers"][::2] if row["ends"] else ():
+            if None not in (number["ours"], number["paper"]) and number["ours"] < number["paper"] - NEAR:
+                worse.setdefault(number["column"].removesuffix(" avg"), []).append(row["task"])
+    return "; ".join(f"{name}: {', '.join(names)}" for name, names in worse.items())
 
 
 def summary(found: Found) -> str:

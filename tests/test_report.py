@@ -92,7 +92,17 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
         "tasks (state, fast_no_target: 1; pixels, fast: 2; state, fast: 1)",
     ):  # fmt: skip
         assert words in said
+    assert "One seed" not in said
+    single = runs.collect([str(three_tasks / "cheetah-run")])
+    assert "One seed of each: luck cannot be told" in " ".join(report.warnings(single))
     assert found.commands == ["make suite"] and found.tasks[-1] == "cheetah-run" and "pendulum" in found.tasks
+
+
+def test_where_the_paper_is_better_is_said(three_tasks):
+    """A worse result passed over in silence, a better one called worse, raw returns taken for scores."""
+    found = runs.collect([str(three_tasks)])
+    assert report.below_paper(found) == "pixels: cart; control: cart"  # 0.62 and 0.10; the paper's are 1.10 and 0.34
+    assert "below the paper's average: pixels: cart; control: cart." in " ".join(report.warnings(found))
 
 
 def test_curves_are_the_runs_own(three_tasks, tmp_path):
