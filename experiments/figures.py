@@ -76,7 +76,8 @@ def draw_panel(axis, task: str, members: list[runs.Run]) -> None:
         style = "-" if preset == "fast" else "--"
         axis.plot(*_thousands(run.curve), style, marker=".", color=COLOURS[obs], label=None if label in seen else label)
         seen.add(label)
-    axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0, None))
+    lowest = min((value for run in members for _, value in run.curve), default=0)
+    axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0 if lowest >= 0 else None, None))
     axis.spines[["top", "right"]].set_visible(False)
 
 

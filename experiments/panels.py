@@ -130,7 +130,7 @@ def has_published(task: str, last: int) -> bool:
 
 def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     """Density of Q(s, mu(s)) over the discounted return that followed, in the last evaluation's episodes."""
-    pairs = [pair for run in runs for row in run.of_kind("values") for pair in zip(row["observed"], row["q"])]
+    pairs = [pair for run in runs for row in run.of_kind("values")[-1:] for pair in zip(row["observed"], row["q"])]
     pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
     variant = runs[0].variant
     axis.set(title=f"{task}, {variant[1]}", xlabel="observed return, discounted", ylabel="estimated Q")

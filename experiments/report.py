@@ -135,12 +135,10 @@ def warnings(found: Found) -> list[str]:
         said.append(f"Missing: {count} of {len(found.wanted)} runs.")
     if count := sum(not run.is_whole for run in found.runs):
         said.append(f"Unfinished runs: {count}. Their curves are shown, but they do not count in tables.")
-    done = {panels.label(variant): len(found.scores(variant)) for variant in found.variants}
+    done = {panels.label(variant): frozenset(found.scores(variant)) for variant in found.variants}
     if len(set(done.values())) > 1:
-        counts = "; ".join(f"{name}: {count}" for name, count in done.items())
-        said.append(
-            f"Variants have finished different numbers of tasks ({counts}): their means are of different tasks."
-        )
+        counts = "; ".join(f"{name}: {len(names)}" for name, names in done.items())
+        said.append(f"Variants have finished different tasks ({counts}): their means cannot be compared.")
     if below := below_paper(found):
         said.append(f"More than {NEAR} of a score below the paper's average: {below}.")
     if changed := [run for run in found.runs if run.changes]:

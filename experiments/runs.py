@@ -77,9 +77,9 @@ class Run:
 
     @property
     def video(self) -> pathlib.Path | None:
-        """The last film of its policy."""
-        films = sorted(self.folder.glob("videos/*.mp4"), key=lambda path: path.stat().st_mtime)
-        return films[-1] if films else None
+        """The film of its last evaluation."""
+        films = [path for path in self.folder.glob("videos/*.mp4") if path.stem.isdigit()]  # named by its frame
+        return max(films, key=lambda path: int(path.stem), default=None)
 
     def of_kind(self, kind: str) -> list[dict]:
         """The rows of metrics.jsonl of one kind."""

@@ -225,16 +225,22 @@ def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
     return max(1, room[why]), why
 
 
+def share(plan: Suite) -> dict[str, float]:
+    """What a run takes of a machine's cores and, where there are any, GPUs."""
+    gpu = {"num_gpus": 1 / plan.runs_per_gpu} if ray.cluster_resources().get("GPU") else {}
+    return {"num_cpus": plan.threads, **gpu}
+
+
 def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
-    """What each run will take, measured by short tries on all cores at once."""
+    """What each run will take, measured by short tries, as many at once as runs would be."""
     order = sorted(jobs, key=lambda job: job.obs)  # pixels first: see worker.measure
     alike: dict[tuple, list[Job]] = {}  # seeds cost the same
     for job in order:
         alike.setdefault((job.task, job.obs, job.preset), []).append(job)
     groups = list(alike.values())
-    parts = [groups[i :: rendering.available_threads()] for i in range(rendering.available_threads())]
-    parts = [part for part in parts if part]
-    remote = ray.remote(num_cpus=plan.threads, max_calls=1)(worker.measure)
+    at_once, _ = slots(plan, {})
+    parts = [part for i in range(at_once) if (part := groups[i::at_once])]
+    remote = ray.remote(max_calls=1, **share(plan))(worker.measure)
     refs = [remote.remote([list(group[0].words) for group in part], time.time()) for part in parts]
     costs = {}
     for part, found in zip(parts, ray.get(refs)):
@@ -255,8 +261,10 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
     variants = list(dict.fromkeys(f"{job.preset} {job.obs}" for job in jobs))
     known = [cost for cost in costs.values() if "hours" in cost]
     largest = {key: max((cost[key] for cost in known), default=0) for key in ("memory", "disk")}
-    kept = "disk" if plan.keep_replay else "kept"
-    needed = at_once * largest["disk"] + sum(cost[kept] for cost in known)
+    if plan.keep_replay:
+        needed = sum(cost["disk"] for cost in known)
+    else:
+        needed = at_once * largest["disk"] + sum(cost["kept"] for cost in known)
     existing = next(folder for folder in (pathlib.Path(plan.out), *pathlib.Path(plan.out).parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     size = machine.format_bytes
@@ -418,8 +426,7 @@ def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
 
 def starter(plan: Suite) -> Callable:
     """The function that gives a run to Ray: it begins in a fresh process as soon as there is room."""
-    gpu = {"num_gpus": 1 / plan.runs_per_gpu} if ray.cluster_resources().get("GPU") else {}
-    train = ray.remote(num_cpus=plan.threads, max_calls=1, max_retries=0, **gpu)(worker.train)
+    train = ray.remote(max_calls=1, max_retries=0, **share(plan))(worker.train)
 
     def start(job: Job, cost: dict) -> ray.ObjectRef:
         given = train.options(memory=cost.get("memory", 0), name=job.name)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -89,10 +90,12 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
         "20,000 frames a run; the paper's numbers are after 2,500,000", "Missing: 2 of 3 runs",
         "Unfinished runs: 1.",
         "Runs that differ from their preset as it is now: 1, in agent.tau=0.5", "fast is not the paper's algorithm",
-        "tasks (state, fast_no_target: 1; pixels, fast: 2; state, fast: 1)",
+        "different tasks (state, fast_no_target: 1; pixels, fast: 2; state, fast: 1)",
     ):  # fmt: skip
         assert words in said
     assert "One seed" not in said
+    shutil.rmtree(three_tasks / "cart" / "pixels")
+    assert "finished different tasks (" in " ".join(report.warnings(runs.collect([str(three_tasks)])))
     single = runs.collect([str(three_tasks / "cheetah-run")])
     assert "One seed of each: luck cannot be told" in " ".join(report.warnings(single))
     assert found.commands == ["make suite"] and found.tasks[-1] == "cheetah-run" and "pendulum" in found.tasks
@@ -167,6 +170,23 @@ def test_figure3_has_the_pairs_that_runs_recorded(three_tasks, tmp_path):
     report.figure3(runs.collect([str(three_tasks)]), tmp_path)
     rows = list(csv.DictReader((tmp_path / "figures" / "figure3.csv").open()))
     assert {(row["observed"], row["q"]) for row in rows} == {("1.5", "1.0"), ("2.5", "2.0")}
+
+
+def test_only_the_last_evaluation_is_shown(three_tasks, tmp_path):
+    """Figure 3 of a run that went on, with what its critic said before; the film of another command."""
+    folder = three_tasks / "cart" / "pixels" / "fast" / "seed0"
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"kind": "values", "frame": 9, "hours": 1, "q": [7.0], "observed": [8.0]}) + "\n")
+    (folder / "videos").mkdir()
+    for name in ("9000.mp4", "20000.mp4", "evaluation-30000.mp4"):
+        (folder / "videos" / name).touch()
+    found = runs.collect([str(three_tasks)])
+    (run, _) = found.of("cart", found.pixels)
+    assert run.video.name == "20000.mp4"
+    figure, axis = panels.plt.subplots()
+    rows = panels.q_against_return(axis, "cart", [run])
+    panels.plt.close(figure)
+    assert [(row["observed"], row["q"]) for row in rows] == [(8.0, 7.0)]
 
 
 def test_published_results_are_those_of_the_same_task(tmp_path):

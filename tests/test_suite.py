@@ -7,6 +7,7 @@ import pathlib
 import random
 import signal
 import time
+import types
 
 import psutil
 import pytest
@@ -112,6 +113,25 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     (other,) = suite.make_jobs(plan(*words, "agent.tau=0.5"))
     with pytest.raises(config.UserError, match=r"was started with agent.tau=0.01: .*out="):
         suite.unfinished([other], 100)
+
+
+def test_runs_are_measured_where_they_will_run(monkeypatch):
+    """The speed of the CPU, and a replay in RAM, foretold of runs that get a GPU; more tries at once than runs."""
+    asked = []
+
+    def remote(**options):
+        def submit(runs, start):
+            asked.append(options)
+            return [{"hours": 1.0} for _ in runs]
+
+        return lambda function: types.SimpleNamespace(remote=submit)
+
+    monkeypatch.setattr(suite.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 1.0})
+    monkeypatch.setattr(suite.ray, "remote", remote)
+    monkeypatch.setattr(suite.ray, "get", lambda results: results)
+    settled = plan("tasks=[cart,pendulum,cheetah]", "obs=state", "preset=fast", "seeds=2", "runs_per_gpu=2")
+    assert len(suite.measure(suite.make_jobs(settled), settled)) == 6
+    assert asked == [{"max_calls": 1, "num_cpus": 1, "num_gpus": 0.5}] * 2
 
 
 def test_makespan_is_that_of_a_naive_queue():
