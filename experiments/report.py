@@ -182,7 +182,8 @@ def below_paper(found: Found) -> str:
         for number in row["numbers"][::2] if row["ends"] else ():
             if None not in (number["ours"], number["paper"]) and number["ours"] < number["paper"] - NEAR:
                 worse.setdefault(number["column"].removesuffix(" avg"), []).append(row["task"])
-    return "; ".join(f"{name}: {', '.join(names)}" for name, names in worse.items())
+    said = {name: ", ".join(names) if len(names) <= 6 else f"{len(names)} tasks" for name, names in worse.items()}
+    return "; ".join(f"{name}: {text}" for name, text in said.items())
 
 
 def summary(found: Found) -> str:

@@ -492,7 +492,8 @@ def main(options: Suite) -> int:
 def write_plan(plan: Suite, jobs: list[Job]) -> None:
     """The command and its runs, for reports."""
     wanted = [(job.task, job.obs, job.preset, job.seed) for job in jobs]
-    content = {"command": shlex.join(["python", "-m", "experiments.suite", *sys.argv[1:]]), "runs": wanted}
+    command = shlex.join(["python", *sys.orig_argv[1:]])  # as typed: sys.argv has Hydra's words
+    content = {"command": command, "runs": wanted}
     files.write_atomically(pathlib.Path(plan.out, runs.PLAN), json.dumps(content).encode())
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shlex
 import signal
 import time
 import types
@@ -230,7 +231,9 @@ def test_killed_workers_and_drivers_change_no_result(tmp_path):
     code, out, err = command("experiments.suite", *words)
     assert code == 0 and "2 are done" in out, (out, err)
     assert before == {path: path.stat().st_mtime for path in (tmp_path / "a").rglob("metrics.jsonl")}
-    assert len(json.loads((tmp_path / "a" / "suite.json").read_text())["runs"]) == 2
+    said = json.loads((tmp_path / "a" / "suite.json").read_text())
+    assert len(said["runs"]) == 2 and said["command"].startswith("python -m experiments.suite tasks=cartpole-swingup ")
+    assert set(words) <= set(shlex.split(said["command"]))  # as typed
 
 
 def test_ctrl_c_saves_and_reports(tmp_path):
