@@ -27,7 +27,7 @@ from rich.text import Text
 
 from experiments import report, runs, worker
 from experiments.profiles import LADDER, PROFILES, SETS
-from pixel_ddpg import config, files, machine, rendering, tasks, trainer
+from pixel_ddpg import checkpoint, config, files, machine, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
 from pixel_ddpg.run import format_hours
 
@@ -244,8 +244,17 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
     refs = [remote.remote([list(group[0].words) for group in part], time.time()) for part in parts]
     costs = {}
     for part, found in zip(parts, ray.get(refs)):
-        costs |= {job: cost for group, cost in zip(part, found) for job in group}
+        costs |= {job: dict(cost) for group, cost in zip(part, found) for job in group}
+    for job, cost in costs.items():
+        if "hours" in cost:
+            cost["hours"] *= to_do(job, plan.frames)
     return {job: costs[job] for job in jobs}
+
+
+def to_do(job: Job, frames: int) -> float:
+    """The share of a run that comes after its newest checkpoint."""
+    found = checkpoint.newest(job.run_dir)
+    return 1 - checkpoint.frame_of(found) / frames if found else 1.0
 
 
 def makespan(hours: list[float], at_once: int) -> float:

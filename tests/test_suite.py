@@ -103,6 +103,16 @@ def test_the_first_seed_of_all_comes_first():
     assert seeds == sorted(seeds)
 
 
+def test_a_run_that_goes_on_is_planned_for_its_rest(tmp_path):
+    """Hours of a plan that count what is done already."""
+    words = ["tasks=cartpole", "obs=state", "preset=fast", "seeds=1", "frames=100", f"out={tmp_path}"]
+    (job,) = suite.make_jobs(plan(*words))
+    assert suite.to_do(job, 100) == 1
+    for name in ("000000000050", "000000000075"):
+        (job.run_dir / "checkpoints" / name).mkdir(parents=True)
+    assert suite.to_do(job, 100) == 0.25
+
+
 def test_a_run_of_other_settings_is_refused(tmp_path):
     """A folder whose finished runs are taken for those that are asked for."""
     words = ["tasks=cartpole", "obs=state", "preset=fast", "seeds=1", "frames=100", f"out={tmp_path}"]
