@@ -68,20 +68,21 @@ def draw_panel(axis, task: str, members: list[runs.Run]) -> None:
     published = published_curve(task, last)
     label = "DrQ-v2's seeds, action repeat 2"
     for number, curve in enumerate(published.values()):
-        axis.plot(*_thousands(curve), color="0.75", linewidth=0.8, label=label if number == 0 else None)
+        axis.plot(*thousands(curve), color="0.75", linewidth=0.8, label=label if number == 0 else None)
     seen = set()
     for run in members:
         preset, obs = run.variant
         label = f"{preset}, {obs}"
         style = "-" if preset == "fast" else "--"
-        axis.plot(*_thousands(run.curve), style, marker=".", color=COLOURS[obs], label=None if label in seen else label)
+        axis.plot(*thousands(run.curve), style, marker=".", color=COLOURS[obs], label=None if label in seen else label)
         seen.add(label)
     lowest = min((value for run in members for _, value in run.curve), default=0)
     axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0 if lowest >= 0 else None, None))
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _thousands(curve: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
+def thousands(curve: runs.Curve) -> tuple[list[float], list[float]]:
+    """A curve's x and y, x in thousand frames."""
     return [frame / 1000 for frame, _ in curve], [value for _, value in curve]
 
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import statistics
-from experiments.figures import REFERENCE, published_curve
+from experiments.figures import REFERENCE, published_curve, thousands
 from experiments.runs import Curve, Run, Variant, score
 from pixel_ddpg import tasks
 
@@ -56,22 +56,13 @@ def curves(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     for variant, members in sorted(by_variant.items(), key=lambda item: item[0][1]):
         for run in members:
             points = [(x, score_of(task, value)) for x, value in run.curve]
-            axis.plot(*_xy(points), color=COLOURS[variant], linewidth=0.8, alpha=0.55 if len(members) > 1 else 1)
-            rows += [
-                {
-                    "task": task,
-                    "preset": variant[0],
-                    "obs": variant[1],
-                    "seed": run.settings.seed,
-                    "frame": x,
-                    "score": y,
-                }
-                for x, y in points
-            ]
+            axis.plot(*thousands(points), color=COLOURS[variant], linewidth=0.8, alpha=0.55 if len(members) > 1 else 1)
+            rows += _numbers(task, variant, run.settings.seed, points, "score")
         if len(members) > 1:
             mean = _mean([run.curve for run in members])
             points = [(x, score_of(task, value)) for x, value in mean]
-            axis.plot(*_xy(points), color=COLOURS[variant], linewidth=2.2)
+            axis.plot(*thousands(points), color=COLOURS[variant], linewidth=2.2)
+            rows += _numbers(task, variant, "mean", points, "score")
     scored = score(task, 0.0) is not None
     for level in (0, 1) if scored else ():
         axis.axhline(level, color="#8c959f", linewidth=0.7, linestyle=":", zorder=0)
@@ -83,8 +74,10 @@ def curves(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
 _UNITS = {"frame": "thousand frames", "hours": "hours"}
 
 
-def _xy(points: Curve) -> tuple[list[float], list[float]]:
-    return [frame / 1000 for frame, _ in points], [value for _, value in points]
+def _numbers(task: str, variant: Variant, seed: int | str, points: Curve, name: str) -> Rows:
+    """A curve's rows of a CSV; the variant of a published one is (method, obs)."""
+    given = {"task": task, "preset": variant[0], "obs": variant[1], "seed": seed}
+    return [{**given, "frame": frame, name: value} for frame, value in points]
 
 
 def _mean(curves: list[Curve]) -> Curve:
@@ -100,15 +93,16 @@ def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     """Returns of one task and, in grey, what others have published of it up to the same frame."""
     rows, last = [], max((run.frame for run in runs), default=0)
     name = tasks.CATALOGUE[task].same_as
-    for number, curve in enumerate(published_curve(name, last).values()):
-        axis.plot(*_xy(curve), color="0.8", linewidth=0.7, label="DrQ-v2's seeds" if number == 0 else None)
+    for seed, curve in published_curve(name, last).items():
+        axis.plot(*thousands(curve), color="0.8", linewidth=0.7)
+        rows += _numbers(task, ("DrQ-v2, published", "pixels"), seed, curve, "return")
     for (algorithm, obs), points in published_points(name, last).items():
         style = {"D4PG": "s", "DDPG": "^", "SAC": "v"}[algorithm]
-        axis.plot(*_xy(points), style, color="0.55", markersize=5, label=f"{algorithm}, {obs}")
-        rows += [{"task": task, "method": f"{algorithm}, {obs}", "frame": x, "return": y} for x, y in points]
+        axis.plot(*thousands(points), style, color="0.55", markersize=5)
+        rows += _numbers(task, (f"{algorithm}, published", obs), "mean", points, "return")
     for run in runs:
-        axis.plot(*_xy(run.curve), color=COLOURS[run.variant], linewidth=1.2)
-        rows += [{"task": task, "method": f"ours, {label(run.variant)}", "frame": x, "return": y} for x, y in run.curve]
+        axis.plot(*thousands(run.curve), color=COLOURS[run.variant], linewidth=1.2)
+        rows += _numbers(task, run.variant, run.settings.seed, run.curve, "return")
     axis.set(title=task, xlabel=_UNITS["frame"], ylabel="return")
     return rows
 
@@ -130,14 +124,16 @@ def has_published(task: str, last: int) -> bool:
 
 def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     """Density of Q(s, mu(s)) over the discounted return that followed, in the last evaluation's episodes."""
-    pairs = [pair for run in runs for row in run.of_kind("values")[-1:] for pair in zip(row["observed"], row["q"])]
-    pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
+    pairs = [
+        (run.settings.seed, *pair) for run in runs for pair in zip(run.values["observed"], run.values["q"])
+        if None not in pair
+    ]  # fmt: skip
     variant = runs[0].variant
     axis.set(title=f"{task}, {variant[1]}", xlabel="observed return, discounted", ylabel="estimated Q")
     if not pairs:
         axis.text(0.5, 0.5, "no pairs", ha="center", transform=axis.transAxes)
         return []
-    observed, estimated = np.array(pairs).T
+    _, observed, estimated = np.array(pairs).T
     low, high = min(observed.min(), estimated.min()), max(observed.max(), estimated.max())
     room = 0.05 * (high - low) or 1.0
     extent = (low - room, high + room) * 2
@@ -145,7 +141,8 @@ def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
                 mincnt=1, bins="log", linewidths=0.1)  # fmt: skip
     axis.plot(extent[:2], extent[:2], color="#8c959f", linewidth=0.8, linestyle=":")
     axis.set(xlim=extent[:2], ylim=extent[2:])
-    return [{"task": task, "preset": variant[0], "obs": variant[1], "observed": x, "q": y} for x, y in pairs]
+    given = {"task": task, "preset": variant[0], "obs": variant[1]}
+    return [{**given, "seed": seed, "observed": x, "q": y} for seed, x, y in pairs]
 
 
 def state_against_pixels(axis: plt.Axes, state: statistics.Scores, pixels: statistics.Scores) -> Rows:
@@ -182,13 +179,14 @@ def profile(axis: plt.Axes, scores: dict[Variant, statistics.Scores]) -> Rows:
     thresholds, rows = np.linspace(0, 1.2, 61), []
     for variant, each in scores.items():
         values = statistics.performance_profile(each, thresholds)
-        low, high = statistics.interval(lambda one: statistics.performance_profile(one, thresholds), each)
         axis.plot(thresholds, values, color=COLOURS[variant], label=label(variant))
-        axis.fill_between(thresholds, low, high, color=COLOURS[variant], alpha=0.15, linewidth=0)
-        rows += [
-            {"preset": variant[0], "obs": variant[1], "score": x, "fraction": y, "low": a, "high": b}
-            for x, y, a, b in zip(thresholds, values, low, high)
-        ]
+        bounds = ()
+        if statistics.varies(each):
+            bounds = statistics.interval(lambda one: statistics.performance_profile(one, thresholds), each)
+            axis.fill_between(thresholds, *bounds, color=COLOURS[variant], alpha=0.15, linewidth=0)
+        for x, y, *ends in zip(thresholds, values, *bounds):
+            row = {"preset": variant[0], "obs": variant[1], "score": x, "fraction": y}
+            rows.append(row | dict(zip(("low", "high"), ends)))
     axis.set(xlabel="score", ylabel="fraction of runs above it", ylim=(0, 1.02))
     axis.legend()
     return rows
@@ -201,18 +199,20 @@ def iqm_curve(axis: plt.Axes, variants: dict[Variant, list[Run]], over: str) -> 
         curves = {id(run): run.curve if over == "frame" else run.hours_curve for run in runs}
         first = max(curve[0][0] for curve in curves.values())
         last = min(curve[-1][0] for curve in curves.values())
+        mine = []
         for x in np.linspace(first, last, 21) if last > first else [first]:
             scores: dict[str, list[float]] = defaultdict(list)
             for run in runs:
                 scores[run.task].append(score(run.task, float(np.interp(x, *zip(*curves[id(run)])))))
-            low, high = statistics.interval(statistics.iqm, scores, repeats=500)
-            rows.append({"preset": variant[0], "obs": variant[1], over: float(x), "iqm": statistics.iqm(scores),
-                         "low": low, "high": high})  # fmt: skip
-        mine = [row for row in rows if (row["preset"], row["obs"]) == variant]
+            bounds = statistics.interval(statistics.iqm, scores) if statistics.varies(scores) else ()
+            row = {"preset": variant[0], "obs": variant[1], over: float(x), "iqm": statistics.iqm(scores)}
+            mine.append(row | dict(zip(("low", "high"), bounds)))
         x = [row[over] / (1000 if over == "frame" else 1) for row in mine]
         axis.plot(x, [row["iqm"] for row in mine], color=COLOURS[variant], label=label(variant))
-        axis.fill_between(x, [row["low"] for row in mine], [row["high"] for row in mine], color=COLOURS[variant],
-                          alpha=0.15, linewidth=0)  # fmt: skip
+        if bounds:
+            band = [[row[end] for row in mine] for end in ("low", "high")]
+            axis.fill_between(x, *band, color=COLOURS[variant], alpha=0.15, linewidth=0)
+        rows += mine
     axis.set(xlabel=_UNITS[over], ylabel="IQM of the scores")
     axis.legend()
     return rows

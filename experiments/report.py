@@ -20,12 +20,12 @@ from experiments.figures import REFERENCE
 from experiments.panels import Draw
 from experiments.profiles import FIGURE2
 from experiments.runs import Found, Run
-from pixel_ddpg import config, files, tasks, trainer
+from pixel_ddpg import config, files, presets, tasks, trainer
 
 FAILED = 0.1  # a seed whose final score is below
 NEAR = 0.05  # of a score: as good as
 PAPER_FRAMES = 2_500_000
-FIGURE3 = ("pendulum", "cartpole", "cheetah")
+FIGURE3 = ["pendulum", "cartpole", "cheetah"]
 COLUMNS = {"state": "lowd", "pixels": "pix", "control": "cntrl"}  # of Table 1: here, and in paper_table1.csv
 
 
@@ -36,8 +36,8 @@ class Report:
     runs: list[str] = field(default_factory=list)  # folders of runs, at any depth
     out: str = "report"
     compare: str = ""  # the preset that Table 1 and the comparisons are of; default: the one with most runs
-    embed: bool = False  # the films too, so that report.html needs no other file
-    wandb: str = ""  # entity/project: mirror the runs there, and make a W&B Report; the same as --wandb entity/project
+    embed: bool = False  # the films too, so that report.html can be sent alone
+    wandb: str | None = None  # entity/project: mirror the runs there and make a W&B Report; also --wandb entity/project
 
 
 config.register_command("report", Report, "experiments")
@@ -68,7 +68,7 @@ def made(of: list[Run]) -> str:
     """Budget, seeds, commit, machine and versions of some runs."""
     if not of:
         return ""
-    facts = [run.facts for run in of]
+    facts = [part for run in of for part in run.facts]
     frames = sorted({run.settings.frames for run in of})
     variants = sorted({panels.label(run.variant) for run in of})
     seeds = sorted({run.settings.seed for run in of})
@@ -83,7 +83,7 @@ def made(of: list[Run]) -> str:
         + (f" to {frames[-1]:,}" if len(frames) > 1 else "")
         + f" frames, seeds {', '.join(map(str, seeds))}"
         + (f", {unfinished} unfinished" if unfinished else "")
-        + f". Commit {', '.join(sorted({(each.get('commit') or 'unknown')[:9] for each in facts}))}. "
+        + f". Commit {', '.join(sorted({commit for run in of for commit in run.commits}))}. "
         + f"{'; '.join(sorted(machines))}. {', '.join(sorted(versions))}."
     )
 
@@ -91,7 +91,7 @@ def made(of: list[Run]) -> str:
 def spread(statistic, *scores: statistics.Scores) -> str:
     """A number with its 95% interval; none where each task has one seed."""
     value = f"{statistic(*scores):z.2f}"
-    if all(len(each) == 1 for one in scores for each in one.values()):
+    if not statistics.varies(*scores):
         return value
     low, high = statistics.interval(statistic, *scores)
     return f"{value} [{low:z.2f}, {high:z.2f}]"
@@ -108,7 +108,8 @@ def answer(found: Found) -> str:
         return "No task has a finished run from state and one from pixels yet."
     state, pixels = ({task: each[task] for task in common} for each in (state, pixels))
     near = sum(np.mean(pixels[task]) >= np.mean(state[task]) - NEAR for task in common)
-    frames = sorted({run.settings.frames for run in found.runs if run.variant in (found.state, found.pixels)})
+    members = [run for task in common for variant in (found.state, found.pixels) for run in found.of(task, variant)]
+    frames = sorted({run.settings.frames for run in members if run.is_whole})
     count = f"{len(common)} task{'s' * (len(common) > 1)}"
     return (
         f"From pixels, {found.main} reaches {spread(statistics.iqm, pixels)} of the way from random actions to the "
@@ -127,8 +128,13 @@ def warnings(found: Found) -> list[str]:
         said.append(f"The budget is {frames[-1]:,} frames a run; the paper's numbers are after {PAPER_FRAMES:,} steps.")
     if len(frames) > 1:
         said.append(f"Budgets differ: {', '.join(f'{each:,}' for each in frames)} frames.")
-    if max(len(found.of(task, variant)) for task in found.tasks for variant in found.variants) == 1:
+    seeds = [sum(run.is_whole for run in found.of(task, each)) for task in found.tasks for each in found.variants]
+    if max(seeds) == 1:
         said.append("One seed of each: luck cannot be told from skill, and no interval can be given.")
+    other = [run for run in found.runs if run.settings.env.action_repeat != presets.action_repeat(run.task)]
+    if other:
+        names = ", ".join(dict.fromkeys(panels.label(run.variant) for run in other))
+        said.append(f"Runs with another action repeat than the policies of 0 and 1: {len(other)} ({names}).")
     if found.main != "ddpg2016":
         said.append(f"{found.main} is not the paper's algorithm; ddpg2016 is.")
     if count := len(found.missing()):
@@ -192,7 +198,7 @@ def summary(found: Found) -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for row in table1(found):
         state, _, pixels, _, control, _ = (cell["text"] for cell in row["cells"])
-        seeds = ", ".join(str(number["seeds"]) for number in row["numbers"][::2])
+        seeds = ", ".join(str(row["numbers"][column]["seeds"]) for column in (2, 0, 4))
         paper = [row["cells"][column]["paper"] for column in (2, 0)]
         lines.append(f"| {' | '.join([row['task'], pixels, state, control, *paper, seeds])} |")
     return "\n".join([answer(found), "", *(f"- {said}" for said in warnings(found)), "", *lines])
@@ -219,8 +225,8 @@ def cell(ours: float | None, paper: float | None, scored: bool, members: list[Ru
 
 def learning_curves(found: Found, out: pathlib.Path) -> dict[str, dict]:
     """The paper's ten panels, and all other tasks."""
-    sections = {}
-    for name, names in (("figure2", FIGURE2), ("curves", [task for task in found.tasks if task not in FIGURE2])):
+    sections, papers = {}, found.like(FIGURE2)
+    for name, names in (("figure2", papers), ("curves", [task for task in found.tasks if task not in papers])):
         of = {task: found.ordered(task) for task in names if found.ordered(task)}
         drawn = [functools.partial(panels.curves, task=task, runs=members) for task, members in of.items()]
         sections[name] = figure(name, drawn, (2.7, 2.1), [run for members in of.values() for run in members], out)
@@ -229,9 +235,9 @@ def learning_curves(found: Found, out: pathlib.Path) -> dict[str, dict]:
 
 def figure3(found: Found, out: pathlib.Path) -> dict:
     """Estimated Q against observed returns."""
-    recorded = [run for run in found.runs if run.of_kind("values") and run.variant in (found.state, found.pixels)]
+    recorded = [run for run in found.runs if run.values and run.variant in (found.state, found.pixels)]
     names = {run.task for run in recorded}
-    chosen = [task for task in FIGURE3 if task in names] or sorted(names)[:3]
+    chosen = [task for task in found.like(FIGURE3) if task in names] or sorted(names)[:3]
     groups = [
         (task, [run for run in found.of(task, variant) if run in recorded])
         for variant in (found.state, found.pixels)
@@ -264,7 +270,7 @@ def aggregates(found: Found, out: pathlib.Path) -> dict:
         rows.append({
             "preset": variant[0], "obs": variant[1], "tasks": len(each), "runs": len(of[variant]),
             "iqm": spread(statistics.iqm, each), "failed": failed,
-            "frames_per_second": round(float(np.mean(speeds)), 1) if speeds else None,
+            "frames_per_second": round(float(np.mean(speeds)), 1) if speeds else "",
             "hours": round(float(np.mean([run.hours for run in of[variant]])), 3),
         })  # fmt: skip
     panels.write_csv(rows, out / "figures" / "aggregates.csv")
@@ -299,7 +305,7 @@ def videos(found: Found, out: pathlib.Path, embed: bool) -> list[dict]:
                 (out / "videos").mkdir(exist_ok=True)
                 shutil.copyfile(run.video, out / "videos" / name)
             source = data_address(run.video.read_bytes(), "video/mp4") if embed else f"videos/{name}"
-            value = run.of_kind("eval")[-1]["returns"][0]
+            value = run.of_kind("eval")[-1]["returns"][0]  # of the film's episode
             caption = f"{task}, {variant[1]}, seed {run.settings.seed}: return {value:.0f}"
             shown.append({"source": source, "poster": poster(run.video), "caption": caption})
     return shown
@@ -326,7 +332,7 @@ def runs_table(found: Found) -> list[dict]:
         rows.append({
             "name": f"{run.task}, {panels.label(run.variant)}, seed {run.settings.seed}", "final": run.final,
             "score": run.score, "frame": f"{run.frame:,}{state}", "hours": run.hours, "speed": run.frames_per_second,
-            "commit": (run.facts.get("commit") or "unknown")[:9], "command": run.command,
+            "commit": ", ".join(run.commits), "command": run.command,
         })  # fmt: skip
     return rows
 
@@ -342,8 +348,9 @@ def make(folders: list[str], out: pathlib.Path, preset: str = "", embed: bool = 
         colours={panels.label(variant): panels.COLOURS[variant] for variant in found.variants},
         table1=table1_section(found, out), curves=learning_curves(found, out), figure3=figure3(found, out),
         dots=state_against_pixels(found, out), together=aggregates(found, out), published=published(found, out),
-        videos=videos(found, out, embed), runs=runs_table(found), failed_below=FAILED, paper_frames=PAPER_FRAMES,
-        hours=sum(run.hours for run in found.runs), whole=sum(run.is_whole for run in found.runs),
+        videos=videos(found, out, embed), alone=embed, runs=runs_table(found), failed_below=FAILED,
+        paper_frames=PAPER_FRAMES, hours=sum(run.hours for run in found.runs),
+        whole=sum(run.is_whole for run in found.runs),
     )  # fmt: skip
     files.write_atomically(out / "report.html", page.encode())
     return found
@@ -358,7 +365,7 @@ def main(options: Report) -> None:
     out = pathlib.Path(options.out)
     found = make(options.runs, out, options.compare, options.embed)
     print(out / "report.html")
-    if options.wandb:
+    if options.wandb is not None:
         from experiments import wandb_report
 
         print(wandb_report.publish(found, options.wandb, out, summary(found)))

@@ -18,7 +18,6 @@ from experiments import report, runs
 from experiments.figures import REFERENCE, learning_curves
 from experiments.profiles import PROFILES
 from pixel_ddpg import baseline, config, files, machine, presets, rendering, tasks, trainer
-from pixel_ddpg.logger import read_rows
 from pixel_ddpg.run import format_hours, replay_bytes
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -48,26 +47,20 @@ def published() -> dict[str, dict[str, float]]:
     return {row["method"]: {task: float(row[task]) for task in tasks.PLANET6} for row in rows}
 
 
-def final_return(run: pathlib.Path) -> float | None:
+def final_return(run: runs.Run) -> float | None:
     """The mean return of the first evaluation at 100k frames or after; None for a run that is not there yet."""
-    return next((value for frame, value in runs.read(run).curve if frame >= FRAMES), None)
-
-
-def changes(settings: config.Config) -> list[str]:
-    """The fields, as key=value, in which a run differs from its preset as it is now."""
-    words = [f"task={settings.task}", f"obs={settings.obs}", f"preset={settings.preset}", f"seed={settings.seed}"]
-    return [change for change in config.differences(settings, config.compose(words)) if change[:8] != "threads="]
+    return next((value for frame, value in run.curve if frame >= FRAMES), None)
 
 
 def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
     """(preset, obs, task) -> final return of each seed; UserError for a run of a preset that has since changed."""
     found: dict[tuple[str, str, str], list[float]] = {}
-    for run in runs.find([str(folder)]):
-        settings, value = trainer.read_config(run), final_return(run)
-        if changed := changes(settings):
-            raise config.UserError(f"{run} is not {settings.preset} as it is now ({' '.join(changed)}): run it again")
-        if value is not None:
-            found.setdefault((settings.preset, settings.obs, settings.task), []).append(value)
+    for run in map(runs.read, runs.find([str(folder)])):
+        if run.changes:
+            changed = f"{run.settings.preset} as it is now ({' '.join(run.changes)})"
+            raise config.UserError(f"{run.folder} is not {changed}: run it again")
+        if (value := final_return(run)) is not None:
+            found.setdefault((*run.variant, run.task), []).append(value)
     return found
 
 
@@ -110,16 +103,12 @@ def _seeds(values: list[float]) -> str:
 def provenance_table(folder: pathlib.Path) -> str:
     """Markdown: command, commit and machine of each run."""
     lines = ["| run | return at 100k | hours | threads | commit |", "|---|---|---|---|---|"]
-    for run in runs.find([str(folder)]):
-        settings, rows = trainer.read_config(run), read_rows(run / "metrics.jsonl")
-        words = f"task={settings.task} obs={settings.obs} preset={settings.preset} seed={settings.seed} "
-        words += f"frames={settings.frames} threads={settings.threads}"
-        facts = [row for row in rows if row["kind"] == "run"]
-        commits = sorted({(row["commit"] or "unknown")[:9] for row in facts})
-        threads = sorted({str(row["threads"]) for row in facts})
+    for run in map(runs.read, runs.find([str(folder)])):
+        threads = sorted({str(part["threads"]) for part in run.facts})
         value = final_return(run)
         shown = "missing" if value is None else f"{value:.1f}"
-        lines.append(f"| `{words}` | {shown} | {rows[-1]['hours']:.2f} | {', '.join(threads)} | {', '.join(commits)} |")
+        cells = [f"`{' '.join(run.words)}`", shown, f"{run.hours:.2f}", ", ".join(threads), ", ".join(run.commits)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -287,11 +276,11 @@ def _docstrings(task: tasks.Task) -> list[str]:
 def resources_table(folders: list[pathlib.Path]) -> str:
     """Markdown: memory and speed of the runs there are, by preset, observation and machine."""
     columns = ["preset", "from", "machine", "runs", "memory of a run", "a million frames of replay", "frames/s"]
-    lines = [f"| {' | '.join([*columns, '100,000 frames'])} |", "|---|---|---|---|---|---|---|---|"]
+    lines = [f"| {' | '.join([*columns, f'{FRAMES:,} frames'])} |", "|---|---|---|---|---|---|---|---|"]
     groups: dict[tuple[str, str, str], list[runs.Run]] = {}
     for run in map(runs.read, runs.find([str(folder) for folder in folders])):
-        facts, updated = run.facts, [row for row in run.of_kind("train") if row.get("updates_per_second")]
-        if updated:
+        facts = run.facts[-1]
+        if any(row.get("updates_per_second") for row in run.of_kind("train")):
             host = facts["gpu"] or f"{facts['cpu']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
             groups.setdefault((*run.variant, host), []).append(run)
     for (preset, obs, host), found in sorted(groups.items()):
@@ -301,7 +290,9 @@ def resources_table(folders: list[pathlib.Path]) -> str:
         middle = float(np.median(speeds))
         cells = [preset, obs, host, str(len(found)), *(machine.format_bytes(number) for number in (memory, million))]
         spread = f" ({min(speeds):.3g} to {max(speeds):.3g})" if len(speeds) > 1 else ""
-        cells += [f"{middle:.3g}{spread}", format_hours(FRAMES / middle / 3600)]
+        whole = [run.hours for run in found if run.is_whole and run.settings.frames == FRAMES]
+        took = format_hours(float(np.median(whole))) if whole else f"over {format_hours(FRAMES / middle / 3600)}"
+        cells += [f"{middle:.3g}{spread}", took]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shlex
 from dataclasses import dataclass
 
 from experiments import statistics
@@ -70,30 +71,47 @@ class Run:
 
     @property
     def frames_per_second(self) -> float | None:
-        """Mean while training, evaluations left out."""
+        """Of the second half of its episodes together, evaluations left out."""
         train = self.of_kind("train")
-        speeds = [row["frames_per_second"] for row in train[len(train) // 2 :]]
-        return sum(speeds) / len(speeds) if speeds else None
+        frames, seconds, before = 0, 0.0, 0
+        for number, row in enumerate(train):
+            if number >= len(train) // 2:
+                frames += row["frame"] - before
+                seconds += (row["frame"] - before) / row["frames_per_second"]
+            before = row["frame"]
+        return frames / seconds if seconds else None
 
     @property
     def video(self) -> pathlib.Path | None:
-        """The film of its last evaluation."""
-        films = [path for path in self.folder.glob("videos/*.mp4") if path.stem.isdigit()]  # named by its frame
-        return max(films, key=lambda path: int(path.stem), default=None)
+        """The film of its last evaluation, if that was filmed."""
+        film = self.folder / "videos" / f"{self.curve[-1][0] if self.curve else 0}.mp4"
+        return film if film.exists() else None
+
+    @property
+    def values(self) -> dict | None:
+        """Estimated Q and observed returns of its last evaluation, if they were recorded."""
+        found = [row for row in self.of_kind("values") if row["frame"] == self.curve[-1][0]]
+        return found[-1] if found else None
 
     def of_kind(self, kind: str) -> list[dict]:
         """The rows of metrics.jsonl of one kind."""
         return [row for row in self.rows if row["kind"] == kind]
 
     @property
-    def facts(self) -> dict:
-        """Commit, versions and machine of its last part."""
-        return (self.of_kind("run") or [{}])[-1]
+    def facts(self) -> list[dict]:
+        """Commit, versions and machine of each of its parts: it is a part more with each time that it went on."""
+        return self.of_kind("run")
+
+    @property
+    def commits(self) -> list[str]:
+        """Those it was made with, in their order."""
+        return list(dict.fromkeys((part["commit"] or "unknown")[:9] for part in self.facts)) or ["unknown"]
 
     @property
     def command(self) -> str:
-        """What makes it again, but for what it has changed from its preset."""
-        return " ".join(["python -m pixel_ddpg.run", *self.words, *self.changes])
+        """What makes it again."""
+        changes = [word.replace(", ", ",") for word in self.changes]
+        return f"python -m pixel_ddpg.run {shlex.join([*self.words, *changes])}"
 
     @property
     def words(self) -> list[str]:
@@ -178,6 +196,12 @@ class Found:
         found = [run for run in self.runs if run.task == task and run.variant == variant]
         return sorted(found, key=lambda run: run.settings.seed)
 
+    def like(self, names: list[str]) -> list[str]:
+        """The tasks that are the same as one of these, in their order: some have a name of dm_control's too."""
+        same = [tasks.CATALOGUE[name].same_as for name in names]
+        found = [task for task in self.tasks if tasks.CATALOGUE[task].same_as in same]
+        return sorted(found, key=lambda task: same.index(tasks.CATALOGUE[task].same_as))
+
     def ordered(self, task: str) -> list[Run]:
         """A task's runs by variant."""
         return [run for variant in self.variants for run in self.of(task, variant)]
@@ -209,5 +233,8 @@ def collect(folders: list[str], preset: str = "") -> Found:
     names = [run.settings.preset for run in found]
     if preset and preset not in names:
         raise config.UserError(f"no run of preset {preset}; there are {', '.join(dict.fromkeys(names))}")
-    main = preset or max((name for name in presets.PRESETS if name in names), key=names.count)
+    names += [preset for _, _, preset, _ in wanted]
+    controls = {CONTROLS.get(name) for name in names}
+    subjects = [name for name in presets.PRESETS if name in names and name not in controls]
+    main = preset or max(subjects, key=names.count)
     return Found(found, wanted, list(dict.fromkeys(plan["command"] for plan in plans)), main)

@@ -46,6 +46,11 @@ def interval(
     return low, high
 
 
+def varies(*scores: Scores) -> bool:
+    """Whether there is an interval: with one seed of each task every draw is the same."""
+    return any(len(each) > 1 for one in scores for each in one.values())
+
+
 def _resample(scores: Scores, repeats: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Task -> scores (repeats, seeds); sorted first, so that the order of tasks and seeds changes no draw."""
     return {task: rng.choice(np.sort(scores[task]), (repeats, len(scores[task]))) for task in sorted(scores)}

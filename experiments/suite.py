@@ -29,7 +29,7 @@ from experiments import report, runs, worker
 from experiments.profiles import LADDER, PROFILES, SETS
 from pixel_ddpg import checkpoint, config, files, machine, rendering, tasks, trainer
 from pixel_ddpg.logger import read_rows
-from pixel_ddpg.run import format_hours
+from pixel_ddpg.run import Output, format_hours
 
 POLL_SECONDS = 2.0
 SAVE_SECONDS = 120  # that runs get to save a checkpoint after Ctrl-C
@@ -167,8 +167,8 @@ def make_jobs(plan: Suite) -> list[Job]:
 
 
 def unfinished(jobs: list[Job], frames: int) -> list[Job]:
-    """Those that have not ended; UserError for a run that was made with other settings."""
-    checked = set()
+    """Those that have not ended; UserError for a run that was made with other settings, or cannot go on."""
+    checked, pending = set(), []
     for job in jobs:
         found = (job.run_dir / "config.yaml").exists()
         if found or (job.obs, job.preset) not in checked:
@@ -180,7 +180,15 @@ def unfinished(jobs: list[Job], frames: int) -> list[Job]:
             raise config.UserError(
                 f"{job.run_dir} was started with {' '.join(changed)}: repeat that, or choose another out="
             )
-    return [job for job in jobs if not trainer.is_done(job.run_dir, frames)]
+        if trainer.is_done(job.run_dir, frames):
+            continue
+        if checkpoint.newest(job.run_dir) and not checkpoint.has_replay(job.run_dir):
+            raise config.UserError(
+                f"{job.run_dir} has ended and its replay was deleted, so it cannot go on to frames={frames}: choose "
+                "another out=, or delete that folder"
+            )
+        pending.append(job)
+    return pending
 
 
 # --- Ray ---
@@ -215,7 +223,8 @@ def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
     """How many runs there is room for at once, and why."""
     total = ray.cluster_resources()
     room = {f"{total['CPU']:.0f} cores, {plan.threads} a run": int(total["CPU"] // plan.threads)}
-    if gpus := total.get("GPU", 0):
+    if "num_gpus" in share(plan):
+        gpus = total["GPU"]
         shared = "1 GPU, {} runs on it" if gpus == 1 else f"{gpus:.0f} GPUs, {{}} runs on each"
         room[shared.format(plan.runs_per_gpu)] = int(gpus * plan.runs_per_gpu)
     if memory := max((cost.get("memory", 0) for cost in costs.values()), default=0):
@@ -227,8 +236,9 @@ def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
 
 def share(plan: Suite) -> dict[str, float]:
     """What a run takes of a machine's cores and, where there are any, GPUs."""
-    gpu = {"num_gpus": 1 / plan.runs_per_gpu} if ray.cluster_resources().get("GPU") else {}
-    return {"num_cpus": plan.threads, **gpu}
+    if not ray.cluster_resources().get("GPU") or "device=cpu" in plan.run:
+        return {"num_cpus": plan.threads}
+    return {"num_cpus": plan.threads, "num_gpus": 1 / plan.runs_per_gpu}
 
 
 def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
@@ -243,7 +253,11 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
     remote = ray.remote(max_calls=1, **share(plan))(worker.measure)
     refs = [remote.remote([list(group[0].words) for group in part], time.time()) for part in parts]
     costs = {}
-    for part, found in zip(parts, ray.get(refs)):
+    for part, ref in zip(parts, refs):
+        try:
+            found = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            found = [{"why": f"measuring it ended its process ({type(error).__name__})"}] * len(part)
         costs |= {job: dict(cost) for group, cost in zip(part, found) for job in group}
     for job, cost in costs.items():
         if "hours" in cost:
@@ -254,7 +268,7 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
 def to_do(job: Job, frames: int) -> float:
     """The share of a run that comes after its newest checkpoint."""
     found = checkpoint.newest(job.run_dir)
-    return 1 - checkpoint.frame_of(found) / frames if found else 1.0
+    return max(0.0, 1 - checkpoint.frame_of(found) / frames) if found else 1.0
 
 
 def makespan(hours: list[float], at_once: int) -> float:
@@ -273,11 +287,12 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
     if plan.keep_replay:
         needed = sum(cost["disk"] for cost in known)
     else:
-        needed = at_once * largest["disk"] + sum(cost["kept"] for cost in known)
+        needed = min(at_once, len(known)) * largest["disk"] + sum(cost["kept"] for cost in known)
+    needed = max(0, needed - sum(checkpoint.disk_bytes(job.run_dir) for job in costs))
     existing = next(folder for folder in (pathlib.Path(plan.out), *pathlib.Path(plan.out).parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     size = machine.format_bytes
-    hours = sum(cost["hours"] for cost in known)
+    hours, without = sum(cost["hours"] for cost in known), len(costs) - len(known)
     rows = {
         "tasks": f"{len(plan.tasks)}: {', '.join(plan.tasks)}",
         "variants": ", ".join(variants),
@@ -287,10 +302,10 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
         "memory": f"up to {size(largest['memory'])} a run",
         "disk": f"up to {size(largest['disk'])} a run, {size(needed)} in all; {size(free)} are free",
         "time": f"about {format_hours(makespan([cost['hours'] for cost in known], at_once))}"
-        f" ({hours:.1f} run hours), measured just now",
+        f" ({hours:.1f} run hours), measured just now" + f"; without {without} runs that cannot begin" * (without > 0),
         "out": plan.out,
     }
-    for name, value in rows.items():
+    for name, value in rows.items() if known else list(rows.items())[:3]:
         console.print(f"[bold]{name:9}[/bold] {value}")
     for reason in dict.fromkeys(f"{job.task} {job.obs}: {cost['why']}" for job, cost in costs.items() if "why" in cost):
         console.print(f"[red]cannot begin[/red] {reason}")
@@ -348,8 +363,8 @@ class Board:
             self.say(f"failed  {job.name}: {why}")
             return
         self.done += 1
-        rows = [row for row in read_rows(job.run_dir / "metrics.jsonl") if row["kind"] == "eval"]
-        took = f"return {rows[-1]['return']:.1f}, {format_hours(rows[-1]['hours'])}"
+        standing = self._standing(job)
+        took = f"return {standing['return']:.1f}, {format_hours(standing['hours'])}" if standing else "unreadable"
         self.say(f"done    {job.name}: {took}  ({self.done} of {self.total}, about {format_hours(self.left())} left)")
 
     def lose(self, job: Job, why: str) -> None:
@@ -373,10 +388,12 @@ class Board:
 
     def _standing(self, job: Job) -> dict:
         """Frame, return, speed and hours left of a run, as far as it has told."""
-        standing = {}
-        for row in read_rows(job.run_dir / "metrics.jsonl"):
+        standing, found = {}, []
+        with contextlib.suppress(config.UserError):  # a damaged file is the run's own affair
+            found = read_rows(job.run_dir / "metrics.jsonl")
+        for row in found:
             if row["kind"] == "eval":
-                standing["return"] = row["return"]
+                standing |= {"return": row["return"], "hours": row["hours"]}
             elif row["kind"] == "train":
                 left = row["hours"] * max(0.0, self._plan.frames / row["frame"] - 1)
                 standing |= {"frame": row["frame"], "speed": row["frames_per_second"], "left": left}
@@ -473,7 +490,7 @@ def outcome(ref: ray.ObjectRef, job: Job) -> tuple[str, bool]:
 def main(options: Suite) -> int:
     plan = settle(options)
     jobs, out = make_jobs(plan), pathlib.Path(plan.out)
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = Output(file=sys.stdout, highlight=False, soft_wrap=True)
     with contextlib.nullcontext() if plan.dry_run else files.locked(out, "out"):
         pending = unfinished(jobs, plan.frames)
         with cluster(plan):

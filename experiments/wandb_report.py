@@ -66,7 +66,7 @@ def keep(report: "v2.Report", path: pathlib.Path, known: str) -> None:
 
 def run_id(run: Run) -> str:
     """Its own W&B id, or for a run from before there were any one that its configuration and commit always give."""
-    words = (run.folder / "config.yaml").read_bytes() + (run.facts.get("commit") or "").encode()
+    words = (run.folder / "config.yaml").read_bytes() + run.commits[0].encode()
     return run.settings.wandb_id or hashlib.sha256(words).hexdigest()[:12]
 
 
@@ -111,16 +111,14 @@ def build(found: Found, entity: str, project: str, summary: str, out: pathlib.Pa
     """
     from wandb_workspaces.reports import v2
 
-    def grid(name: str, filters: str, shown: list, groupby: tuple[str, ...] = ("preset", "obs")) -> v2.PanelGrid:
+    def grid(name: str, ids: list[str], shown: list, groupby: tuple[str, ...] = ("preset", "obs")) -> v2.PanelGrid:
         runset = v2.Runset(
-            entity=entity if online else "", project=project if online else "", name=name, filters=filters,
+            entity=entity if online else "", project=project if online else "", name=name, filters=f"ID in {ids}",
             groupby=[f"config.{key}" for key in groupby],
         )  # fmt: skip
         return v2.PanelGrid(runsets=[runset], panels=shown)
 
-    presets = sorted({run.settings.preset for run in found.runs})
-    every = f"Config('preset') in {presets}"
-    commits = sorted({(run.facts.get("commit") or "unknown")[:9] for run in found.runs})
+    commits = sorted({commit for run in found.runs for commit in run.commits})
     frames = " and ".join(f"{each:,}" for each in sorted({run.settings.frames for run in found.runs}))
     text = f"{len(found.runs)} runs of {', '.join(map(panels.label, found.variants))}; {frames} frames; "
     text += f"commit {', '.join(commits)}. Lines are means over seeds, bands their standard deviation."
@@ -128,8 +126,8 @@ def build(found: Found, entity: str, project: str, summary: str, out: pathlib.Pa
     blocks += [v2.P(f"Command: {command}") for command in found.commands]
     name, paths = pictures(out)
     browser = v2.MediaBrowser(title="figures", media_keys=[f"pictures/{path.stem}" for path in paths], num_columns=1)
-    blocks += [v2.H2("Figures"), grid("pictures", f"Config('pictures') = '{name}'", [browser], ()), v2.H2("All tasks")]
-    blocks.append(grid("all runs", every, [
+    blocks += [v2.H2("Figures"), grid("pictures", [name], [browser], ()), v2.H2("All tasks")]
+    blocks.append(grid("all runs", [run_id(run) for run in found.runs], [
         v2.BarPlot(title="last return, by task and variant", metrics=["eval/return"]),
         v2.LinePlot(title="frames per second", x="frame", y=["train/frames_per_second"]),
     ], ("task", "preset", "obs")))  # fmt: skip
@@ -138,7 +136,7 @@ def build(found: Found, entity: str, project: str, summary: str, out: pathlib.Pa
             v2.LinePlot(title=title, x="frame", y=[metric], title_x="frames", groupby_rangefunc="stddev")
             for title, metric in (("return", "eval/return"), ("mean Q of the batches", "train/q"))
         ]
-        blocks += [v2.H2(task), grid(task, f"Config('task') = '{task}'", plots)]
+        blocks += [v2.H2(task), grid(task, [run_id(run) for run in found.ordered(task)], plots)]
     return v2.Report(
         entity=entity, project=project, title=f"DDPG from state and from pixels: {found.main}", blocks=blocks
     )

@@ -30,16 +30,20 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
             device = machine.choose_device(settings.device)
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
             agent = trainer.make_agent(settings, device)
+            evaluation = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)  # as a run has
+            evaluation.reset()
             hours = start + run.estimate_hours(settings, environment, agent, device)
             nbytes = run.replay_bytes(settings)
             free = [machine.free_memory(each) for each in (device, torch.device("cpu"))]
             in_ram = replay.place(nbytes, device, *free)[0].type == "cpu"
-        except config.UserError as error:
-            found.append({"why": str(error)})
+        except Exception as error:  # whatever it is, the other runs go on
+            found.append({"why": (str(error).splitlines() or [type(error).__name__])[0]})
             continue
         base = base or machine.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
         networks = run.checkpoint_bytes(agent)
-        found.append({"hours": hours, "memory": base + nbytes * in_ram, "disk": nbytes + networks, "kept": networks})
+        saving = min(checkpoint.PIECE_BYTES, nbytes) + 2 * networks  # a checkpoint's parts as bytes
+        memory = base + nbytes * in_ram + saving
+        found.append({"hours": hours, "memory": memory, "disk": nbytes + networks, "kept": networks})
     return found
 
 

@@ -101,9 +101,19 @@ def _repeat_of(path: pathlib.Path) -> int:
     return int(path.suffix[1:] or 0)
 
 
+def disk_bytes(run_dir: pathlib.Path) -> int:
+    """What a run's checkpoints and its replay take of the disk."""
+    return sum(path.stat().st_size for path in pathlib.Path(run_dir, "checkpoints").rglob("*") if path.is_file())
+
+
 def newest(run_dir: pathlib.Path) -> pathlib.Path | None:
     """The last complete checkpoint."""
     return (checkpoints(run_dir) or [None])[-1]
+
+
+def has_replay(run_dir: pathlib.Path) -> bool:
+    """Whether a run can go on: see drop_replay."""
+    return (run_dir / "checkpoints" / "replay").exists()
 
 
 def load_checkpoint(
@@ -116,7 +126,7 @@ def load_checkpoint(
     found = checkpoints(run_dir)
     if not found:
         raise UserError(f"{run_dir} has no checkpoint")
-    if replay is not None and not (run_dir / "checkpoints" / "replay").exists():
+    if replay is not None and not has_replay(run_dir):
         raise UserError(
             f"{run_dir} has ended and its replay was deleted, so it cannot go on: choose another folder, or start anew "
             "with resume=false overwrite=true"

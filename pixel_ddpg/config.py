@@ -376,7 +376,7 @@ def nearest(word: str, names: list[str]) -> str:
 REMEDIES = {
     "to Integer": "write a whole number, without an exponent, as 100000 or 100_000",
     "is not a ListConfig": "a list stands in brackets, as runs=[runs/a,runs/b]",
-    "Ambiguous value": "--multirun runs each, a list stands in brackets",
+    "Ambiguous value": "a list stands in brackets, as [a,b]; of a run, --multirun runs each",
 }
 
 

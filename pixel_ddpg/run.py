@@ -31,7 +31,7 @@ class Output(Console):
     def on_broken_pipe(self) -> None:
         """Rich's own ends the process."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 console = Output(highlight=False, soft_wrap=True)
@@ -161,8 +161,7 @@ def checkpoint_bytes(agent: DDPG) -> int:
 
 def disk_needed(config: Config, agent: DDPG) -> int:
     """Bytes that checkpoints will take; UserError where the disk has less."""
-    there = sum(path.stat().st_size for path in pathlib.Path(config.run_dir, "checkpoints").rglob("*"))
-    needed = max(0, replay_bytes(config) + checkpoint_bytes(agent) - there)
+    needed = max(0, replay_bytes(config) + checkpoint_bytes(agent) - checkpoint.disk_bytes(config.run_dir))
     free = shutil.disk_usage(config.run_dir).free
     if needed > free:
         raise UserError(

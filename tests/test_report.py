@@ -3,13 +3,14 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 from small import call
 
-from experiments import panels, report, runs
+from experiments import figures, panels, report, runs
 from experiments.profiles import CONTROLS
 from pixel_ddpg import config, presets, trainer
 from pixel_ddpg.logger import Metrics
@@ -96,9 +97,61 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     assert "One seed" not in said
     shutil.rmtree(three_tasks / "cart" / "pixels")
     assert "finished different tasks (" in " ".join(report.warnings(runs.collect([str(three_tasks)])))
+    write_run(three_tasks, "task=cheetah-run seed=1", 100.0, 300.0)  # unfinished: no interval yet
     single = runs.collect([str(three_tasks / "cheetah-run")])
     assert "One seed of each: luck cannot be told" in " ".join(report.warnings(single))
     assert found.commands == ["make suite"] and found.tasks[-1] == "cheetah-run" and "pendulum" in found.tasks
+
+
+def test_other_action_repeats_are_said(tmp_path):
+    """A score between policies that act more or less often, passed over in silence."""
+    write_run(tmp_path, "task=cartpole preset=ddpg2016", 1.0, 2.0, 3.0)  # 3 frames; random and planner: 8
+    said = " ".join(report.warnings(runs.collect([str(tmp_path)])))
+    assert "another action repeat than the policies of 0 and 1: 1 (pixels, ddpg2016)" in said
+
+
+def test_a_control_is_never_the_subject(three_tasks):
+    """A column "from state" that shows the control, once fewer runs of the preset have begun."""
+    write_run(three_tasks, "task=torcs obs=state preset=fast_no_target", 1.0, 2.0, 3.0)
+    shutil.rmtree(three_tasks / "cart" / "pixels")
+    shutil.rmtree(three_tasks / "cart" / "state" / "fast")
+    shutil.rmtree(three_tasks / "cheetah-run" / "pixels")
+    found = runs.collect([str(three_tasks)])
+    assert found.main == "fast" and found.control == ("fast_no_target", "state")
+    control = runs.collect([str(three_tasks / "cart")])
+    assert control.main == "fast_no_target" and control.control is None
+
+
+def test_a_run_that_went_on_shows_its_last_evaluation(tmp_path):
+    """The film, or the estimated Q, of its first end under its last return; the commits of its last part alone."""
+    folder = write_run(tmp_path, "task=cart", 100.0, 200.0, 3.0)
+    metrics = Metrics(folder / "metrics.jsonl", (folder / "metrics.jsonl").stat().st_size)
+    metrics.write({"kind": "run", "frame": 20_000, "hours": 0.2, "commit": "fedcba9876543210"})
+    (folder / "videos").mkdir()
+    (folder / "videos" / "20000.mp4").write_bytes(b"a film")
+    run = runs.read(folder)
+    assert run.video.name == "20000.mp4" and run.values["observed"] == [1.5, 2.5]
+    assert run.commits == ["012345678", "fedcba987"]
+    metrics.write({"kind": "train", "frame": 30_000, "hours": 0.3, "frames_per_second": 50.0})
+    metrics.write({"kind": "eval", "frame": 30_000, "hours": 0.3, "return": 777.0, "returns": [777.0]})
+    metrics.close()
+    run = runs.read(folder)
+    assert run.video is None and run.values is None
+    assert run.frames_per_second == pytest.approx(20_000 / (10_000 / 200 + 10_000 / 50))  # not a mean of speeds
+
+
+def test_a_runs_command_can_be_typed(tmp_path):
+    """A list that a shell takes apart."""
+    run = runs.read(write_run(tmp_path, "task=cart agent.hidden=[12,14]", 1.0))
+    words = shlex.split(run.command)
+    assert words[:3] == ["python", "-m", "pixel_ddpg.run"] and "agent.hidden=[12,14]" in words
+    assert config.differences(run.settings, config.compose(words[3:])) == []
+
+
+def test_a_task_of_the_paper_by_its_other_name_is_in_figure_2(tmp_path):
+    """An empty Figure 2 beside a Table 1 that has the paper's number."""
+    write_run(tmp_path, "task=cartpole-swingup", 1.0, 2.0, 3.0)
+    assert report.learning_curves(runs.collect([str(tmp_path)]), tmp_path / "out")["figure2"]["panels"]
 
 
 def test_where_the_paper_is_better_is_said(three_tasks):
@@ -113,11 +166,14 @@ def test_curves_are_the_runs_own(three_tasks, tmp_path):
     found = runs.collect([str(three_tasks)])
     report.learning_curves(found, tmp_path)
     rows = list(csv.DictReader((tmp_path / "figures" / "figure2.csv").open()))
-    assert {row["task"] for row in rows} == {"cart"}
+    assert {row["task"] for row in rows} == {"cart", "cheetah-run"}  # which is the paper's cheetah
+    rows = [row for row in rows if row["task"] == "cart"]
     drawn = [
         (row["obs"], row["seed"], int(row["frame"]), float(row["score"])) for row in rows if row["preset"] == "fast"
     ]
-    assert ("pixels", "1", 20_000, 0.75) in drawn and ("state", "0", 10_000, 0.25) in drawn and len(drawn) == 12
+    assert ("pixels", "1", 20_000, 0.75) in drawn and ("state", "0", 10_000, 0.25) in drawn and len(drawn) == 18
+    means = [(row["obs"], float(row["score"])) for row in rows if row["seed"] == "mean"]
+    assert means[:3] == [("pixels", 0.0), ("pixels", 0.125), ("pixels", 0.625)] and len(means) == 6
     rows = list(csv.DictReader((tmp_path / "figures" / "curves.csv").open()))
     assert [float(row["score"]) for row in rows if row["task"] == "torcs"] == [-30.0, -20.0, -10.0]
 
@@ -130,12 +186,17 @@ def test_a_thick_line_is_the_mean_of_all_seeds():
 
 def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
     """A curve that goes on with the runs that are left; its last value is the IQM of the finals."""
+    write_run(three_tasks, "task=hopper", 100.0, 500.0, frames=10_000)
     found = runs.collect([str(three_tasks)])
     together = report.aggregates(found, tmp_path)
     rows = list(csv.DictReader((tmp_path / "figures" / "profile.csv").open()))
-    pixels = [row for row in rows if row["obs"] == "pixels" and row.get("frame")]
-    assert float(pixels[-1]["frame"]) == 20_000
-    assert float(pixels[-1]["iqm"]) == pytest.approx(np.mean([0.5, 0.75, 0.8]))  # of three runs none is cut off
+    for over, last in (("frame", 10_000), ("hours", 0.1)):
+        pixels = [row for row in rows if row["obs"] == "pixels" and row.get(over)]
+        assert float(pixels[-1][over]) == pytest.approx(last)
+        assert float(pixels[-1]["iqm"]) == pytest.approx(np.mean([0.125, 0.5]))  # of 0.125, 0.125, 0.5 and 0.8
+        assert float(pixels[-1]["low"]) < float(pixels[-1]["iqm"]) + 1e-9
+    control = [row for row in rows if row["preset"] == "fast_no_target"]
+    assert control and not any(row["low"] or row["high"] for row in control)  # one seed: no interval
     assert {(row["preset"], row["obs"]): row["failed"] for row in together["rows"]} == {
         ("fast", "pixels"): 0, ("fast", "state"): 0, ("fast_no_target", "state"): 0,
     }  # fmt: skip
@@ -176,7 +237,7 @@ def test_only_the_last_evaluation_is_shown(three_tasks, tmp_path):
     """Figure 3 of a run that went on, with what its critic said before; the film of another command."""
     folder = three_tasks / "cart" / "pixels" / "fast" / "seed0"
     with open(folder / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({"kind": "values", "frame": 9, "hours": 1, "q": [7.0], "observed": [8.0]}) + "\n")
+        file.write(json.dumps({"kind": "values", "frame": 20_000, "hours": 1, "q": [7.0], "observed": [8.0]}) + "\n")
     (folder / "videos").mkdir()
     for name in ("9000.mp4", "20000.mp4", "evaluation-30000.mp4"):
         (folder / "videos" / name).touch()
@@ -195,14 +256,12 @@ def test_published_results_are_those_of_the_same_task(tmp_path):
     figure, axis = panels.plt.subplots()
     rows = panels.beside_published(axis, "cheetah", [runs.read(folder)])
     panels.plt.close(figure)
-    marks = {row["method"]: row["return"] for row in rows if row["frame"] == 100_000}
-    assert marks == {
-        "DDPG, state": 154.7,
-        "D4PG, state": 89.3,
-        "SAC, pixels": 94.6,
-        "ours, pixels, fast": 1.0,
-    }
-    assert {row["frame"] for row in rows if row["method"] != "ours, pixels, fast"} == {100_000}
+    marks = {row["preset"]: row["return"] for row in rows if row["seed"] in ("mean", 0)}
+    assert marks == {"DDPG, published": 154.7, "D4PG, published": 89.3, "SAC, published": 94.6, "fast": 1.0}
+    assert {row["frame"] for row in rows if row["seed"] == "mean"} == {100_000}
+    seeds = figures.published_curve("cheetah-run", 100_000)
+    grey = [row for row in rows if row["preset"] == "DrQ-v2, published"]
+    assert {row["seed"] for row in grey} == set(seeds) and len(grey) == sum(map(len, seeds.values())) > 10
     assert not panels.has_published("cart", 10**6) and panels.has_published("cheetah", 10**6)
 
 

@@ -12,9 +12,10 @@ import types
 
 import psutil
 import pytest
+from rich.console import Console
 from small import STATE, assert_same_run, command, rows, start, train
 
-from experiments import suite
+from experiments import suite, worker
 from experiments.profiles import FIGURE2, PROFILES, SETS
 from pixel_ddpg import checkpoint, config, presets, tasks, trainer
 
@@ -37,11 +38,12 @@ def test_sets_hold_what_their_names_say():
     assert set(FIGURE2) < set(SETS["paper"])
 
 
-def test_every_profile_can_be_composed():
+def test_every_profile_can_be_composed(tmp_path):
     """A profile with a word that a run refuses."""
     for name in PROFILES:
-        settled = plan(f"profile={name}")
-        suite.unfinished(suite.make_jobs(settled)[:3], settled.frames)
+        settled = plan(f"profile={name}", f"out={tmp_path}", "seeds=1")
+        one = {(job.preset, job.obs): job for job in suite.make_jobs(settled)}
+        assert suite.unfinished(list(one.values()), settled.frames) == list(one.values())
 
 
 def test_profiles_are_the_papers_experiment():
@@ -110,7 +112,11 @@ def test_a_run_that_goes_on_is_planned_for_its_rest(tmp_path):
     assert suite.to_do(job, 100) == 1
     for name in ("000000000050", "000000000075"):
         (job.run_dir / "checkpoints" / name).mkdir(parents=True)
-    assert suite.to_do(job, 100) == 0.25
+    assert suite.to_do(job, 100) == 0.25 and suite.to_do(job, 60) == 0
+    with pytest.raises(config.UserError, match="its replay was deleted, so it cannot go on to frames=100: choose"):
+        suite.unfinished([job], 100)
+    (job.run_dir / "checkpoints" / "replay").mkdir()
+    assert suite.unfinished([job], 100) == [job]
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path):
@@ -143,6 +149,37 @@ def test_runs_are_measured_where_they_will_run(monkeypatch):
     settled = plan("tasks=[cart,pendulum,cheetah]", "obs=state", "preset=fast", "seeds=2", "runs_per_gpu=2")
     assert len(suite.measure(suite.make_jobs(settled), settled)) == 6
     assert asked == [{"max_calls": 1, "num_cpus": 1, "num_gpus": 0.5}] * 2
+    on_cpu = plan("device=cpu")
+    assert suite.share(on_cpu) == {"num_cpus": 1} and suite.slots(on_cpu, {}) == (16, "16 cores, 1 a run")
+
+
+def test_what_cannot_be_measured_stops_no_other(monkeypatch):
+    """A crash of one task's renderer that ends the suite."""
+    words = ["obs=state", "preset=fast", "frames=100", "threads=1"]
+    monkeypatch.setattr(worker.rendering, "choose_backend", lambda *_: None)
+    real = worker.Environment
+
+    def environment(task, *rest):
+        if task.name == "cart":
+            raise RuntimeError("no GL\nat all")
+        return real(task, *rest)
+
+    monkeypatch.setattr(worker, "Environment", environment)
+    bad, good = worker.measure([["task=cart", *words], ["task=cartpole", *words]], time.time())
+    assert bad == {"why": "no GL"} and good.get("hours"), good
+
+
+def test_disk_that_a_run_has_taken_is_not_asked_again(tmp_path, monkeypatch):
+    """A suite that cannot go on because its own replays fill the disk."""
+    settled = plan("tasks=cartpole", "obs=state", "preset=fast", "seeds=1", f"out={tmp_path}")
+    (job,) = suite.make_jobs(settled)
+    monkeypatch.setattr(suite.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=6 * 2**20))
+    costs = {job: {"hours": 1.0, "memory": 1, "disk": 20 * 2**20, "kept": 2**20}}
+    with pytest.raises(config.UserError, match=r"the runs need 21\.0 MiB of disk, 6\.0 MiB are free"):
+        suite.print_plan(Console(quiet=True), settled, [job], costs, 2, "")
+    (job.run_dir / "checkpoints" / "replay").mkdir(parents=True)
+    (job.run_dir / "checkpoints" / "replay" / "a").write_bytes(bytes(15 * 2**20))
+    suite.print_plan(Console(quiet=True), settled, [job], costs, 2, "")
 
 
 def test_makespan_is_that_of_a_naive_queue():
@@ -208,13 +245,24 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     for line in ("at once", "memory", "disk", "time"):
         assert line in out
     folder(tmp_path / "a", 0).mkdir(parents=True)
-    (folder(tmp_path / "a", 0) / "metrics.jsonl").write_bytes(b"")
+    (folder(tmp_path / "a", 0) / "metrics.jsonl").write_bytes(b"damaged\n")
     code, out, err = command("experiments.suite", *words)
     assert code == 1, (out, err)
     assert f"failed: cartpole-swingup state fast seed 0: pixel_ddpg: {folder(tmp_path / 'a', 0)} has metrics" in out
     assert f"its log: {folder(tmp_path / 'a', 0) / 'log.txt'}" in out
     assert "1 of 2 runs are done" in out and "Traceback" not in out + err
     assert trainer.is_done(folder(tmp_path / "a", 1), 800)
+
+
+def test_a_suite_goes_on_without_its_reader(tmp_path):
+    """`| head` that ends the runs."""
+    driver = start("experiments.suite", *words_of(tmp_path, "seeds=2", "frames=800"))
+    driver.stdout.readline()
+    driver.stdout.close()
+    assert driver.wait(timeout=120) == 0, driver.stderr.read()
+    assert [trainer.read_status(folder(tmp_path, seed))["state"] for seed in (0, 1)] == ["done", "done"]
+    assert (tmp_path / "report" / "report.html").exists()
+    driver.stderr.close()
 
 
 def test_killed_workers_and_drivers_change_no_result(tmp_path):

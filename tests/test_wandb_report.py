@@ -139,6 +139,12 @@ def test_without_a_key_the_specification_is_a_file(found, tmp_path, monkeypatch)
         assert words in text, words
 
 
+def find(tree, key: str) -> list[dict]:
+    """The dictionaries in JSON that have this key, in their order."""
+    below = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [tree] * (isinstance(tree, dict) and key in tree) + [each for one in below for each in find(one, key)]
+
+
 def saved(server: type[Server]) -> list[dict]:
     """The reports that were sent."""
     return [asked["variables"] for asked in server.asked if "upsertView" in asked["query"]]
@@ -167,6 +173,9 @@ def test_publishing_twice_makes_no_second_run(found, tmp_path, server, monkeypat
     assert "| task |" in spec and shown in spec
     for metric in ("eval/return", "train/frames_per_second", "train/q", "frame", "pictures/figure2"):
         assert metric in logged and f'"{metric}"' in spec
+    filters = [each["filters"] for each in find(json.loads(spec), "filterFormat")]
+    ids = sorted(name for name in before if name != shown)
+    assert [sorted(each["value"]) for one in filters for each in one] == [[shown], ids, ids]  # no others' runs
     for key in ("task", "preset", "obs"):
         assert key in server.configs["run0"] and f'"section":"config","name":"{key}' in spec.replace(" ", ""), key
 
