@@ -362,6 +362,8 @@ def main(options: Report) -> None:
         raise config.UserError("which runs? runs=[runs/quick]")
     if missing := [folder for folder in options.runs if not os.path.isdir(folder)]:
         raise config.UserError(f"{missing[0]} is not a folder")
+    if not options.out:
+        raise config.UserError("out= must name a folder")
     out = pathlib.Path(options.out)
     found = make(options.runs, out, options.compare, options.embed)
     print(out / "report.html")

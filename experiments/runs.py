@@ -14,7 +14,7 @@ from pixel_ddpg.logger import read_rows
 
 Curve = list[tuple[int, float]]  # (frame, value)
 Variant = tuple[str, str]  # (preset, obs)
-PLAN = "suite.json"  # in the folder of a suite: its command, and the runs that it wants
+PLANS = "suite.json"  # in the folder of a suite: its commands, and the runs that each wants
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,11 @@ def read(folder: pathlib.Path) -> Run:
     return Run(folder, trainer.read_config(folder), tuple(read_rows(folder / "metrics.jsonl")))
 
 
-def read_plan(path: pathlib.Path) -> dict:
-    """What a suite wants: its command, and (task, obs, preset, seed) of each run."""
+def read_plans(path: pathlib.Path) -> dict[str, list[tuple]]:
+    """What a suite wants: (task, obs, preset, seed) of each run, by command; UserError for a damaged file."""
     try:
-        plan = json.loads(path.read_bytes())
-        return {"command": plan["command"], "runs": [tuple(each) for each in plan["runs"]]}
-    except (ValueError, TypeError, KeyError):
+        return {command: [tuple(each) for each in wanted] for command, wanted in json.loads(path.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError):
         raise config.UserError(f"{path} is damaged: delete it and run this again", 1) from None
 
 
@@ -228,8 +227,10 @@ def collect(folders: list[str], preset: str = "") -> Found:
         other = seen.setdefault((run.task, run.variant, run.settings.seed), run)
         if other is not run:
             raise config.UserError(f"{other.folder} and {run.folder} are the same task, variant and seed: name one")
-    plans = [read_plan(path) for folder in folders for path in sorted(pathlib.Path(folder).rglob(PLAN))]
-    wanted = list(dict.fromkeys(each for plan in plans for each in plan["runs"]))
+    plans: dict[str, list[tuple]] = {}
+    for path in (path for folder in folders for path in sorted(pathlib.Path(folder).rglob(PLANS))):
+        plans |= read_plans(path)
+    wanted = list(dict.fromkeys(each for plan in plans.values() for each in plan))
     names = [run.settings.preset for run in found]
     if preset and preset not in names:
         raise config.UserError(f"no run of preset {preset}; there are {', '.join(dict.fromkeys(names))}")
@@ -237,4 +238,4 @@ def collect(folders: list[str], preset: str = "") -> Found:
     controls = {CONTROLS.get(name) for name in names}
     subjects = [name for name in presets.PRESETS if name in names and name not in controls]
     main = preset or max(subjects, key=names.count)
-    return Found(found, wanted, list(dict.fromkeys(plan["command"] for plan in plans)), main)
+    return Found(found, wanted, list(plans), main)

@@ -88,7 +88,7 @@ def hydra_words(words: list[str]) -> list[str]:
     words = [re.sub(r"^(obs|preset)=", lambda found: f"{NAMES[found[1]]}=", word) for word in words]
     own = {item.name for item in dataclasses.fields(Suite)}
     theirs = {key for key in config.keys(config.Config) if key not in OWN} - own
-    passed = [word for word in words if word.lstrip("+~").split("=")[0] in theirs]
+    passed = [word for word in words if (key := word.lstrip("+~").split("=")[0]) in theirs or "." in key]
     if not passed:
         return words
     return [word for word in words if word not in passed] + [f"run=[{','.join(map(config.quote, passed))}]"]
@@ -495,7 +495,7 @@ def main(options: Suite) -> int:
         pending = unfinished(jobs, plan.frames)
         with cluster(plan):
             if pending:
-                console.print(f"measuring what {len(pending)} runs will take ...")
+                console.print(f"measuring what {len(pending)} run{'s' * (len(pending) > 1)} will take ...")
             costs = measure(pending, plan)
             at_once, why = slots(plan, costs)
             print_plan(console, plan, jobs, costs, at_once, why)
@@ -516,11 +516,12 @@ def main(options: Suite) -> int:
 
 
 def write_plan(plan: Suite, jobs: list[Job]) -> None:
-    """The command and its runs, for reports."""
+    """The command and its runs, for reports, beside those of other commands for the same folder."""
     wanted = [(job.task, job.obs, job.preset, job.seed) for job in jobs]
     command = shlex.join(["python", *sys.orig_argv[1:]])  # as typed: sys.argv has Hydra's words
-    content = {"command": command, "runs": wanted}
-    files.write_atomically(pathlib.Path(plan.out, runs.PLAN), json.dumps(content).encode())
+    path = pathlib.Path(plan.out, runs.PLANS)
+    plans = runs.read_plans(path) if path.exists() else {}
+    files.write_atomically(path, json.dumps(plans | {command: wanted}).encode())
 
 
 def write_report(console: Console, out: pathlib.Path) -> bool:

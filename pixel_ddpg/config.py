@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -255,6 +256,8 @@ def command(name: str) -> Callable:
                 for flag in re.findall(r"(?<= )--([a-z_]+)(?=[= ])", f" {' '.join(sys.argv[1:])} "):
                     if flag in keys(SCHEMAS[name]) and flag != "run":  # which is Hydra's too
                         raise UserError(f"--{flag}: write {flag}=..., without dashes")
+                if unknown := [word for word in get_args_parser().parse_known_args()[1] if word.startswith("-")]:
+                    raise UserError(f"unknown option {unknown[0]}; see --help")
                 if any(word.startswith("-") for word in sys.argv[1:]):
                     _check_words([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], name)
                     hydra.main(version_base="1.3", config_path=None, config_name=name)(with_hydra)()

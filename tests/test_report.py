@@ -84,7 +84,7 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     """A small budget, runs that are missing, unfinished or of other settings, passed over in silence."""
     write_run(three_tasks, "task=cart seed=5 agent.tau=0.5", 100.0, 100.0, 100.0)
     wanted = [["cart", "pixels", "fast", 0], ["cart", "pixels", "fast", 9], ["pendulum", "state", "fast", 0]]
-    (three_tasks / "suite.json").write_text(json.dumps({"command": "make suite", "runs": wanted}))
+    (three_tasks / "suite.json").write_text(json.dumps({"make suite": wanted}))
     found = runs.collect([str(three_tasks)])
     said = " ".join(report.warnings(found))
     for words in (
@@ -204,7 +204,7 @@ def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
 
 def test_the_page_asks_for_nothing_else(three_tasks, tmp_path):
     """A script, a font or a picture from elsewhere; a figure without its files; text that is taken for HTML."""
-    (three_tasks / "suite.json").write_text(json.dumps({"command": "run a<b&c", "runs": []}))
+    (three_tasks / "suite.json").write_text(json.dumps({"run a<b&c": []}))
     report.make([str(three_tasks)], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     addresses = re.findall(r'(?:src|href|url)=?["\'(]+([^"\')]+)', page)
@@ -290,6 +290,7 @@ def test_a_damaged_file_is_told_by_name(name, content, three_tasks, tmp_path):
         ([], "which runs? runs=[runs/quick]"),
         (["runs=[nowhere]"], "nowhere is not a folder"),
         (["runs=[{}]"], "no runs in"),
+        (["--dryrun"], "unknown option --dryrun; see --help"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, said, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from small import STATE, assert_same_run, command, rows, start, train
 
-from experiments import suite, worker
+from experiments import runs, suite, worker
 from experiments.profiles import FIGURE2, PROFILES, SETS
 from pixel_ddpg import checkpoint, config, presets, tasks, trainer
 
@@ -130,6 +130,21 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     (other,) = suite.make_jobs(plan(*words, "agent.tau=0.5"))
     with pytest.raises(config.UserError, match=r"was started with agent.tau=0.01: .*out="):
         suite.unfinished([other], 100)
+    (mistyped,) = suite.make_jobs(plan(*words, "agent.criticlr=1"))
+    with pytest.raises(config.UserError, match=r"unknown key 'agent.criticlr'; did you mean agent.critic_lr "):
+        suite.unfinished([mistyped], 100)
+
+
+def test_commands_for_one_folder_are_all_kept(tmp_path, monkeypatch):
+    """A report that names the last command as the one that made all runs, or forgets what an earlier one wants."""
+    for task in ("cart", "pendulum", "cart"):
+        settled = plan(f"tasks={task}", "obs=state", "preset=fast", "seeds=1", f"out={tmp_path}")
+        monkeypatch.setattr(suite.sys, "orig_argv", ["python", "-m", "experiments.suite", f"tasks={task}"])
+        suite.write_plan(settled, suite.make_jobs(settled))
+    assert runs.read_plans(tmp_path / "suite.json") == {
+        "python -m experiments.suite tasks=cart": [("cart", "state", "fast", 0)],
+        "python -m experiments.suite tasks=pendulum": [("pendulum", "state", "fast", 0)],
+    }
 
 
 def test_runs_are_measured_where_they_will_run(monkeypatch):
@@ -289,9 +304,9 @@ def test_killed_workers_and_drivers_change_no_result(tmp_path):
     code, out, err = command("experiments.suite", *words)
     assert code == 0 and "2 are done" in out, (out, err)
     assert before == {path: path.stat().st_mtime for path in (tmp_path / "a").rglob("metrics.jsonl")}
-    said = json.loads((tmp_path / "a" / "suite.json").read_text())
-    assert len(said["runs"]) == 2 and said["command"].startswith("python -m experiments.suite tasks=cartpole-swingup ")
-    assert set(words) <= set(shlex.split(said["command"]))  # as typed
+    ((said, wanted),) = json.loads((tmp_path / "a" / "suite.json").read_text()).items()
+    assert len(wanted) == 2 and said.startswith("python -m experiments.suite tasks=cartpole-swingup ")
+    assert set(words) <= set(shlex.split(said))  # as typed
 
 
 def test_ctrl_c_saves_and_reports(tmp_path):
