@@ -124,6 +124,11 @@ def test_the_tables_are_those_of_the_files():
         assert text in (root / "README.md").read_text()
     folders = [results.FOLDER / name for name in results.MEASURED]
     assert results.resources_table(folders) in (root / "README.md").read_text()
+    planet6 = results.FOLDER / "planet6"
+    assert results.comparison_table(planet6) in (root / "README.md").read_text()
+    tables = [results.provenance_table(planet6), results.provenance_table(results.FOLDER / "figure2")]
+    for table in (*tables, results.tuning_table(results.FOLDER / "tuning")):
+        assert table in (results.FOLDER / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
         assert table in (root / "experiments" / "README.md").read_text()
 
