@@ -60,6 +60,11 @@ class Run:
         return [(row["hours"], row["return"]) for row in self.of_kind("eval")]
 
     @property
+    def evaluated(self) -> int:
+        """The frame of its last evaluation; 0 before the first."""
+        return self.curve[-1][0] if self.curve else 0
+
+    @property
     def final(self) -> float | None:
         """Mean return of the last evaluation of a whole run."""
         return self.curve[-1][1] if self.is_whole else None
@@ -84,13 +89,13 @@ class Run:
     @property
     def video(self) -> pathlib.Path | None:
         """The film of its last evaluation, if that was filmed."""
-        film = self.folder / "videos" / f"{self.curve[-1][0] if self.curve else 0}.mp4"
+        film = self.folder / "videos" / f"{self.evaluated}.mp4"
         return film if film.exists() else None
 
     @property
     def values(self) -> dict | None:
         """Estimated Q and observed returns of its last evaluation, if they were recorded."""
-        found = [row for row in self.of_kind("values") if row["frame"] == self.curve[-1][0]]
+        found = [row for row in self.of_kind("values") if row["frame"] == self.evaluated]
         return found[-1] if found else None
 
     def of_kind(self, kind: str) -> list[dict]:
@@ -105,7 +110,7 @@ class Run:
     @property
     def commits(self) -> list[str]:
         """Those it was made with, in their order."""
-        return list(dict.fromkeys((part["commit"] or "unknown")[:9] for part in self.facts)) or ["unknown"]
+        return list(dict.fromkeys((part.get("commit") or "unknown")[:9] for part in self.facts)) or ["unknown"]
 
     @property
     def command(self) -> str:
@@ -150,7 +155,10 @@ def read(folder: pathlib.Path) -> Run:
 def read_plans(path: pathlib.Path) -> dict[str, list[tuple]]:
     """What a suite wants: (task, obs, preset, seed) of each run, by command; UserError for a damaged file."""
     try:
-        return {command: [tuple(each) for each in wanted] for command, wanted in json.loads(path.read_bytes()).items()}
+        return {
+            command: [(task, obs, preset, int(seed)) for task, obs, preset, seed in wanted]
+            for command, wanted in json.loads(path.read_bytes()).items()
+        }
     except (ValueError, TypeError, AttributeError):
         raise config.UserError(f"{path} is damaged: delete it and run this again", 1) from None
 
@@ -234,7 +242,7 @@ def collect(folders: list[str], preset: str = "") -> Found:
     names = [run.settings.preset for run in found]
     if preset and preset not in names:
         raise config.UserError(f"no run of preset {preset}; there are {', '.join(dict.fromkeys(names))}")
-    names += [preset for _, _, preset, _ in wanted]
+    names += [preset for task, obs, preset, seed in wanted if (task, (preset, obs), seed) not in seen]
     controls = {CONTROLS.get(name) for name in names}
     subjects = [name for name in presets.PRESETS if name in names and name not in controls]
     main = preset or max(subjects, key=names.count)

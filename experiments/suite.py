@@ -88,7 +88,8 @@ def hydra_words(words: list[str]) -> list[str]:
     words = [re.sub(r"^(obs|preset)=", lambda found: f"{NAMES[found[1]]}=", word) for word in words]
     own = {item.name for item in dataclasses.fields(Suite)}
     theirs = {key for key in config.keys(config.Config) if key not in OWN} - own
-    passed = [word for word in words if (key := word.lstrip("+~").split("=")[0]) in theirs or "." in key]
+    dotted = re.compile(r"[+~]*(?!hydra\.)\w+\.[\w.]+=")
+    passed = [word for word in words if word.lstrip("+~").split("=")[0] in theirs or dotted.match(word)]
     if not passed:
         return words
     return [word for word in words if word not in passed] + [f"run=[{','.join(map(config.quote, passed))}]"]
@@ -257,9 +258,11 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
         try:
             found = ray.get(ref)
         except ray.exceptions.RayError as error:
-            found = [{"why": f"measuring it ended its process ({type(error).__name__})"}] * len(part)
+            found = [{"why": type(error).__name__}] * len(part)
         costs |= {job: dict(cost) for group, cost in zip(part, found) for job in group}
+    most = max((cost.get("memory", 0) for cost in costs.values()), default=0)
     for job, cost in costs.items():
+        cost.setdefault("memory", most)
         if "hours" in cost:
             cost["hours"] *= to_do(job, plan.frames)
     return {job: costs[job] for job in jobs}
@@ -284,11 +287,9 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
     variants = list(dict.fromkeys(f"{job.preset} {job.obs}" for job in jobs))
     known = [cost for cost in costs.values() if "hours" in cost]
     largest = {key: max((cost[key] for cost in known), default=0) for key in ("memory", "disk")}
-    if plan.keep_replay:
-        needed = sum(cost["disk"] for cost in known)
-    else:
-        needed = min(at_once, len(known)) * largest["disk"] + sum(cost["kept"] for cost in known)
-    needed = max(0, needed - sum(checkpoint.disk_bytes(job.run_dir) for job in costs))
+    there = {job: checkpoint.disk_bytes(job.run_dir) for job in costs}
+    growth = sorted(max(0, cost["disk"] - there[job]) for job, cost in costs.items() if "disk" in cost)
+    needed = sum(growth) if plan.keep_replay else sum(growth[-at_once:]) + sum(cost["kept"] for cost in known)
     existing = next(folder for folder in (pathlib.Path(plan.out), *pathlib.Path(plan.out).parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     size = machine.format_bytes
@@ -302,13 +303,13 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
         "memory": f"up to {size(largest['memory'])} a run",
         "disk": f"up to {size(largest['disk'])} a run, {size(needed)} in all; {size(free)} are free",
         "time": f"about {format_hours(makespan([cost['hours'] for cost in known], at_once))}"
-        f" ({hours:.1f} run hours), measured just now" + f"; without {without} runs that cannot begin" * (without > 0),
+        f" ({hours:.1f} run hours), measured just now" + f"; without {without} runs that could not be" * (without > 0),
         "out": plan.out,
     }
     for name, value in rows.items() if known else list(rows.items())[:3]:
         console.print(f"[bold]{name:9}[/bold] {value}")
     for reason in dict.fromkeys(f"{job.task} {job.obs}: {cost['why']}" for job, cost in costs.items() if "why" in cost):
-        console.print(f"[red]cannot begin[/red] {reason}")
+        console.print(f"[red]not measured[/red] {reason}")
     if needed > free:
         raise config.UserError(
             f"the runs need {size(needed)} of disk, {size(free)} are free for {plan.out}: free some, choose another "

@@ -66,7 +66,7 @@ def keep(report: "v2.Report", path: pathlib.Path, known: str) -> None:
 
 def run_id(run: Run) -> str:
     """Its own W&B id, or for a run from before there were any one that its configuration and commit always give."""
-    words = (run.folder / "config.yaml").read_bytes() + run.commits[0].encode()
+    words = (run.folder / "config.yaml").read_bytes() + ((run.facts or [{}])[0].get("commit") or "").encode()
     return run.settings.wandb_id or hashlib.sha256(words).hexdigest()[:12]
 
 
@@ -131,7 +131,7 @@ def build(found: Found, entity: str, project: str, summary: str, out: pathlib.Pa
         v2.BarPlot(title="last return, by task and variant", metrics=["eval/return"]),
         v2.LinePlot(title="frames per second", x="frame", y=["train/frames_per_second"]),
     ], ("task", "preset", "obs")))  # fmt: skip
-    for task in found.tasks:
+    for task in (task for task in found.tasks if found.ordered(task)):
         plots = [
             v2.LinePlot(title=title, x="frame", y=[metric], title_x="frames", groupby_rangefunc="stddev")
             for title, metric in (("return", "eval/return"), ("mean Q of the batches", "train/q"))

@@ -41,7 +41,7 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
             continue
         base = base or machine.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
         networks = run.checkpoint_bytes(agent)
-        saving = min(checkpoint.PIECE_BYTES, nbytes) + 2 * networks  # a checkpoint's parts as bytes
+        saving = max(3 * min(checkpoint.PIECE_BYTES, nbytes), networks)  # see checkpoint.save_checkpoint
         memory = base + nbytes * in_ram + saving
         found.append({"hours": hours, "memory": memory, "disk": nbytes + networks, "kept": networks})
     return found

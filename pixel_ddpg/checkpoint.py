@@ -22,7 +22,7 @@ from pixel_ddpg.replay import Replay, element_bytes
 
 FORMAT = 1
 KEPT = 2
-PIECE_BYTES = 2**28  # of the replay at a time: what saving needs in memory beside it
+PIECE_BYTES = 2**26  # of the replay at a time: saving needs three times as much memory beside it
 
 
 def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor], state: dict, replay: Replay) -> None:

@@ -1,5 +1,6 @@
 """Many runs: what is planned, and what survives."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -69,6 +70,12 @@ def test_overrides_replace_the_profiles_own():
     assert plan("tasks=ladder").presets == ["dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016"]
     assert plan("tasks=ladder", "preset=fast").presets == ["fast"]
     assert set(plan("tasks=ladder").presets) < set(presets.PRESETS)
+
+
+def test_hydras_own_words_stay_its_own():
+    """A folder, or where Hydra puts its files, that goes to every run."""
+    words = ["--config-dir", "./conf", "hydra.sweep.dir=x", "hydra.verbose=true", "seeds=1"]
+    assert suite.hydra_words(words) == words
 
 
 def test_words_of_a_run_go_to_every_run():
@@ -195,6 +202,10 @@ def test_disk_that_a_run_has_taken_is_not_asked_again(tmp_path, monkeypatch):
     (job.run_dir / "checkpoints" / "replay").mkdir(parents=True)
     (job.run_dir / "checkpoints" / "replay" / "a").write_bytes(bytes(15 * 2**20))
     suite.print_plan(Console(quiet=True), settled, [job], costs, 2, "")
+    (one, *rest) = suite.make_jobs(dataclasses.replace(settled, seeds=[0, 1, 2]))
+    costs = {each: costs[job] for each in (one, *rest)}  # what one holds is of no use to another
+    with pytest.raises(config.UserError, match=r"the runs need 43\.0 MiB of disk"):
+        suite.print_plan(Console(quiet=True), settled, [job], costs, 2, "")
 
 
 def test_makespan_is_that_of_a_naive_queue():
