@@ -228,7 +228,7 @@ def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
         gpus = total["GPU"]
         shared = "1 GPU, {} runs on it" if gpus == 1 else f"{gpus:.0f} GPUs, {{}} runs on each"
         room[shared.format(plan.runs_per_gpu)] = int(gpus * plan.runs_per_gpu)
-    if memory := max((cost.get("memory", 0) for cost in costs.values()), default=0):
+    if memory := max((cost["memory"] for cost in costs.values()), default=0):
         free = machine.format_bytes(int(total["memory"]))
         room[f"{free} of memory, up to {machine.format_bytes(memory)} a run"] = int(total["memory"] // memory)
     why = min(room, key=room.get)
@@ -264,14 +264,8 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
     for job, cost in costs.items():
         cost.setdefault("memory", most)
         if "hours" in cost:
-            cost["hours"] *= to_do(job, plan.frames)
+            cost["hours"] *= checkpoint.to_do(job.run_dir, plan.frames)
     return {job: costs[job] for job in jobs}
-
-
-def to_do(job: Job, frames: int) -> float:
-    """The share of a run that comes after its newest checkpoint."""
-    found = checkpoint.newest(job.run_dir)
-    return max(0.0, 1 - checkpoint.frame_of(found) / frames) if found else 1.0
 
 
 def makespan(hours: list[float], at_once: int) -> float:
@@ -425,7 +419,7 @@ def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
             room = max(1, int(ray.cluster_resources().get("CPU", 0) // plan.threads))
             while waiting and len(running) < 2 * room:
                 job = waiting.pop(0)
-                if why := too_large(costs[job].get("memory", 0)):
+                if why := too_large(costs[job]["memory"]):
                     board.end(job, why)
                 else:
                     running[start(job, costs[job])] = job
@@ -456,7 +450,7 @@ def starter(plan: Suite) -> Callable:
     train = ray.remote(max_calls=1, max_retries=0, **share(plan))(worker.train)
 
     def start(job: Job, cost: dict) -> ray.ObjectRef:
-        given = train.options(memory=cost.get("memory", 0), name=job.name)
+        given = train.options(memory=cost["memory"], name=job.name)
         return given.remote(list(job.words), str(job.run_dir), os.getcwd(), plan.keep_replay)
 
     return start

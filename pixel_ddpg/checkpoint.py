@@ -111,6 +111,12 @@ def newest(run_dir: pathlib.Path) -> pathlib.Path | None:
     return (checkpoints(run_dir) or [None])[-1]
 
 
+def to_do(run_dir: pathlib.Path, frames: int) -> float:
+    """The share of a run of so many frames that comes after its newest checkpoint."""
+    found = newest(run_dir)
+    return max(0.0, 1 - frame_of(found) / frames) if found else 1.0
+
+
 def has_replay(run_dir: pathlib.Path) -> bool:
     """Whether a run can go on: see drop_replay."""
     return (run_dir / "checkpoints" / "replay").exists()

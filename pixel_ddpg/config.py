@@ -253,10 +253,10 @@ def command(name: str) -> Callable:
                 if sys.argv[1:] in (["--help"], ["-h"]):
                     return print_help(name)
                 sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
-                for flag in re.findall(r"(?<= )--([a-z_]+)(?=[= ])", f" {' '.join(sys.argv[1:])} "):
-                    if flag in keys(SCHEMAS[name]) and flag != "run":  # which is Hydra's too
-                        raise UserError(f"--{flag}: write {flag}=..., without dashes")
                 if unknown := [word for word in get_args_parser().parse_known_args()[1] if word.startswith("-")]:
+                    flag = unknown[0].lstrip("-").split("=")[0]
+                    if flag in keys(SCHEMAS[name]):
+                        raise UserError(f"--{flag}: write {flag}=..., without dashes")
                     raise UserError(f"unknown option {unknown[0]}; see --help")
                 if any(word.startswith("-") for word in sys.argv[1:]):
                     _check_words([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], name)

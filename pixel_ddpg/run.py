@@ -120,8 +120,8 @@ def print_plan(
     place, why = replay.place(nbytes, device, machine.free_memory(device), machine.free_memory(torch.device("cpu")))
     agent = trainer.make_agent(config, device)
     disk = disk_needed(config, agent)
-    done = checkpoint.frame_of(checkpoint.newest(pathlib.Path(config.run_dir))) if found else 0
-    hours = estimate_hours(config, environment, agent, device) * max(0, 1 - done / config.frames)
+    to_do = checkpoint.to_do(pathlib.Path(config.run_dir), config.frames) if found else 1
+    hours = estimate_hours(config, environment, agent, device) * to_do
     updates = max(0, math.ceil(config.frames / config.env.action_repeat) - config.train.start_steps + 1)
     updates = math.floor(updates * config.train.updates_per_step)
     pixels = config.obs == "pixels"
