@@ -87,7 +87,7 @@ def hydra_words(words: list[str]) -> list[str]:
     words = ["dry_run=true" if word == "--dry-run" else word for word in words]
     words = [re.sub(r"^(obs|preset)=", lambda found: f"{NAMES[found[1]]}=", word) for word in words]
     own = {item.name for item in dataclasses.fields(Suite)}
-    theirs = {key for key in config.keys(config.Config) if key not in OWN} - own
+    theirs = {key for key in config.words(config.Config) if key not in OWN} - own
     dotted = re.compile(r"[+~]*(?!hydra\.)\w+\.[\w.]+=")
     passed = [word for word in words if word.lstrip("+~").split("=")[0] in theirs or dotted.match(word)]
     if not passed:

@@ -1,11 +1,16 @@
 """DDPG: the whole algorithm (Lillicrap et al., 2016, Algorithm 1; Yarats et al., 2021, for what its successors add)."""
 
+import contextlib
 import copy
+import functools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pixel_ddpg.adam import Adam
 from pixel_ddpg.config import Agent, Noise
 from pixel_ddpg.networks import Actor, Critic, Encoder, initialise
 from pixel_ddpg.replay import Batch
@@ -53,11 +58,11 @@ class DDPG(nn.Module):
 
         decay = settings.critic_weight_decay
         self.optimizers = {
-            "critic": _adam(self.critic, settings.critic_lr, decay),
-            "actor": _adam(self.actor, settings.actor_lr),
+            "critic": Adam(self.critic, settings.critic_lr, decay),
+            "actor": Adam(self.actor, settings.actor_lr),
         }
         if pixels:
-            self.optimizers["encoder"] = _adam(self.encoder, settings.critic_lr, decay)
+            self.optimizers["encoder"] = Adam(self.encoder, settings.critic_lr, decay)
         self._online = [t for name in self.targets for t in _averaged(getattr(self, name))]
         self._slow = [t for target in self.targets.values() for t in _averaged(target)]
 
@@ -75,7 +80,7 @@ class DDPG(nn.Module):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
-        self.actor.train(), self.critic.train()
+        self._batch_norm_learns(True)
         features = self.encoder(batch.observation)
 
         critic_loss, q = self.critic_loss(features, batch)
@@ -84,13 +89,13 @@ class DDPG(nn.Module):
         self.optimizers["critic"].step()
 
         actor_loss = self.actor_loss(features)
-        actor_loss.backward(inputs=self._actor_inputs)
+        actor_loss.backward()
         self.optimizers["actor"].step()
 
         if "encoder" in self.optimizers:
             self.optimizers["encoder"].step()
         self.update_targets()
-        self.actor.eval(), self.critic.eval()
+        self._batch_norm_learns(False)
         return {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean()}
 
     def critic_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -98,10 +103,10 @@ class DDPG(nn.Module):
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
             next_action = self._noisy(self._target("actor")(next_features))
-            next_q = self.targets["critic"](next_features, next_action).amin(0)
+            next_q = _smallest(self.targets["critic"](next_features, next_action))
             y = batch.reward + batch.discount * next_q
         q = self.critic(features, batch.action)
-        return (q - y).square().mean(1).sum(), q
+        return functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y), q
 
     def actor_loss(self, features: Tensor) -> Tensor:
         """-Q(s, mu(s)): its gradient is the deterministic policy gradient, by the chain rule through the action.
@@ -112,8 +117,10 @@ class DDPG(nn.Module):
         if not self._actor_trains_encoder:
             features = features.detach()
         output = self.actor.policy(features)
-        q = self.critic(features.detach(), self._noisy(output.tanh())).amin(0)
-        return self.settings.saturation_penalty * output.square().mean() - q.mean()
+        with _frozen(self.optimizers["critic"].parameters):
+            q = _smallest(self.critic(features.detach(), self._noisy(output.tanh())))
+        penalty = self.settings.saturation_penalty
+        return penalty * output.square().mean() - q.mean() if penalty else -q.mean()
 
     @torch.no_grad()
     def update_targets(self) -> None:
@@ -123,12 +130,6 @@ class DDPG(nn.Module):
     @property
     def _actor_trains_encoder(self) -> bool:
         return "encoder" in self.optimizers and self.settings.encoder_trained_by == "both"
-
-    @property
-    def _actor_inputs(self) -> list[nn.Parameter]:
-        """What the actor's loss moves: never the critic."""
-        encoder = list(self.encoder.parameters()) if self._actor_trains_encoder else []
-        return list(self.actor.parameters()) + encoder
 
     def _target(self, name: str) -> nn.Module:
         return self.targets[name] if name in self.targets else getattr(self, name)
@@ -142,16 +143,20 @@ class DDPG(nn.Module):
         noisy = action + noise.clamp(-clip, clip)
         return noisy + (noisy.clamp(-EDGE, EDGE) - noisy).detach()
 
+    def _batch_norm_learns(self, now: bool) -> None:
+        """Statistics of the batch while updating, running ones otherwise; nothing else here has two modes."""
+        if self.settings.batch_norm:
+            self.actor.train(now), self.critic.train(now)
+
     def _zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes, by name: networks, targets, optimisers, the noise's random stream."""
         tensors = {f"network.{name}": tensor for name, tensor in self.state_dict().items()}
         for name, optimizer in self.optimizers.items():
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.tensors().items()}
         return tensors | {"noise_draws": self._noise_draws.get_state()}
 
     def load_networks(self, tensors: dict[str, Tensor]) -> None:
@@ -163,26 +168,24 @@ class DDPG(nn.Module):
         self.load_networks(tensors)
         self._noise_draws.set_state(tensors["noise_draws"].cpu())
         for name, optimizer in self.optimizers.items():
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            state = optimizer.state_dict()
-            state["state"] = {}
-            for key, tensor in tensors.items():
-                if key.startswith(f"optimizer.{name}."):
-                    index, field = key.split(".")[2:]
-                    parameter = parameters[int(index)]
-                    if tensor.shape == parameter.shape:  # the fused kernel wants the parameter's layout
-                        copied = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-                    else:
-                        copied = tensor.clone()  # the file would keep its place on the disk while it is mapped
-                    state["state"].setdefault(int(index), {})[field] = copied
-            optimizer.load_state_dict(state)
+            begin = f"optimizer.{name}."
+            own = {key.removeprefix(begin): tensor for key, tensor in tensors.items() if key.startswith(begin)}
+            optimizer.load_tensors(own)
 
 
-def _adam(network: nn.Module, learning_rate: float, decay: float = 0.0) -> torch.optim.Adam:
-    """Adam; L2 pulls at weights, not at biases or BatchNorm's gains, which it would drive to 0 where Q is flat."""
-    parameters = list(network.parameters())
-    groups = [{"params": [p], "weight_decay": decay * (p.ndim > 1)} for p in parameters] if decay else parameters
-    return torch.optim.Adam(groups, lr=learning_rate, fused=True)
+@contextlib.contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """What is computed in here gives these no gradient."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    yield
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
+def _smallest(q: Tensor) -> Tensor:
+    """Of several critics (critics, B) to (B,)."""
+    return functools.reduce(torch.minimum, q.unbind())
 
 
 def _averaged(network: nn.Module) -> list[Tensor]:

@@ -44,6 +44,7 @@ class Env:
     camera: int = -1  # -1: the task's own
     shadow_size: int = 256  # side of the shadow map; dm_control's 2048 costs most of a software frame
     slices: int = 28  # corners of a round body, 28 as in mujoco; a software frame's time grows with their square
+    stacks: int = 0  # rings of a round body; 0: 4/7 of the slices, as in mujoco
 
 
 @dataclass
@@ -143,10 +144,12 @@ FREE_ON_RESUME = (
 )
 
 PRESET_HELP = "\n         ".join(f"{name:15} {text}" for name, text in presets.PRESETS.items())
+RENDER_HELP = "\n         ".join(f"{name:15} {text}" for name, (text, _) in presets.RENDER.items())
 RUN_HELP = f"""
 task=    a name from `python -m pixel_ddpg.list`
 obs=     pixels or state
 preset=  {PRESET_HELP}
+render=  {RENDER_HELP}
 """
 NO_FILES = {"run": {"dir": "."}, "sweep": {"dir": "runs", "subdir": "."}, "output_subdir": None}
 QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]
@@ -155,7 +158,7 @@ QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logg
 def _register_groups() -> None:
     store = ConfigStore.instance().store
     groups = [{"task": "cartpole-swingup"}, {"obs": "pixels"}, {"preset": "fast"}, {"settings": "${preset}-${obs}"}]
-    groups += [{"optional task_settings": "${preset}-${obs}-${task}"}]
+    groups += [{"optional task_settings": "${preset}-${obs}-${task}"}, {"render": None}]
     store(name="schema", node=Config)
     store(name="run", node={"defaults": ["schema", *groups, *QUIET, "_self_"], "hydra": NO_FILES})
     for task in tasks.CATALOGUE:
@@ -169,12 +172,19 @@ def _register_groups() -> None:
             store(group="settings", name=f"{preset}-{obs}", node=presets.SETTINGS[preset, obs], package="_global_")
     for preset in presets.PRESETS:
         store(group="preset", name=preset, node={"preset": preset}, package="_global_")
+    for name, (_, quality) in presets.RENDER.items():
+        store(group="render", name=name, node={"env": quality}, package="_global_")
 
 
 _register_groups()
 SCHEMAS: dict[str, type] = {"run": Config}
 PACKAGES = {"run": "pixel_ddpg"}
-CHOICES = {"task": list(tasks.CATALOGUE), "obs": ["pixels", "state"], "preset": list(presets.PRESETS)}
+CHOICES = {
+    "task": list(tasks.CATALOGUE),
+    "obs": ["pixels", "state"],
+    "preset": list(presets.PRESETS),
+    "render": list(presets.RENDER),
+}
 
 
 def register_command(name: str, schema: type, package: str = "pixel_ddpg") -> None:
@@ -255,7 +265,7 @@ def command(name: str) -> Callable:
                 sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
                 if unknown := [word for word in get_args_parser().parse_known_args()[1] if word.startswith("-")]:
                     flag = unknown[0].lstrip("-").split("=")[0]
-                    if flag in keys(SCHEMAS[name]):
+                    if flag in words(SCHEMAS[name]):
                         raise UserError(f"--{flag}: write {flag}=..., without dashes")
                     raise UserError(f"unknown option {unknown[0]}; see --help")
                 if any(word.startswith("-") for word in sys.argv[1:]):
@@ -325,10 +335,10 @@ def quote(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
-def _check_words(words: list[str], name: str) -> None:
+def _check_words(given: list[str], name: str) -> None:
     """Unknown keys, tasks and presets, each with the nearest name that exists."""
-    known = list(keys(SCHEMAS[name]))
-    for word in words:
+    known = words(SCHEMAS[name])
+    for word in given:
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException:
@@ -343,11 +353,16 @@ def _check_words(words: list[str], name: str) -> None:
         if override.is_discrete_sweep():
             values = list(override.sweep_string_iterator())
         else:
-            given = [] if override.is_sweep_override() else override.value()
-            values = [str(value) for value in (given if isinstance(given, list) else [given])]
+            value = [] if override.is_sweep_override() else override.value()
+            values = [str(each) for each in (value if isinstance(value, list) else [value])]
         for value in values:
             if key in CHOICES and value not in CHOICES[key]:
                 raise UserError(f"unknown {key} '{value}'{nearest(value, CHOICES[key])}")
+
+
+def words(schema: type) -> list[str]:
+    """What may stand before a = on the command line."""
+    return list(keys(schema)) + ["render"] * (schema is Config)
 
 
 def keys(schema: type, prefix: str = "", leaves_only: bool = False) -> Iterator[str]:
@@ -437,6 +452,8 @@ def check(config: Config) -> None:
         raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
     if config.obs == "pixels":
         check_convolutions(config)
+        if agent.random_shift >= env.size:
+            raise UserError(f"agent.random_shift={agent.random_shift} must be smaller than env.size={env.size}")
 
 
 LARGEST_PICTURE = 2048  # pixels a side
@@ -451,6 +468,7 @@ AT_MOST = {
 AT_LEAST = {
     "seed": 0, "frames": 1, "threads": 0, "checkpoint_minutes": 0, "env.size": 8, "env.action_repeat": 1,
     "env.frame_stack": 1, "env.renderings": 1, "env.camera": -1, "env.shadow_size": 1, "env.slices": 7,
+    "env.stacks": 0,
     "replay.capacity": 1, "replay.batch_size": 1, "replay.n_step": 1, "noise.start": 0, "noise.end": 0,
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,

@@ -51,7 +51,8 @@ class Environment(dm_env.Environment):
         if self.task.simulator != "mujoco":
             return self.task_env.make_renderer(size)
         options = self._options
-        return rendering.Renderer(self.task_env.physics, size, self._camera, options.shadow_size, options.slices)
+        quality = (options.shadow_size, options.slices, options.stacks)
+        return rendering.Renderer(self.task_env.physics, size, self._camera, *quality)
 
     def drawn_by(self) -> str:
         """Backend and renderer, as rendering.describe says."""

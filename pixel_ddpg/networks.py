@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pixel_ddpg.config import Agent
+from pixel_ddpg.onednn import Stack
 
 
 class Encoder(nn.Module):
@@ -17,13 +18,12 @@ class Encoder(nn.Module):
         for filters, kernel, stride, padding in settings.conv:
             layers += [nn.Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
             channels = filters
-        self.convolutions = nn.Sequential(*layers)
-        self._offset = settings.pixel_offset
+        self.convolutions = Stack(*layers)
+        self.register_buffer("_offset", torch.tensor(-settings.pixel_offset), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
-        pixels = observation.to(torch.float32, memory_format=torch.channels_last).div_(255)
-        if self._offset:
-            pixels.sub_(self._offset)
+        pixels = observation.to(torch.float32, memory_format=torch.channels_last)
+        torch.add(self._offset, pixels, alpha=1 / 255, out=pixels)
         return self.convolutions(pixels).flatten(1)
 
 
@@ -39,7 +39,7 @@ class Actor(nn.Module):
         for size in settings.hidden:
             layers.append(_layer(width, size, settings.layer_norm, settings.batch_norm))
             width = size
-        self.policy = nn.Sequential(*layers, nn.Linear(width, action_dim))
+        self.policy = Stack(*layers, nn.Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.policy(features).tanh()
@@ -72,7 +72,7 @@ class _Q(nn.Module):
                 width += action_dim * (index == settings.action_layer)
                 after.append(_layer(width, size, settings.layer_norm, False))
             width = size
-        self.before, self.after = nn.Sequential(*before), nn.Sequential(*after, nn.Linear(width, 1))
+        self.before, self.after = Stack(*before), Stack(*after, nn.Linear(width, 1))
 
     def forward(self, head: Tensor, action: Tensor) -> Tensor:
         return self.after(torch.cat([self.before(head), action], dim=-1)).squeeze(-1)
@@ -81,9 +81,9 @@ class _Q(nn.Module):
 def _head(features: int, settings: Agent) -> tuple[nn.Module, int]:
     """DrQ-v2's trunk, or nothing; and its width."""
     if not settings.feature_dim:
-        return nn.Identity(), features
+        return Stack(), features
     width = settings.feature_dim
-    return nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width), nn.Tanh()), width
+    return Stack(nn.Linear(features, width), nn.LayerNorm(width), nn.Tanh()), width
 
 
 def _layer(inputs: int, outputs: int, layer_norm: bool, batch_norm: bool) -> nn.Sequential:

@@ -72,11 +72,11 @@ def _forget(error: Exception) -> None:
 class Renderer:
     """Pictures of a physics through one camera, as uint8 (3, size, size); the scene is built once."""
 
-    def __init__(self, physics, size: int, camera: int, shadow_size: int, slices: int):
+    def __init__(self, physics, size: int, camera: int, shadow_size: int, slices: int, stacks: int = 0):
         with gl_failures_explained():
             from dm_control.mujoco import engine
 
-            _set_quality(physics.model.vis, size, shadow_size, slices)
+            _set_quality(physics.model.vis, size, shadow_size, slices, stacks or slices * 4 // 7)
             _enlarge_buffer(physics, size)
             self._camera = engine.Camera(physics, height=size, width=size, camera_id=camera)
 
@@ -85,11 +85,11 @@ class Renderer:
         return np.ascontiguousarray(self._camera.render().transpose(2, 0, 1))
 
 
-def _set_quality(visual, size: int, shadow_size: int, slices: int) -> None:
+def _set_quality(visual, size: int, shadow_size: int, slices: int, stacks: int) -> None:
     """What MuJoCo reads once, when it makes the context; the buffer is no larger than the picture, as it is cleared
     and resolved whole."""
     visual.quality.shadowsize = shadow_size
-    visual.quality.numslices, visual.quality.numstacks = slices, slices * 4 // 7  # MuJoCo's own are 28 and 16
+    visual.quality.numslices, visual.quality.numstacks = slices, stacks
     visual.global_.offwidth = visual.global_.offheight = size
 
 

@@ -139,24 +139,33 @@ class Replay:
         return self._pictures(stacked)
 
     def _pictures(self, stacked: Tensor) -> Tensor:
-        """uint8 (B, stack * c, H, W), each sample shifted by its own draw: an integer crop of the edge-padded picture.
+        """uint8 (B, stack * c, H, W), each sample an integer crop of the edge-padded picture, by its own draw."""
+        shift = torch.zeros(2, len(stacked), dtype=torch.int64, device=self.device)
+        if self._shift:
+            shift.random_(-self._shift, self._shift + 1, generator=self.shifts)
+        crops = self._crops_by_slices if self.device.type == "cpu" else self._crops_by_index
+        return crops(stacked, shift).flatten(1, 2)
 
-        Rows are copied whole from the ring, already in their shifted order; columns are then moved within each row.
-        """
+    def _crops_by_index(self, stacked: Tensor, shift: Tensor) -> Tensor:
+        """Rows are copied whole from the ring, already in their shifted order; columns are then moved in each row."""
         _, channels, height, width = self.elements.shape
-        batch, stack = stacked.shape
-        shift = torch.zeros(2, batch, 1, dtype=torch.int64, device=self.device)
-        if self._shift:
-            shift = torch.randint(-self._shift, self._shift + 1, shift.shape, generator=self.shifts, device=self.device)
-        rows = (torch.arange(height, device=self.device) + shift[0]).clamp_(0, height - 1)
+        rows = (torch.arange(height, device=self.device) + shift[0, :, None]).clamp_(0, height - 1)
         planes = stacked[..., None] * channels + torch.arange(channels, device=self.device)
-        index = planes.view(batch, stack * channels, 1) * height + rows[:, None]
-        pictures = self.elements.view(-1, width).index_select(0, index.view(-1))
-        pictures = pictures.view(batch, stack * channels, height, width)
+        index = planes[..., None] * height + rows[:, None, None]
+        pictures = self.elements.view(-1, width).index_select(0, index.view(-1)).view(*index.shape, width)
         if self._shift:
-            columns = (torch.arange(width, device=self.device) + shift[1]).clamp_(0, width - 1)
-            pictures = pictures.gather(3, columns[:, None, None].expand_as(pictures))
+            columns = (torch.arange(width, device=self.device) + shift[1, :, None]).clamp_(0, width - 1)
+            pictures = pictures.gather(4, columns[:, None, None, None].expand_as(pictures))
         return pictures
+
+    def _crops_by_slices(self, stacked: Tensor, shift: Tensor) -> Tensor:
+        """The same, sample by sample: half of the time on a CPU, where each copy is of whole blocks."""
+        ring, stack = self.elements.numpy(), stacked.shape[1]
+        pictures = np.empty((*stacked.shape, *ring.shape[1:]), np.uint8)
+        for picture, slots, down, right in zip(pictures, stacked.tolist(), *shift.tolist()):
+            in_a_row = slots[-1] - slots[0] == stack - 1
+            _crop(ring[slots[0] : slots[-1] + 1] if in_a_row else ring[slots], picture, down, right)
+        return torch.from_numpy(pictures)
 
     def state_dict(self) -> dict:
         """Counters and random streams, without the slots."""
@@ -194,6 +203,15 @@ class Replay:
         self._needs[numbers.cpu().numpy()] = needs.cpu().numpy()
         self.draws.set_state(torch.tensor(state["draws"], dtype=torch.uint8))
         self.shifts.set_state(torch.tensor(state["shifts"], dtype=torch.uint8))
+
+
+def _crop(source: np.ndarray, target: np.ndarray, down: int, right: int) -> None:
+    """target[..., y, x] = source[..., y + down, x + right], the edge where that lies outside (..., H, W)."""
+    height, width = source.shape[-2:]
+    top, bottom, left, end = max(0, -down), height - max(0, down), max(0, -right), width - max(0, right)
+    target[..., top:bottom, left:end] = source[..., top + down : bottom + down, left + right : end + right]
+    target[..., :left], target[..., end:] = target[..., left : left + 1], target[..., end - 1 : end]
+    target[..., :top, :], target[..., bottom:, :] = target[..., top : top + 1, :], target[..., bottom - 1 : bottom, :]
 
 
 def element_bytes(element_shape: tuple[int, ...], action_dim: int) -> int:

@@ -448,7 +448,7 @@ def train_regulator(problem, updates, seed=1):
             agent.update(replay.sample(128))
             done += 1
         for name, rate in rates.items():
-            agent.optimizers[name].param_groups[0]["lr"] = rate * min(1, 1.4 * (1 - done / updates) + 0.03)
+            agent.optimizers[name].lr = rate * min(1, 1.4 * (1 - done / updates) + 0.03)
     return agent
 
 
@@ -480,12 +480,10 @@ def assert_all_close(got, expected, equal=True):
 def test_9_every_parameter_stands_in_one_optimiser(words):
     """An encoder that two optimisers step, parameters that none does, targets that any does."""
     agent = make_small(*words)
-    held = [p for optimizer in agent.optimizers.values() for group in optimizer.param_groups for p in group["params"]]
+    held = [p for optimizer in agent.optimizers.values() for p in optimizer.parameters]
     trained = [p for name in ("encoder", "actor", "critic") for p in getattr(agent, name).parameters()]
     assert sorted(map(id, held)) == sorted(map(id, trained))
-    assert {id(p) for p in agent.encoder.parameters()} == {
-        id(p) for group in agent.optimizers["encoder"].param_groups for p in group["params"]
-    }
+    assert set(map(id, agent.encoder.parameters())) == set(map(id, agent.optimizers["encoder"].parameters))
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -508,7 +506,7 @@ def test_9_the_actors_loss_moves_the_encoder_only_if_named(both):
     """The same, told by the weights after an update in which only the actor's loss has a gradient."""
     words = ["agent.encoder_trained_by=both"] * both
     agent, batch = make_small("noise.target_clip=0", *words), random_batch(PIXELS)
-    agent.critic_loss = lambda features, batch: (0 * features.sum(), torch.zeros(1))
+    agent.critic_loss = lambda features, batch: (0 * agent.critic(features, batch.action).sum(), torch.zeros(1))
     before = copy.deepcopy(agent.encoder)
     agent.update(batch)
     same = [torch.equal(old, new) for old, new in zip(before.parameters(), agent.encoder.parameters())]

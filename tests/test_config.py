@@ -401,11 +401,19 @@ def test_weights_stay_within_one(key, bad):
         ("preset=ddpg2016", "obs=state", "replay.batch_size=1"),
         ("env.size=8", "agent.conv=[[32,3,2,0],[32,5,1,0]]"),
         ("preset=drqv2", "env.size=8"),
+        ("agent.random_shift=64", "env.size=64"),
     ],
 )
 def test_values_that_do_not_fit_each_other(words):
     """Each is fine, together they are not."""
     mistake(*words)
+
+
+def test_render_sets_the_quality_over_the_preset_and_under_single_fields():
+    """A word for the quality that a preset overrides, or that overrides what was asked for by number."""
+    assert_fields(compose("preset=drqv2", "render=fast"), env__shadow_size=128, env__slices=12, env__stacks=4)
+    assert_fields(compose("env.slices=9", "render=exact"), env__shadow_size=2048, env__slices=9, env__stacks=16)
+    assert mistake("render=exat") == "unknown render 'exat'; did you mean exact?"
 
 
 def test_the_message_names_key_and_value():

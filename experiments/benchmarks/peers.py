@@ -1,0 +1,86 @@
+"""Other people's code at the same work: it is imported, not copied, and left out where it is not installed."""
+
+import importlib
+import logging
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+
+from pixel_ddpg.config import Config, UserError
+from pixel_ddpg.replay import Replay
+
+Peer = tuple[Callable[[], None], Callable[[], int]]  # one update, and how many it has made by its own count
+
+
+class _Spaces(gymnasium.Env):
+    """What Stable-Baselines3 wants to know of an environment; it is never stepped."""
+
+    def __init__(self, observations: int, actions: int):
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observations,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
+
+
+def stable_baselines3(settings: Config, replay: Replay) -> Peer | None:
+    """Stable-Baselines3's DDPG with these networks, rates and batch, on the same transitions; None without it."""
+    try:
+        from stable_baselines3 import DDPG
+        from stable_baselines3.common.logger import Logger
+    except ImportError:
+        return None
+    observations, actions = replay.elements.shape[1], replay.actions.shape[1]
+    model = DDPG(
+        "MlpPolicy", _Spaces(observations, actions), learning_rate=settings.agent.critic_lr,
+        buffer_size=len(replay), batch_size=settings.replay.batch_size, tau=settings.agent.tau,
+        gamma=settings.agent.discount, policy_kwargs={"net_arch": list(settings.agent.hidden)}, device="cpu", seed=0,
+    )  # fmt: skip
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    for slot in range(len(replay)):
+        here, there = (replay.elements[number % replay.slots].numpy() for number in (slot, slot + 1))
+        action, reward = replay.actions[slot].numpy(), replay.rewards[slot].numpy()
+        model.replay_buffer.add(here[None], there[None], action[None], reward[None], np.zeros(1), [{}])
+    return lambda: model.train(1, settings.replay.batch_size), lambda: model._n_updates
+
+
+def drqv2(path: str, settings: Config, replay: Replay) -> Peer:
+    """DrQ-v2's agent and replay from a checkout of its repository, unchanged, on pictures of the same size."""
+    folder = pathlib.Path(path)
+    if not (folder / "drqv2.py").is_file():
+        raise UserError(f"drqv2={path}: there is no drqv2.py; name a checkout of github.com/facebookresearch/drqv2")
+    sys.path.insert(0, str(folder))
+    try:
+        theirs, buffers = importlib.import_module("drqv2"), importlib.import_module("replay_buffer")
+    finally:
+        sys.path.remove(str(folder))
+    logging.getLogger("torch.utils.data").setLevel(logging.ERROR)
+    size, stack, agent = settings.env.size, settings.env.frame_stack, settings.agent
+    actions = replay.actions.shape[1]
+    episodes = pathlib.Path(tempfile.mkdtemp(prefix="drqv2-"))
+    random, length = np.random.default_rng(0), 500
+    for number in range(len(replay) // length):
+        rows = length + 1
+        buffers.save_episode(
+            {
+                "observation": random.integers(0, 256, (rows, 3 * stack, size, size), np.uint8),
+                "action": random.uniform(-1, 1, (rows, actions)).astype(np.float32),
+                "reward": random.random((rows, 1), np.float32), "discount": np.ones((rows, 1), np.float32),
+            },
+            episodes / f"20200101T000000_{number}_{length}.npz",
+        )  # fmt: skip
+    loader = buffers.make_replay_loader(
+        episodes, 10**6, settings.replay.batch_size, 4, True, settings.replay.n_step, agent.discount
+    )
+    batches = iter(loader)
+    learner = theirs.DrQV2Agent(
+        (3 * stack, size, size), (actions,), "cpu", agent.critic_lr, agent.feature_dim, agent.hidden[0], agent.tau,
+        2000, 1, "linear(1.0,0.1,100000)", settings.noise.target_clip, False,
+    )  # fmt: skip
+
+    def updates() -> int:
+        state = learner.critic_opt.state
+        return int(next(iter(state.values()))["step"]) if state else 0
+
+    return lambda: learner.update(batches, 0), updates

@@ -1,0 +1,159 @@
+"""A CPU's way through a stack of layers: one autograd node, whose forward and backward call oneDNN directly.
+
+torch's own matrix products are MKL's, which leaves half of an AMD processor unused, and where layers are small its
+graph costs as much as they do. experiments/benchmarks/results has the figures.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+aten = torch.ops.aten
+AVAILABLE = torch.backends.mkldnn.is_available()
+SMALL = 2**19  # multiplications in a matrix product that is done before oneDNN has begun
+
+
+class Stack(nn.Sequential):
+    """nn.Sequential of Linear, Conv2d, LayerNorm, BatchNorm1d, Tanh, and ReLU after any of them.
+
+    What it computes is nn.Sequential's, which it is where there is no oneDNN, as on a GPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (AVAILABLE and x.device.type == "cpu"):
+            return super().forward(x)
+        return _Node.apply(x, self._steps, *self._own) if self._steps else x
+
+    @functools.cached_property
+    def _steps(self) -> list["Step"]:
+        layers = _flat(self)
+        followed = zip(layers, [*layers[1:], None])
+        return [
+            Step(layer, *KINDS[type(layer)], isinstance(after, nn.ReLU))
+            for layer, after in followed
+            if not isinstance(layer, nn.ReLU)
+        ]
+
+    @functools.cached_property
+    def _own(self) -> list[nn.Parameter]:
+        return [parameter for step in self._steps for parameter in step.layer.parameters()]
+
+
+def _flat(layers: nn.Sequential) -> list[nn.Module]:
+    return [leaf for layer in layers for leaf in (_flat(layer) if isinstance(layer, nn.Sequential) else [layer])]
+
+
+class Step(NamedTuple):
+    """A layer, and the ReLU after it if there is one."""
+
+    layer: nn.Module
+    forward: Callable  # (layer, x, rectified) to y and the tensors that backward takes
+    backward: Callable  # (layer, these, dy, is dx wanted, are the parameters' wanted) to dx and those of the parameters
+    rectified: bool
+
+
+class _Node(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, steps: list[Step], *parameters: Tensor) -> Tensor:
+        ctx.steps, ctx.ends, kept = steps, [], []
+        for step in steps:
+            x, saved = step.forward(step.layer, x, step.rectified)
+            kept += [*saved, x] if step.rectified else saved
+            ctx.ends.append(len(kept))
+        ctx.save_for_backward(*kept)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kept, (of_input, _, *of_parameters) = list(ctx.saved_tensors), ctx.needs_input_grad
+        below: list[Tensor | None] = []
+        for number in reversed(range(len(ctx.steps))):
+            step = ctx.steps[number]
+            if step.rectified:
+                gradient = aten.threshold_backward(gradient, kept.pop(), 0)
+            begin = ctx.ends[number - 1] if number else 0
+            saved, kept = kept[begin:], kept[:begin]
+            gradient, *own = step.backward(step.layer, saved, gradient, number > 0 or of_input, any(of_parameters))
+            below = own + below
+        return gradient, None, *below
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, rectified: bool = False) -> Tensor:
+    """x (m, k) times the transposed weight (n, k)."""
+    if x.shape[0] * weight.numel() >= SMALL:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if rectified else "none", [], "")
+    y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+    return y.relu_() if rectified else y
+
+
+def _linear(layer: nn.Linear, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    return product(x, layer.weight, layer.bias, rectified), (x, layer.weight)
+
+
+def _linear_backward(layer, saved: Sequence[Tensor], gradient: Tensor, of_input: bool, of_parameters: bool) -> tuple:
+    x, weight = saved
+    below = product(gradient, weight.t()) if of_input else None
+    return below, *((product(gradient.t(), x.t()), gradient.sum(0)) if of_parameters else (None, None))
+
+
+def _convolution(layer: nn.Conv2d, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    sizes = (layer.padding, layer.stride, layer.dilation, layer.groups)
+    after = "relu" if rectified else "none"
+    y = torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *sizes, after, [], "")
+    return y, (x, layer.weight)
+
+
+def _convolution_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
+    sizes = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
+    wanted = [of_input, of_parameters, of_parameters]
+    return aten.convolution_backward(gradient, *saved, [layer.out_channels], *sizes, wanted)
+
+
+def _layer_norm(layer: nn.LayerNorm, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    y, mean, scale = aten.native_layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    return y.relu_() if rectified else y, (x, mean, scale, layer.weight, layer.bias)
+
+
+def _layer_norm_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
+    x, *rest = saved
+    wanted = [of_input, of_parameters, of_parameters]
+    return aten.native_layer_norm_backward(gradient, x, layer.normalized_shape, *rest, wanted)
+
+
+def _batch_norm(layer: nn.BatchNorm1d, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    if layer.training:
+        layer.num_batches_tracked.add_(1)
+    running = (layer.running_mean, layer.running_var)
+    how = (layer.training, layer.momentum, layer.eps)
+    y, mean, scale = aten.native_batch_norm(x, layer.weight, layer.bias, *running, *how)
+    return y.relu_() if rectified else y, (x, layer.weight, mean, scale)
+
+
+def _batch_norm_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
+    wanted = [of_input, of_parameters, of_parameters]
+    x, weight, *statistics = saved
+    running = (layer.running_mean, layer.running_var)
+    return aten.native_batch_norm_backward(
+        gradient, x, weight, *running, *statistics, layer.training, layer.eps, wanted
+    )
+
+
+def _tanh(layer: nn.Tanh, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    y = x.tanh()
+    return y, (y,)
+
+
+def _tanh_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
+    return (aten.tanh_backward(gradient, *saved),)
+
+
+KINDS: dict[type, tuple[Callable, Callable]] = {
+    nn.Linear: (_linear, _linear_backward),
+    nn.Conv2d: (_convolution, _convolution_backward),
+    nn.LayerNorm: (_layer_norm, _layer_norm_backward),
+    nn.BatchNorm1d: (_batch_norm, _batch_norm_backward),
+    nn.Tanh: (_tanh, _tanh_backward),
+}
