@@ -497,7 +497,8 @@ def test_pixels_are_bytes_and_show_the_motion():
 
 @pytest.mark.parametrize("size", [64, 84])
 @pytest.mark.parametrize(
-    ("quality", "bound"), [({"slices": 14}, 0.5), (presets.RENDER["fast"][1], 1.0), (presets.RENDER["exact"][1], 0.0)]
+    ("quality", "bound"),
+    [({"shadow_size": 256, "slices": 14}, 0.5), (presets.RENDER["fast"][1], 1.0), (presets.RENDER["exact"][1], 0.0)],
 )
 @pytest.mark.parametrize("name", ["cartpole-swingup", "walker-walk", "cheetah-run"])
 def test_cheap_pictures_change_little_and_exact_ones_do_not(name, quality, bound, size):

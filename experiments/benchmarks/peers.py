@@ -1,10 +1,11 @@
 """Other people's code at the same work: it is imported, not copied, and left out where it is not installed."""
 
 import importlib
-import logging
 import pathlib
+import random
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 
 import gymnasium
@@ -46,7 +47,10 @@ def stable_baselines3(settings: Config, replay: Replay) -> Peer | None:
 
 
 def drqv2(path: str, settings: Config, replay: Replay) -> Peer:
-    """DrQ-v2's agent and replay from a checkout of its repository, unchanged, on pictures of the same size."""
+    """DrQ-v2's agent and replay from a checkout of its repository, on pictures of the same size.
+
+    One thing of it is mended: numpy's integers, with which it seeds its workers, are no seeds since Python 3.11.
+    """
     folder = pathlib.Path(path)
     if not (folder / "drqv2.py").is_file():
         raise UserError(f"drqv2={path}: there is no drqv2.py; name a checkout of github.com/facebookresearch/drqv2")
@@ -55,18 +59,19 @@ def drqv2(path: str, settings: Config, replay: Replay) -> Peer:
         theirs, buffers = importlib.import_module("drqv2"), importlib.import_module("replay_buffer")
     finally:
         sys.path.remove(str(folder))
-    logging.getLogger("torch.utils.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="torch.utils.data")  # four workers, and pinned memory, without a GPU
+    buffers._worker_init_fn = _seed_worker
     size, stack, agent = settings.env.size, settings.env.frame_stack, settings.agent
     actions = replay.actions.shape[1]
     episodes = pathlib.Path(tempfile.mkdtemp(prefix="drqv2-"))
-    random, length = np.random.default_rng(0), 500
+    draws, length = np.random.default_rng(0), 500
     for number in range(len(replay) // length):
         rows = length + 1
         buffers.save_episode(
             {
-                "observation": random.integers(0, 256, (rows, 3 * stack, size, size), np.uint8),
-                "action": random.uniform(-1, 1, (rows, actions)).astype(np.float32),
-                "reward": random.random((rows, 1), np.float32), "discount": np.ones((rows, 1), np.float32),
+                "observation": draws.integers(0, 256, (rows, 3 * stack, size, size), np.uint8),
+                "action": draws.uniform(-1, 1, (rows, actions)).astype(np.float32),
+                "reward": draws.random((rows, 1), np.float32), "discount": np.ones((rows, 1), np.float32),
             },
             episodes / f"20200101T000000_{number}_{length}.npz",
         )  # fmt: skip
@@ -84,3 +89,8 @@ def drqv2(path: str, settings: Config, replay: Replay) -> Peer:
         return int(next(iter(state.values()))["step"]) if state else 0
 
     return lambda: learner.update(batches, 0), updates
+
+
+def _seed_worker(worker: int) -> None:
+    random.seed(worker)
+    np.random.seed(worker)

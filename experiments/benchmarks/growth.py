@@ -1,0 +1,71 @@
+"""How cost grows with work: update time, memory, and runs that share the machine."""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import statistics
+
+import psutil
+
+from experiments.benchmarks import learner, training
+from experiments.benchmarks.timing import alternate, measure_rates
+from pixel_ddpg.replay import Replay
+
+BASE = ("preset=fast", "obs=pixels")
+SWEPT: dict[str, dict[int, tuple[str, ...]]] = {
+    "batch": {n: (f"replay.batch_size={n}",) for n in (16, 32, 64, 128, 256)},
+    "image size": {n: (f"env.size={n}",) for n in (32, 48, 64, 84, 128)},
+    "encoder width": {n: (f"agent.conv=[[{n},5,4,2],[{n},3,2,1],[{n},3,1,1]]",) for n in (8, 16, 32, 64, 128)},
+}
+CAPACITIES = (10_000, 30_000, 100_000)
+AT_ONCE = (1, 2, 4)
+
+
+def update_times(rounds: int) -> dict[str, list[dict]]:
+    """Per swept quantity: its value, seconds of an update, the floor."""
+    found: dict[str, list[dict]] = {}
+    for quantity, values in SWEPT.items():
+        for value, words in values.items():
+            update, count, _, _ = learner.updater((*BASE, *words))
+            turns = alternate({"ours": update}, {"ours": count}, rounds)["ours"]
+            lowest = learner.floor(learner.work_of((*BASE, *words)), measure_rates())
+            found.setdefault(quantity, []).append(
+                {"value": value, "seconds": turns.seconds, "median": turns.median, "floor": lowest}
+            )
+    return found
+
+
+def memory() -> list[dict]:
+    """Bytes that the process grows by when a full ring of 64x64 pictures is made."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for capacity in CAPACITIES:
+        with concurrent.futures.ProcessPoolExecutor(1, context) as fresh:
+            rows.append({"capacity": capacity, "bytes": fresh.submit(_ring_bytes, capacity).result()})
+    return rows
+
+
+def _ring_bytes(capacity: int) -> int:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    replay = Replay((3, 64, 64), 6, capacity, frame_stack=3, n_step=3)
+    for table in replay.TABLES:
+        getattr(replay, table).fill_(1)
+    return process.memory_info().rss - before
+
+
+def sharing(seconds: float) -> list[dict]:
+    """Runs at once, one thread each: frames a second of one and of all."""
+    rows = []
+    for at_once in AT_ONCE:
+        speeds = training.measure(list(BASE), seconds, 1, at_once)["frames_per_second"]
+        rows.append({"at_once": at_once, "frames_per_second": speeds, "median": statistics.median(speeds)})
+    return rows
+
+
+def measure(rounds: int, seconds: float) -> dict:
+    """All of it."""
+    return {
+        "words": list(BASE), "rates": dataclasses.asdict(measure_rates()), "update": update_times(rounds),
+        "memory": memory(), "sharing": sharing(seconds),
+    }  # fmt: skip

@@ -1,0 +1,252 @@
+"""A benchmark's JSON as tables and a plot."""
+
+import pathlib
+from collections.abc import Callable, Iterable
+
+import matplotlib.pyplot as plt
+
+from experiments.panels import STYLE
+
+FOLDER = pathlib.Path(__file__).parent / "results"
+OURS, PLAIN = "ours", "torch's path"
+PEERS = ("Stable-Baselines3", "DrQ-v2's code")
+SMALL, STATE, DRQV2 = "three 3x3 convolutions, pixels", "400/300 at batch 64, state", "drqv2, pixels"
+
+
+def milliseconds(turn: dict) -> str:
+    """Median (least to most)."""
+    values = [1000 * seconds for seconds in turn["seconds"]]
+    return f"{1000 * turn['median']:.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def times(ratio: dict) -> str:
+    """Median (least to most) of the rounds' ratios."""
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+
+
+def learner_line(row: dict) -> str:
+    """One case in a line of text."""
+    others = ", ".join(f"{times(ratio)} x {name}" for name, ratio in row["times_as_fast_as"].items())
+    return (
+        f"{row['name']}, {row['threads']} threads: {milliseconds(row['turns'][OURS])} ms an update, "
+        f"{row['of_floor']:.2f} x floor; {others}"
+    )
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def learner(rows: list[dict]) -> str:
+    """Updates: ours, the floor, and others' in the same process."""
+    header = ["update", "threads", "ms", "floor, ms", "of floor", "times as fast as torch's path", "as a peer"]
+
+    def cells(row: dict) -> list[str]:
+        ratio = row["times_as_fast_as"]
+        peer = next((f"{times(ratio[name])}: {name}" for name in PEERS if name in ratio), "")
+        return [
+            row["name"], str(row["threads"]), milliseconds(row["turns"][OURS]), f"{1000 * row['floor']:.3g}",
+            f"{row['of_floor']:.2f}", times(ratio[PLAIN]), peer,
+        ]  # fmt: skip
+
+    return _table(header, map(cells, rows))
+
+
+def stages(rows: list[dict]) -> str:
+    """Where an update's time goes."""
+    names = list(dict.fromkeys(name for row in rows for name in row["stages"]))
+    return _table(
+        ["update", "threads", *names],
+        ([row["name"], str(row["threads"]), *(f"{100 * row['stages'].get(n, 0):.0f}%" for n in names)] for row in rows),
+    )
+
+
+def rendering(rows: list[dict]) -> str:
+    """Pictures: dm_control's and ours at each quality."""
+    labels = list(rows[0]["times_as_fast"])
+    header = ["task", "side", "dm_control, ms", *(f"{name}: times as fast, difference of 255" for name in labels)]
+    return _table(
+        header,
+        (
+            [row["task"], str(row["size"]), milliseconds(row["turns"]["dm_control"])]
+            + [f"{row['times_as_fast'][name]['median']:.1f}, {row['difference'][name]:.4f}" for name in labels]
+            for row in rows
+        ),
+    )
+
+
+def training(rows: list[dict]) -> str:
+    """Whole runs."""
+    header = ["run", "threads", "frames/s", "updates/s", "pictures/s", "memory, MiB"]
+
+    def cells(row: dict) -> list[str]:
+        (result,) = row["runs"]
+        rates = [f"{result[name] / result['seconds']:.3g}" for name in ("frames", "updates", "pictures")]
+        return [" ".join(row["words"]), str(row["threads"]), *rates, f"{result['memory_bytes'] / 2**20:.0f}"]
+
+    return _table(header, map(cells, rows))
+
+
+def growth(found: dict) -> str:
+    """Cost against work."""
+    updates = [
+        [quantity, str(row["value"]), f"{1000 * row['median']:.3g}", f"{1000 * row['floor']:.3g}"]
+        for quantity, rows in found["update"].items()
+        for row in rows
+    ]
+    memory = [[f"{row['capacity']:,}", f"{row['bytes'] / 2**20:.0f}"] for row in found["memory"]]
+    sharing = [
+        [str(row["at_once"]), f"{row['median']:.3g}", f"{sum(row['frames_per_second']):.3g}"]
+        for row in found["sharing"]
+    ]
+    return "\n\n".join(
+        [
+            _table(["of an update of fast from pixels", "value", "ms", "floor, ms"], updates),
+            _table(["transitions of 64x64", "MiB"], memory),
+            _table(["runs at once", "frames/s of one", "of all"], sharing),
+        ]
+    )
+
+
+PARTS: dict[str, tuple[str, Callable]] = {
+    "learner": ("Updates of the learner, sampling included", learner),
+    "rendering": ("Pictures", rendering),
+    "training": ("Whole runs on cheetah-run", training),
+    "growth": ("How it grows", growth),
+}
+
+
+def as_text(found: dict) -> str:
+    """All tables of a benchmark, as Markdown."""
+    facts = found["facts"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    parts = [
+        f"`{found['command']}`, {found['date']}, commit {(facts['commit'] or 'unknown')[:9]}: "
+        f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}."
+    ]
+    for name, (title, table) in PARTS.items():
+        if name in found:
+            parts += [f"### {title}", table(found[name])]
+            if name == "learner":
+                parts.append(stages(found[name]))
+    return "\n\n".join(parts)
+
+
+def _row(found: dict, name: str, threads: int = 1) -> dict | None:
+    rows = (row for row in found.get("learner", []) if (row["name"], row["threads"]) == (name, threads))
+    return next(rows, None)
+
+
+def goals(found: dict) -> str:
+    """What was aimed at, and what was measured, one thread."""
+    rows = []
+
+    def add(what: str, aim: str, value: float | None, met: Callable[[float], bool]) -> None:
+        rows.append(
+            [
+                what,
+                aim,
+                "not measured" if value is None else f"{value:.2f}",
+                "" if value is None else "yes" if met(value) else "no",
+            ]
+        )
+
+    for name, what, peer, least in (
+        (STATE, "state, 400/300, batch 64", PEERS[0], 2.0),
+        (DRQV2, "drqv2's recipe, pixels", PEERS[1], 2.5),
+    ):
+        row = _row(found, name)
+        ratio = row["times_as_fast_as"].get(peer) if row else None
+        add(
+            f"update: {what}, times as fast as {peer}",
+            f"{least:g} or more",
+            ratio and ratio["median"],
+            lambda v, least=least: v >= least,
+        )
+    for name, what, most in ((STATE, "state, 400/300, batch 64", 1.3), (SMALL, "three 3x3 convolutions, 64x64", 1.5)):
+        row = _row(found, name)
+        add(
+            f"update: {what}, times the floor",
+            f"{most:g} or less",
+            row and row["of_floor"],
+            lambda v, most=most: v <= most,
+        )
+    for label, least, most in (("render=exact", 4.0, 0.01), ("render=fast", 10.0, 1.0)):
+        pictures = found.get("rendering", [])
+        slowest = min((row["times_as_fast"][label]["median"] for row in pictures), default=None)
+        worst = max((row["difference"][label] for row in pictures), default=None)
+        add(
+            f"{label}, times as fast as dm_control's, least of {len(pictures)}",
+            f"{least:g} or more",
+            slowest,
+            lambda v, least=least: v >= least,
+        )
+        add(
+            f"{label}, mean difference of 255, most of {len(pictures)}",
+            f"below {most:g}",
+            worst,
+            lambda v, most=most: v < most,
+        )
+    return _table(["goal", "aim", "measured", "met"], rows)
+
+
+def plot(found: dict, path: pathlib.Path) -> None:
+    """Updates against their floors, pictures against dm_control's, growth."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+        draw = [_updates, _pictures, *(_swept(name) for name in ("batch", "image size", "encoder width")), _shared]
+        for axis, panel in zip(axes.flat, draw):
+            panel(axis, found)
+        figure.suptitle(
+            f"{found['facts']['gpu'] or found['facts']['cpu']}, one thread; lower is better but in the last panel"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+        plt.close(figure)
+
+
+def _updates(axis: plt.Axes, found: dict) -> None:
+    rows = [row for row in found.get("learner", []) if row["threads"] == 1]
+    for index, row in enumerate(reversed(rows)):
+        turns = {name: turn["median"] / row["floor"] for name, turn in row["turns"].items()}
+        for name, value in turns.items():
+            marker, colour = {OURS: ("o", "#1f6feb"), PLAIN: ("|", "#57606a")}.get(name, ("x", "#cf222e"))
+            axis.plot(value, index, marker, color=colour, markersize=8)
+            if name in PEERS:
+                axis.annotate(name, (value, index), (0, 6), textcoords="offset points", fontsize=7, ha="center")
+    axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
+    axis.axvline(1, color="#8c959f", linewidth=0.8)
+    axis.set(title="An update, in times its floor", xlabel="o ours, | torch's own path, x a peer", xlim=(0, None))
+
+
+def _pictures(axis: plt.Axes, found: dict) -> None:
+    rows = [row for row in found.get("rendering", []) if row["size"] == 64]
+    labels = list(rows[0]["turns"]) if rows else []
+    for index, label in enumerate(labels):
+        places = [position + 0.8 * (index / len(labels) - 0.4) for position in range(len(rows))]
+        axis.bar(places, [1000 * row["turns"][label]["median"] for row in rows], 0.8 / len(labels), label=label)
+    axis.set_xticks(range(len(rows)), [row["task"].replace("-", "\n") for row in rows])
+    axis.set(title="A picture of 64x64", ylabel="ms")
+    if labels:
+        axis.legend()
+
+
+def _swept(quantity: str) -> Callable:
+    def draw(axis: plt.Axes, found: dict) -> None:
+        rows = found.get("growth", {}).get("update", {}).get(quantity, [])
+        values = [row["value"] for row in rows]
+        axis.plot(values, [1000 * row["median"] for row in rows], "o-", color="#1f6feb", label="ours")
+        axis.plot(values, [1000 * row["floor"] for row in rows], "--", color="#8c959f", label="floor")
+        axis.set(title=f"An update of fast from pixels over {quantity}", ylabel="ms", xscale="log", yscale="log")
+        axis.set_xticks(values, [str(value) for value in values], minor=False)
+        axis.minorticks_off()
+        if rows:
+            axis.legend()
+
+    return draw
+
+
+def _shared(axis: plt.Axes, found: dict) -> None:
+    rows = found.get("growth", {}).get("sharing", [])
+    axis.plot([row["at_once"] for row in rows], [sum(row["frames_per_second"]) for row in rows], "o-", color="#1f6feb")
+    axis.set(title="Runs at once: frames/s of all together", xlabel="runs", ylabel="frames/s", ylim=(0, None))

@@ -1,0 +1,88 @@
+"""Whole training, in a process of its own: frames a second, what they are made of, memory."""
+
+import concurrent.futures
+import multiprocessing
+import pathlib
+import tempfile
+import time
+
+import psutil
+
+from pixel_ddpg import config, machine, rendering, trainer
+from pixel_ddpg.config import Config
+from pixel_ddpg.logger import Metrics, WandbMirror
+
+WARM_UP = 20  # agent steps with updates before the clock starts
+QUICK = ("train.start_steps=2000", "noise.random_frames=0", "eval.episodes=1", "eval.video_size=0", "wandb=off")
+
+
+_all_ready: list = []  # in a worker: the barrier where it waits for the others
+
+
+def wait_for_all() -> None:
+    """Runs that share the machine are watched at the same time."""
+    for barrier in _all_ready:
+        barrier.wait(timeout=600)
+
+
+class _Enough(Exception):
+    """Leaves the loop."""
+
+
+class _Clock:
+    """Called after each agent step: when the measured ones began and ended, and what was counted in between."""
+
+    def __init__(self, run: trainer.Trainer, seconds: float):
+        self._run, self._seconds, self._begin = run, seconds, run.config.train.start_steps + WARM_UP
+        self.pictures = 0
+        if run.config.obs == "pixels":
+            renderer = run.environment._renderer
+            self._render, renderer.render = renderer.render, self._count
+        self.result: dict = {}
+
+    def _count(self):
+        self.pictures += 1
+        return self._render()
+
+    def __call__(self, run: trainer.Trainer) -> None:
+        if run.step < self._begin:
+            return
+        now = {"seconds": time.perf_counter(), "frames": run.frame, "steps": run.step, "updates": run.updates,
+               "pictures": self.pictures}  # fmt: skip
+        if run.step == self._begin:
+            self._first = now
+            wait_for_all()
+            self._first["seconds"] = time.perf_counter()
+        elif now["seconds"] - self._first["seconds"] > self._seconds:
+            self.result = {key: value - self._first[key] for key, value in now.items()}
+            raise _Enough
+
+
+def _train(words: list[str], seconds: float, threads: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
+        settings: Config = config.compose(words)
+        machine.prepare_cpu(threads)
+        rendering.choose_backend(threads)
+        device = machine.choose_device(settings.device)
+        run = trainer.Trainer(settings, device, device)
+        metrics, clock = Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), _Clock(run, seconds)
+        run.attach(metrics, WandbMirror(pathlib.Path(folder), "off", "", "", {}))
+        try:
+            run.train(clock)
+        except _Enough:
+            return clock.result | {"memory_bytes": psutil.Process().memory_info().rss}
+        raise config.UserError(f"seconds={seconds}: the run ended before; ask for fewer")
+
+
+def measure(words: list[str], seconds: float, threads: int, at_once: int = 1) -> dict:
+    """So many equal runs at once, each with its threads: frames a second of one, and its counts."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(at_once)
+    with concurrent.futures.ProcessPoolExecutor(at_once, context, _all_ready.append, (barrier,)) as pool:
+        results = list(pool.map(_train, *zip(*[(words, seconds, threads)] * at_once)))
+    return {
+        "words": words, "threads": threads, "at_once": at_once,
+        "frames_per_second": [result["frames"] / result["seconds"] for result in results],
+        "runs": results,
+    }  # fmt: skip
