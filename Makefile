@@ -5,7 +5,7 @@ BIN := .venv/bin
 DEMO := runs/demo
 PROFILE := quick
 
-.PHONY: help install demo suite test lint doctor clean
+.PHONY: help install demo suite bench test lint doctor clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
@@ -26,6 +26,10 @@ demo: install  ## train cartpole-swingup from pixels for a few minutes; writes a
 
 suite: install  ## the experiment: PROFILE=smoke, quick (default) or paper; goes on where it was stopped
 	$(BIN)/python -m experiments.suite profile=$(PROFILE)
+
+bench: install  ## speed beside Stable-Baselines3, dm_control, torch's own path and the computed floor (DRQV2=<checkout>: that too)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python -m experiments.benchmarks drqv2=$(DRQV2)
 
 test: install  ## the whole test suite
 	$(BIN)/python -m pytest -n 2

@@ -32,14 +32,18 @@ class Stack(nn.Sequential):
         layers = _flat(self)
         followed = zip(layers, [*layers[1:], None])
         return [
-            Step(layer, *KINDS[type(layer)], isinstance(after, nn.ReLU))
+            Step(layer, *_parameters(layer), isinstance(after, nn.ReLU), *KINDS[type(layer)])
             for layer, after in followed
             if not isinstance(layer, nn.ReLU)
         ]
 
     @functools.cached_property
     def _own(self) -> list[nn.Parameter]:
-        return [parameter for step in self._steps for parameter in step.layer.parameters()]
+        return [parameter for step in self._steps for parameter in step[1:3] if parameter is not None]
+
+
+def _parameters(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    return getattr(layer, "weight", None), getattr(layer, "bias", None)
 
 
 def _flat(layers: nn.Sequential) -> list[nn.Module]:
@@ -50,9 +54,11 @@ class Step(NamedTuple):
     """A layer, and the ReLU after it if there is one."""
 
     layer: nn.Module
-    forward: Callable  # (layer, x, rectified) to y and the tensors that backward takes
-    backward: Callable  # (layer, these, dy, is dx wanted, are the parameters' wanted) to dx and those of the parameters
+    weight: Tensor | None
+    bias: Tensor | None
     rectified: bool
+    forward: Callable  # (step, x) to y and the tensors that backward takes
+    backward: Callable  # (step, these, dy, is dx wanted, are the parameters' wanted) to dx and those of the parameters
 
 
 class _Node(torch.autograd.Function):
@@ -60,7 +66,7 @@ class _Node(torch.autograd.Function):
     def forward(ctx, x: Tensor, steps: list[Step], *parameters: Tensor) -> Tensor:
         ctx.steps, ctx.ends, kept = steps, [], []
         for step in steps:
-            x, saved = step.forward(step.layer, x, step.rectified)
+            x, saved = step.forward(step, x)
             kept += [*saved, x] if step.rectified else saved
             ctx.ends.append(len(kept))
         ctx.save_for_backward(*kept)
@@ -76,7 +82,7 @@ class _Node(torch.autograd.Function):
                 gradient = aten.threshold_backward(gradient, kept.pop(), 0)
             begin = ctx.ends[number - 1] if number else 0
             saved, kept = kept[begin:], kept[:begin]
-            gradient, *own = step.backward(step.layer, saved, gradient, number > 0 or of_input, any(of_parameters))
+            gradient, *own = step.backward(step, saved, gradient, number > 0 or of_input, any(of_parameters))
             below = own + below
         return gradient, None, *below
 
@@ -89,64 +95,62 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, rectified: bo
     return y.relu_() if rectified else y
 
 
-def _linear(layer: nn.Linear, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
-    return product(x, layer.weight, layer.bias, rectified), (x, layer.weight)
+def _linear(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    return product(x, step.weight, step.bias, step.rectified), (x, step.weight)
 
 
-def _linear_backward(layer, saved: Sequence[Tensor], gradient: Tensor, of_input: bool, of_parameters: bool) -> tuple:
+def _linear_backward(step: Step, saved: list[Tensor], gradient: Tensor, of_input: bool, of_parameters: bool) -> tuple:
     x, weight = saved
     below = product(gradient, weight.t()) if of_input else None
     return below, *((product(gradient.t(), x.t()), gradient.sum(0)) if of_parameters else (None, None))
 
 
-def _convolution(layer: nn.Conv2d, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+def _convolution(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    layer, after = step.layer, "relu" if step.rectified else "none"
     sizes = (layer.padding, layer.stride, layer.dilation, layer.groups)
-    after = "relu" if rectified else "none"
-    y = torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *sizes, after, [], "")
-    return y, (x, layer.weight)
+    return torch.ops.mkldnn._convolution_pointwise(x, step.weight, step.bias, *sizes, after, [], ""), (x, step.weight)
 
 
-def _convolution_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
+def _convolution_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
+    layer, wanted = step.layer, [of_input, of_parameters, of_parameters]
     sizes = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
-    wanted = [of_input, of_parameters, of_parameters]
     return aten.convolution_backward(gradient, *saved, [layer.out_channels], *sizes, wanted)
 
 
-def _layer_norm(layer: nn.LayerNorm, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
-    y, mean, scale = aten.native_layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
-    return y.relu_() if rectified else y, (x, mean, scale, layer.weight, layer.bias)
+def _layer_norm(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    layer = step.layer
+    y, mean, scale = aten.native_layer_norm(x, layer.normalized_shape, step.weight, step.bias, layer.eps)
+    return y.relu_() if step.rectified else y, (x, mean, scale, step.weight, step.bias)
 
 
-def _layer_norm_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
+def _layer_norm_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
     x, *rest = saved
     wanted = [of_input, of_parameters, of_parameters]
-    return aten.native_layer_norm_backward(gradient, x, layer.normalized_shape, *rest, wanted)
+    return aten.native_layer_norm_backward(gradient, x, step.layer.normalized_shape, *rest, wanted)
 
 
-def _batch_norm(layer: nn.BatchNorm1d, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+def _batch_norm(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    layer = step.layer
     if layer.training:
         layer.num_batches_tracked.add_(1)
-    running = (layer.running_mean, layer.running_var)
-    how = (layer.training, layer.momentum, layer.eps)
-    y, mean, scale = aten.native_batch_norm(x, layer.weight, layer.bias, *running, *how)
-    return y.relu_() if rectified else y, (x, layer.weight, mean, scale)
+    how = (layer.running_mean, layer.running_var, layer.training, layer.momentum, layer.eps)
+    y, mean, scale = aten.native_batch_norm(x, step.weight, step.bias, *how)
+    return y.relu_() if step.rectified else y, (x, step.weight, mean, scale)
 
 
-def _batch_norm_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
-    wanted = [of_input, of_parameters, of_parameters]
+def _batch_norm_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
     x, weight, *statistics = saved
-    running = (layer.running_mean, layer.running_var)
-    return aten.native_batch_norm_backward(
-        gradient, x, weight, *running, *statistics, layer.training, layer.eps, wanted
-    )
+    layer, wanted = step.layer, [of_input, of_parameters, of_parameters]
+    how = (layer.running_mean, layer.running_var, *statistics, layer.training, layer.eps)
+    return aten.native_batch_norm_backward(gradient, x, weight, *how, wanted)
 
 
-def _tanh(layer: nn.Tanh, x: Tensor, rectified: bool) -> tuple[Tensor, Sequence[Tensor]]:
+def _tanh(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     y = x.tanh()
     return y, (y,)
 
 
-def _tanh_backward(layer, saved, gradient, of_input, of_parameters) -> tuple:
+def _tanh_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
     return (aten.tanh_backward(gradient, *saved),)
 
 

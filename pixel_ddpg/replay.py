@@ -120,10 +120,9 @@ class Replay:
 
     def gather(self, slots: Tensor) -> Batch:
         """The transitions that start at these slots; see Batch."""
-        reward = torch.zeros(slots.shape, device=self.device)
-        discount = torch.ones(slots.shape, device=self.device)
-        end = slots
-        for _ in range(self._n_step):
+        reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
+        end = (slots + 1) % self.slots
+        for _ in range(self._n_step - 1):
             goes_on = ~self.lasts[end]
             reward += torch.where(goes_on, discount * self.rewards[end], 0.0)
             discount *= torch.where(goes_on, self._gamma * self.discounts[end], 1.0)
@@ -132,8 +131,10 @@ class Replay:
 
     def _observations(self, slots: Tensor) -> Tensor:
         """The stacks that end at these slots; within an episode's first steps its first element repeats."""
-        back = torch.minimum(self._offsets, self.ages[slots][:, None])
-        stacked = (slots[:, None] - back) % self.slots
+        stacked = slots[:, None]
+        if self._stack > 1:
+            back = torch.minimum(self._offsets, self.ages[slots][:, None])
+            stacked = (stacked - back) % self.slots
         if self.elements.dim() == 2:
             return self.elements[stacked].flatten(1)
         return self._pictures(stacked)

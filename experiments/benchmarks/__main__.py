@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from experiments.benchmarks import growth, learner, rendering, tables, training
+from experiments.benchmarks import growth, learner, rendering, tables, training, tried
 from pixel_ddpg import config, files, machine
 from pixel_ddpg import rendering as gl
 
-PARTS = ("learner", "rendering", "training", "growth")
+PARTS = ("learner", "rendering", "training", "growth", "tried")
 
 
 @dataclass
 class Benchmarks:
     """Options of the command."""
 
-    parts: list[str] = field(default_factory=lambda: list(PARTS))  # learner, rendering, training, growth
+    parts: list[str] = field(default_factory=lambda: list(PARTS))  # learner, rendering, training, growth, tried
     cases: list[str] = field(default_factory=list)  # of the learner, by the beginning of their names; none: all
     threads: list[int] = field(default_factory=list)  # of torch; none: 1, and all that this process may use
     rounds: int = 7  # of each measurement, whose median counts
@@ -82,12 +82,15 @@ def main(options: Benchmarks) -> None:
                 training.measure([f"preset={preset}", f"obs={obs}"], options.seconds, threads)
                 for preset in ("fast", "ddpg2016", "drqv2") for obs in ("state", "pixels") for threads in thread_counts
             ]  # fmt: skip
+        elif part == "tried":
+            found[part] = tried.measure(options.rounds)
         else:
             found[part] = growth.measure(options.rounds, options.seconds)
         files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
+    tables.write(out)
     print(tables.as_text(found))
     tables.plot(found, out.with_suffix(".png"))
-    print(f"{out}, {out.with_suffix('.png')}")
+    print(f"{out}, and as .md and .png")
 
 
 def _version(name: str) -> list[str]:

@@ -1,11 +1,13 @@
 """A benchmark's JSON as tables and a plot."""
 
+import json
 import pathlib
 from collections.abc import Callable, Iterable
 
 import matplotlib.pyplot as plt
 
 from experiments.panels import STYLE
+from pixel_ddpg import files
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 OURS, PLAIN = "ours", "torch's path"
@@ -108,11 +110,29 @@ def growth(found: dict) -> str:
     )
 
 
+def tried(rows: list[dict]) -> str:
+    """Ways that an update might be made with, one thread."""
+    return _table(
+        ["update", "changed to", "ms", "times as fast as it is", "first update, s"],
+        (
+            [
+                row["case"],
+                row["way"],
+                milliseconds(row["turns"]["changed"]),
+                times(row["times_as_fast"]),
+                f"{row['first']:.2g}",
+            ]
+            for row in rows
+        ),
+    )
+
+
 PARTS: dict[str, tuple[str, Callable]] = {
     "learner": ("Updates of the learner, sampling included", learner),
     "rendering": ("Pictures", rendering),
     "training": ("Whole runs on cheetah-run", training),
     "growth": ("How it grows", growth),
+    "tried": ("What else was tried", tried),
 }
 
 
@@ -188,6 +208,12 @@ def goals(found: dict) -> str:
             lambda v, most=most: v < most,
         )
     return _table(["goal", "aim", "measured", "met"], rows)
+
+
+def write(path: pathlib.Path) -> None:
+    """The tables of a benchmark's JSON beside it."""
+    text = as_text(json.loads(path.read_text()))
+    files.write_atomically(path.with_suffix(".md"), f"# {path.stem}\n\n{text}\n".encode())
 
 
 def plot(found: dict, path: pathlib.Path) -> None:

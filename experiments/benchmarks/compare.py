@@ -1,0 +1,85 @@
+"""python -m experiments.benchmarks.compare base=HEAD~1: training speed of two commits, by the real command of each."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from experiments.benchmarks.timing import ratios
+from pixel_ddpg import config
+from pixel_ddpg.logger import read_rows
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@dataclass
+class Compare:
+    """Options of the command."""
+
+    base: str = "HEAD~1"  # the commit to compare this checkout with, as it is on the disk
+    rounds: int = 3
+    frames: int = 3000  # of each run; the first thousand are not timed
+    run: list[str] = field(default_factory=list)  # words of python -m pixel_ddpg.run, beside obs=state and obs=pixels
+
+
+config.register_command("compare", Compare, "experiments.benchmarks")
+
+
+@contextlib.contextmanager
+def worktree(commit: str) -> Iterator[pathlib.Path]:
+    """A checkout of a commit for a while; UserError for one that is not there."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = pathlib.Path(folder) / "base"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        made = subprocess.run([*git, "add", "--detach", str(tree), commit], capture_output=True, text=True)
+        if made.returncode:
+            raise config.UserError(f"base={commit}: {(made.stderr.splitlines() or ['git failed'])[-1]}")
+        try:
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], capture_output=True)
+
+
+def train(tree: pathlib.Path, words: list[str]) -> dict[str, float]:
+    """Seconds a frame after the first episodes, and how many updates the run made."""
+    with tempfile.TemporaryDirectory() as folder:
+        settled = ["threads=1", "wandb=off", "eval.video_size=0", "eval.episodes=1", f"run_dir={folder}/run"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pixel_ddpg.run", *settled, *words],
+            env={**os.environ, "PYTHONPATH": str(tree)}, cwd=tree, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise config.UserError(f"{tree}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
+        rows = [row for row in read_rows(pathlib.Path(folder, "run", "metrics.jsonl")) if row["kind"] == "train"][1:]
+        seconds = sum(1000 / row["frames_per_second"] for row in rows) / len(rows) / 1000
+        return {"seconds": seconds, "updates": rows[-1]["update"]}
+
+
+def compare(base: str, words: list[str], rounds: int) -> dict:
+    """Seconds a frame of this checkout and of `base`, in turn; and the ratio, round by round."""
+    found: dict[str, list[dict]] = {"base": [], "this": []}
+    with worktree(base) as tree:
+        for _ in range(rounds):
+            for name, place in (("base", tree), ("this", ROOT)):
+                found[name].append(train(place, words))
+    seconds = {name: [row["seconds"] for row in rows] for name, rows in found.items()}
+    updates = {name: sorted({row["updates"] for row in rows}) for name, rows in found.items()}
+    return {"words": words, "seconds": seconds, "updates": updates, "ratio": ratios(seconds["base"], seconds["this"])}
+
+
+@config.command("compare")
+def main(options: Compare) -> None:
+    if options.rounds < 1 or options.frames < 2000:
+        raise config.UserError("rounds must be at least 1 and frames at least 2000")
+    for obs in ("state", "pixels"):
+        words = ["task=cheetah-run", f"obs={obs}", f"frames={options.frames}", *options.run]
+        print(json.dumps(compare(options.base, words, options.rounds)), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

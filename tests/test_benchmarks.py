@@ -1,0 +1,162 @@
+"""The benchmark counts what it times, and its floor and tables say what they mean."""
+
+import json
+import os
+import time
+
+import pytest
+import torch
+from small import call, command
+
+from experiments.benchmarks import compare, learner, peers, tables, timing
+from pixel_ddpg import config, onednn
+
+TINY = ("preset=fast", "obs=pixels", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
+
+
+def test_contestants_do_equal_work_in_turn():
+    """One that is timed for less work, or always after another has warmed the caches."""
+    order, done = [], {"a": 0, "b": 0}
+
+    def work(name):
+        order.append(name)
+        done[name] += 1
+
+    turns = timing.alternate(
+        {name: lambda name=name: work(name) for name in done},
+        {name: lambda name=name: done[name] for name in done},
+        3,
+        2,
+    )
+    assert "".join(order).endswith("aabb" * 3)
+    assert {name: turn.count for name, turn in turns.items()} == {"a": 7, "b": 7} and len(turns["a"].seconds) == 3
+    with pytest.raises(AssertionError, match="not the same work"):
+        timing.alternate({"a": lambda: work("a"), "b": lambda: None}, {n: lambda n=n: done[n] for n in done}, 1, 1)
+
+
+def test_a_stopwatch_counts_each_second_once():
+    """A part within a part counted twice."""
+
+    class Machine:
+        def inner(self):
+            time.sleep(0.02)
+
+        def outer(self):
+            time.sleep(0.01)
+            self.inner()
+
+    machine, watch = Machine(), timing.Stopwatch()
+    watch.watch(machine, "inner", "inner")
+    watch.watch(machine, "outer", "outer")
+    start = time.perf_counter()
+    machine.outer()
+    total = time.perf_counter() - start
+    assert watch.seconds["inner"] >= 0.02 and watch.seconds["outer"] >= 0.01
+    assert sum(watch.seconds.values()) <= total
+    assert sum(share for _, share in watch.shares(total)) == pytest.approx(1)
+
+
+def test_the_floor_counts_the_updates_flops():
+    """Products or passes left out: a floor that is easy to come near. One layer by hand."""
+    words = ("preset=ddpg2016_no_bn", "obs=state", "replay.batch_size=8", "agent.hidden=[16]", "agent.action_layer=0")
+    work = learner.work_of(words)
+    observation, actions, batch, width = 17, 6, 8, 16
+    actor, critic = (
+        2 * batch * (n * width + width * m) for n, m in ((observation, actions), (observation + actions, 1))
+    )
+    of_inputs = 2 * batch * observation * width, 2 * batch * (observation + actions) * width
+    forward = 2 * actor + 3 * critic  # mu' and mu; Q', Q of the batch and of mu
+    backward = (2 * critic - of_inputs[1]) + critic + (2 * actor - of_inputs[0])
+    assert work["product_flops"] == forward + backward and work["convolution_flops"] == 0
+    rates = timing.Rates(product=1e9, convolution=1e9, bandwidth=1e9)
+    assert learner.floor(work, rates) == pytest.approx((forward + backward + work["bytes"]) / 1e9)
+    assert learner.work_of(TINY)["convolution_flops"] > 0
+
+
+def test_a_case_is_measured_with_its_stages(monkeypatch):
+    """Shares that are not of one whole; a path that is called plain and is not."""
+    monkeypatch.setitem(learner.CASES, "tiny", TINY)
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.01)
+    row = json.loads(json.dumps(learner.measure("tiny", 2, "")))
+    assert set(row["turns"]) == {"ours", "torch's path"} and len({turn["count"] for turn in row["turns"].values()}) == 1
+    assert sum(row["stages"].values()) == pytest.approx(1) and min(row["stages"].values()) >= 0
+    available = onednn.AVAILABLE
+    with learner.plain_path():
+        assert not onednn.AVAILABLE
+    assert available == onednn.AVAILABLE
+    assert "ms an update" in tables.learner_line(row) and "tiny" in tables.learner([row])
+
+
+def test_stable_baselines3_does_the_same_updates():
+    """A peer with another net or batch."""
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install -e .[bench]")
+    settings, agent, replay = learner.make(learner.LIKE_SB3)
+    update, updates = peers.stable_baselines3(settings, replay)
+    update()
+    assert updates() == 1
+    theirs = update.__closure__
+    model = next(cell.cell_contents for cell in theirs if hasattr(cell.cell_contents, "policy"))
+    sizes = lambda module: sorted(tuple(p.shape) for p in module.parameters())  # noqa: E731
+    assert sizes(model.actor) == sizes(agent.actor) and sizes(model.critic) == sizes(agent.critic)
+    assert model.batch_size == settings.replay.batch_size
+
+
+def test_drqv2_that_is_not_there_is_told():
+    """A traceback from an import."""
+    code, _, err = call(
+        "experiments.benchmarks.__main__", "parts=[learner]", "cases=[drqv2]", "drqv2=nowhere", "out=a.json"
+    )
+    assert code == 2 and "there is no drqv2.py" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("parts=[lerner]", "did you mean learner"), ("cases=[slow]", "unknown case"), ("rounds=0", "above 0"),
+        ("out=a.txt", "must end in .json"), ("threads=[0]", "above 0"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line(word, part):
+    """A traceback, or hours of measuring before it."""
+    code, _, err = call("experiments.benchmarks.__main__", word)
+    assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
+
+
+def test_the_command_measures_and_draws(tmp_path):
+    """The whole of it, for one case; what was measured before of other parts is kept."""
+    out = tmp_path / "speed.json"
+    out.write_text(json.dumps({"growth": {"update": {}, "memory": [], "sharing": []}}))
+    words = ["parts=[learner]", "cases=[400/300]", "rounds=1", "threads=[1]", f"out={out}"]
+    code, printed, err = command("experiments.benchmarks", *words)
+    assert code == 0, err
+    found = json.loads(out.read_text())
+    assert found["learner"][0]["name"].startswith("400/300") and "growth" in found
+    assert out.with_suffix(".png").stat().st_size > 10_000 and "of floor" in printed
+    assert found["facts"]["commit"] and found["command"].endswith(" ".join(words))
+    goals = tables.goals(found).splitlines()
+    assert len(goals) == 2 + 8 and sum("not measured" in line for line in goals) >= 6
+
+
+@pytest.mark.speed
+def test_this_checkout_beside_another_commit():
+    """Run by hand: BASE=<commit> pytest -m speed -s. Prints the ratio; only the work must be the same."""
+    for obs in ("state", "pixels"):
+        words = ["task=cheetah-run", f"obs={obs}", "frames=3000"]
+        found = compare.compare(os.environ.get("BASE", "HEAD~1"), words, rounds=3)
+        print(f"\n{obs}: {found['ratio']['median']:.2f} times as fast ({found['ratio']['least']:.2f} to "
+              f"{found['ratio']['most']:.2f})")  # fmt: skip
+        assert found["updates"]["base"] == found["updates"]["this"]
+
+
+def test_a_base_that_is_no_commit_is_told():
+    """git's traceback."""
+    with pytest.raises(config.UserError, match="base=nothing-of-this-name"), compare.worktree("nothing-of-this-name"):
+        pass
+
+
+@pytest.mark.parametrize("threads", [1])
+def test_rates_are_positive_and_of_torchs_threads(threads):
+    """A rate of nothing, by which any floor is infinite."""
+    torch.set_num_threads(threads)
+    rates = timing.measure_rates()
+    assert min(rates.product, rates.convolution, rates.bandwidth) > 1e8
