@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments import report, runs
+from experiments.benchmarks import tables
 from experiments.figures import REFERENCE, learning_curves
 from experiments.profiles import PROFILES
 from pixel_ddpg import baseline, config, files, machine, presets, rendering, tasks, trainer
@@ -297,6 +298,18 @@ def resources_table(folders: list[pathlib.Path]) -> str:
     return "\n".join(lines)
 
 
+def speed_tables() -> str:
+    """Markdown: for each machine that was measured, goals beside what was reached, and the paper's experiment."""
+    parts = []
+    for path in sorted(tables.FOLDER.glob("*.json")):
+        found = json.loads(path.read_text())
+        facts = found["facts"]
+        link = f"[all tables](experiments/benchmarks/results/{path.stem}.md)"
+        parts += [f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores ({link}):", tables.goals(found)]
+        parts.append(tables.paper_cost(found))
+    return "\n\n".join(parts)
+
+
 def quick_note(found: runs.Found) -> str:
     """What `profile=quick` takes on two cores, from these runs of its first seed."""
     seeds, hours = PROFILES["quick"]["seeds"], sum(run.hours for run in found.runs)
@@ -330,6 +343,9 @@ def main(options: Results) -> None:
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     resources = resources_table([FOLDER / name for name in MEASURED])
     fill(readme, "resources", f"{resources}\n\n{quick_note(compared)}")
+    fill(readme, "speed", speed_tables())
+    for path in tables.FOLDER.glob("*.json"):
+        tables.write(path)
     experiments = FOLDER.parent / "README.md"
     fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())

@@ -54,7 +54,7 @@ class DDPG(nn.Module):
         self.targets.requires_grad_(False)
         self.eval().to(self.device)
         self.register_buffer("noise_scale", torch.tensor(0.0, device=self.device), persistent=False)
-        self._noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
+        self.noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
 
         decay = settings.critic_weight_decay
         self.optimizers = {
@@ -139,7 +139,7 @@ class DDPG(nn.Module):
         clip = self.noise.target_clip
         if not clip:
             return action
-        noise = torch.randn(action.shape, generator=self._noise_draws, device=self.device) * self.noise_scale
+        noise = torch.randn(action.shape, generator=self.noise_draws, device=self.device) * self.noise_scale
         noisy = action + noise.clamp(-clip, clip)
         return noisy + (noisy.clamp(-EDGE, EDGE) - noisy).detach()
 
@@ -157,7 +157,7 @@ class DDPG(nn.Module):
         tensors = {f"network.{name}": tensor for name, tensor in self.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.tensors().items()}
-        return tensors | {"noise_draws": self._noise_draws.get_state()}
+        return tensors | {"noise_draws": self.noise_draws.get_state()}
 
     def load_networks(self, tensors: dict[str, Tensor]) -> None:
         """Networks and targets alone: enough to act, on any device."""
@@ -166,7 +166,7 @@ class DDPG(nn.Module):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Go on from `tensors()`."""
         self.load_networks(tensors)
-        self._noise_draws.set_state(tensors["noise_draws"].cpu())
+        self.noise_draws.set_state(tensors["noise_draws"].cpu())
         for name, optimizer in self.optimizers.items():
             begin = f"optimizer.{name}."
             own = {key.removeprefix(begin): tensor for key, tensor in tensors.items() if key.startswith(begin)}

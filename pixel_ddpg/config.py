@@ -95,6 +95,7 @@ class Agent:
 class Train:
     start_steps: int = 200  # updates begin when so many agent steps are stored
     updates_per_step: float = 1.0  # gradient updates for each agent step
+    cuda_graph: bool = False  # on a GPU: each update as one graph, which does the same with less work for the CPU
 
 
 @dataclass

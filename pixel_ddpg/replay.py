@@ -67,6 +67,7 @@ class Replay:
         self._open = False
         self.draws = torch.Generator(self.device).manual_seed(seed)
         self.shifts = torch.Generator(self.device).manual_seed(seed + 1)
+        self._whole = torch.zeros(2, dtype=torch.int64, device=self.device)  # oldest and end of the range to draw from
         self._offsets = torch.arange(frame_stack - 1, -1, -1, device=self.device)
 
     @staticmethod
@@ -115,8 +116,19 @@ class Replay:
 
     def sample(self, size: int) -> Batch:
         """Uniform draws with replacement from the transitions that are whole."""
-        drawn = torch.randint(self._oldest, self._ready(), (size,), generator=self.draws, device=self.device)
-        return self.gather(self._slot_of[drawn % self.slots])
+        self.announce()
+        return self.draw(size)
+
+    def announce(self) -> None:
+        """Tell the device which transitions are whole now."""
+        self._whole[0].fill_(self._oldest)
+        self._whole[1].fill_(self._ready())
+
+    def draw(self, size: int) -> Batch:
+        """What `sample` gives, of the transitions last announced; nothing here depends on numbers that the CPU has."""
+        oldest, end = self._whole
+        number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws)
+        return self.gather(self._slot_of[(oldest + number % (end - oldest)) % self.slots])
 
     def gather(self, slots: Tensor) -> Batch:
         """The transitions that start at these slots; see Batch."""

@@ -23,6 +23,7 @@ from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment, element_shape, observation_shape
 from pixel_ddpg.episodes import run_episodes
 from pixel_ddpg.exploration import Exploration, scheduled_scale
+from pixel_ddpg.graph import GraphedUpdate
 from pixel_ddpg.logger import Metrics, WandbMirror
 from pixel_ddpg.replay import Replay
 from pixel_ddpg.values import Values
@@ -66,7 +67,11 @@ class Trainer:
     """One run: its environments, agent and replay, and where it stands."""
 
     def __init__(self, config: Config, device: torch.device, replay_device: torch.device):
+        if config.train.cuda_graph and (device.type != "cuda" or replay_device != device):
+            places = f"here they are on {device} and {replay_device}"
+            raise UserError(f"train.cuda_graph=true needs agent and replay on one GPU, {places}")
         self.config, self.run_dir = config, pathlib.Path(config.run_dir)
+        self._graph: GraphedUpdate | None = None
         stream = seeds(config.seed)
         task = tasks.CATALOGUE[config.task]
         self.environment = Environment(task, config.obs, config.env, stream["environment"])
@@ -168,14 +173,21 @@ class Trainer:
         ratio = self.config.train.updates_per_step
         self.agent.noise_scale.fill_(scheduled_scale(self.config.noise, self.frame))
         for _ in range(math.floor(self.step * ratio) - math.floor((self.step - 1) * ratio)):
-            batch = self.replay.sample(self.config.replay.batch_size)
-            if self.agent.device != self.replay.device:
-                moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items()}
-                batch = dataclasses.replace(batch, **moved)
-            for name, value in self.agent.update(batch).items():
+            for name, value in self._learn().items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._summed += 1
             self.updates += 1
+
+    def _learn(self) -> dict[str, torch.Tensor]:
+        """One update, as a graph where that is asked for; made when there is something to learn from."""
+        if self.config.train.cuda_graph:
+            self._graph = self._graph or GraphedUpdate(self.agent, self.replay, self.config.replay.batch_size)
+            return self._graph()
+        batch = self.replay.sample(self.config.replay.batch_size)
+        if self.agent.device != self.replay.device:
+            moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items()}
+            batch = dataclasses.replace(batch, **moved)
+        return self.agent.update(batch)
 
     def _begin_episode(self) -> None:
         self._time_step = self.environment.reset()

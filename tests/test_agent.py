@@ -577,10 +577,10 @@ def test_12_acting_has_no_noise():
     """Exploration or update noise in the policy itself: evaluations would have it."""
     agent = make_small(noise_scale=10.0)
     observation = np.random.default_rng(0).integers(0, 256, PIXELS, np.uint8)
-    before = agent._noise_draws.get_state()
+    before = agent.noise_draws.get_state()
     first, second = agent.act(observation), agent.act(observation)
     assert first.shape == (ACTIONS,) and first.dtype == np.float32 and np.abs(first).max() <= 1
-    assert np.array_equal(first, second) and torch.equal(before, agent._noise_draws.get_state())
+    assert np.array_equal(first, second) and torch.equal(before, agent.noise_draws.get_state())
 
 
 @pytest.mark.parametrize("words", [(), ("agent.encoder_trained_by=both",)])

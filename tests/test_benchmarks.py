@@ -124,13 +124,16 @@ def test_mistakes_are_told_in_one_line(word, part):
 
 def test_the_command_measures_and_draws(tmp_path):
     """The whole of it, for one case; what was measured before of other parts is kept."""
-    out = tmp_path / "speed.json"
-    out.write_text(json.dumps({"growth": {"update": {}, "memory": [], "sharing": []}}))
+    out = tmp_path / "new" / "speed.json"
+    out.parent.mkdir()
+    kept = {"case": "old", "way": "a way", "first": 1.0, "turns": {"changed": {"seconds": [1.0], "median": 1.0}}}
+    kept["times_as_fast"] = {"median": 1.0, "least": 1.0, "most": 1.0}
+    out.write_text(json.dumps({"tried": [kept]}))
     words = ["parts=[learner]", "cases=[400/300]", "rounds=1", "threads=[1]", f"out={out}"]
     code, printed, err = command("experiments.benchmarks", *words)
     assert code == 0, err
     found = json.loads(out.read_text())
-    assert found["learner"][0]["name"].startswith("400/300") and "growth" in found
+    assert found["learner"][0]["name"].startswith("400/300") and found["tried"] == [kept]
     assert out.with_suffix(".png").stat().st_size > 10_000 and "of floor" in printed
     assert found["facts"]["commit"] and found["command"].endswith(" ".join(words))
     goals = tables.goals(found).splitlines()

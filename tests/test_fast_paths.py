@@ -7,11 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import command
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from pixel_ddpg import config, onednn
 from pixel_ddpg.adam import Adam
 from pixel_ddpg.agent import DDPG
+from pixel_ddpg.graph import GraphedUpdate, one_update
 from pixel_ddpg.onednn import Stack
 from pixel_ddpg.replay import Batch, Replay
 
@@ -172,3 +176,94 @@ def test_crops_by_slices_are_those_by_index(data):
     shifts = torch.tensor(data.draw(moves)).view(2, batch)
     by_slices, by_index = replay._crops_by_slices(stacked, shifts), replay._crops_by_index(stacked, shifts)
     assert np.array_equal(by_slices, by_index)
+
+
+# --- the update as a graph ---
+
+
+class Recorder(TorchDispatchMode):
+    """Every operation with its shapes; refuses those that make the CPU wait for a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations: list[tuple] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        assert operation.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), operation
+        result = operation(*args, **(kwargs or {}))
+        shapes = [tuple(x.shape) for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor)]
+        self.operations.append((str(operation), *shapes))
+        return result
+
+
+@pytest.mark.parametrize("preset,obs", PRESETS)
+def test_an_update_can_be_captured(preset, obs, monkeypatch):
+    """A number that the CPU must know, a shape or an operation that depends on data: no graph could hold it."""
+    monkeypatch.setattr(onednn, "AVAILABLE", False)
+    monkeypatch.setattr(Replay, "_crops_by_slices", Replay._crops_by_index)
+    agent, replay = small_pair(preset, obs, "cpu", 40)
+    recorded = []
+    for _ in range(3):
+        replay.announce()
+        with Recorder() as recorder:
+            one_update(agent, replay, 8)
+        recorded.append(recorder.operations)
+        for _ in range(7):
+            add_steps(replay, 7)
+    assert recorded[0] == recorded[1] == recorded[2] and len(recorded[0]) > 50
+
+
+def small_pair(preset, obs, device, steps):
+    """An agent and a replay with some transitions."""
+    words = [f"preset={preset}", f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"]
+    settings = config.compose(words)
+    shape = (3 * settings.env.renderings, 64, 64) if obs == "pixels" else (9,)
+    stack = settings.env.frame_stack
+    agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, device)
+    options = {"frame_stack": stack, "n_step": settings.replay.n_step, "random_shift": settings.agent.random_shift}
+    replay = Replay(shape, 2, 60, device=device, **options)
+    add_steps(replay, steps)
+    return agent, replay
+
+
+def add_steps(replay, steps):
+    """Whole episodes of five steps and one that goes on."""
+    random = np.random.default_rng(replay.next_slot)
+    shape = replay.elements.shape[1:]
+
+    def element():
+        return random.integers(0, 256, shape, np.uint8) if len(shape) == 3 else random.random(shape, np.float32)
+
+    for number in range(steps):
+        if number % 5 == 0:
+            replay.begin(element())
+        replay.add(element(), random.uniform(-1, 1, 2).astype(np.float32), random.random(), 1.0, number % 5 == 4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("preset,obs", PRESETS)
+def test_a_graph_does_what_eager_updates_do(preset, obs):
+    """Weights that a warm-up moved, random numbers that a graph repeats, transitions that it never sees."""
+    results = []
+    for graphed in (False, True):
+        torch.manual_seed(0)
+        agent, replay = small_pair(preset, obs, "cuda", 40)
+        graph = GraphedUpdate(agent, replay, 8) if graphed else None
+        losses = []
+        for _ in range(5):
+            losses.append(graph() if graph else agent.update(replay.sample(8)))
+            add_steps(replay, 7)
+        results.append((losses, agent.tensors()))
+    (eager_losses, eager), (graph_losses, graphed) = results
+    for one, other in zip(eager_losses, graph_losses):
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+    assert all(torch.isfinite(tensor).all() for tensor in graphed.values() if tensor.is_floating_point())
+    assert torch.equal(eager["noise_draws"], graphed["noise_draws"])
+
+
+def test_a_graph_without_a_gpu_is_refused_in_one_line(tmp_path):
+    """A CUDA error, after minutes of random steps."""
+    words = ["train.cuda_graph=true", "device=cpu", "wandb=off", f"run_dir={tmp_path}/run"]
+    code, _, err = command("pixel_ddpg.run", *words)
+    assert code == 2 and "needs agent and replay on one GPU" in err and err.count("\n") == 1

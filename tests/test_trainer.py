@@ -114,7 +114,7 @@ def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
         "environment": lambda run: run.environment.reset().observation.tolist(),
         "exploration": lambda run: run.exploration.random_action().tolist(),
         "init": lambda run: next(run.agent.parameters()).flatten().tolist(),
-        "update_noise": lambda run: run.agent._noise_draws.get_state().tolist(),
+        "update_noise": lambda run: run.agent.noise_draws.get_state().tolist(),
         "replay": lambda run: run.replay.draws.get_state().tolist(),
         "replay's shifts": lambda run: run.replay.shifts.get_state().tolist(),
     }

@@ -63,6 +63,7 @@ def main(options: Benchmarks) -> None:
     for name in ("stable-baselines3",):
         facts["versions"][name] = next(iter(_version(name)), None)
     out = pathlib.Path(options.out) if options.out else default_out(facts)
+    out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
     found |= {"facts": facts, "command": "python -m experiments.benchmarks " + " ".join(sys.argv[1:])}
     found["date"] = datetime.date.today().isoformat()
@@ -77,6 +78,7 @@ def main(options: Benchmarks) -> None:
             found[part] = [
                 rendering.measure(task, size, options.rounds) for task in rendering.TASKS for size in rendering.SIZES
             ]
+            rendering.draw(out.with_name(f"{out.stem}-pictures.png"))
         elif part == "training":
             found[part] = [
                 training.measure([f"preset={preset}", f"obs={obs}"], options.seconds, threads)
@@ -90,7 +92,7 @@ def main(options: Benchmarks) -> None:
     tables.write(out)
     print(tables.as_text(found))
     tables.plot(found, out.with_suffix(".png"))
-    print(f"{out}, and as .md and .png")
+    print(f"{out}, and its tables and plots beside it")
 
 
 def _version(name: str) -> list[str]:

@@ -210,6 +210,31 @@ def goals(found: dict) -> str:
     return _table(["goal", "aim", "measured", "met"], rows)
 
 
+RUNS_OF_PAPER, FRAMES_OF_PAPER = 27 * 5, 2_500_000  # tasks times seeds, from state and from pixels each
+
+
+def paper_cost(found: dict) -> str:
+    """What the paper's whole experiment takes on this machine, by its speeds: the arithmetic in a sentence."""
+    speeds = {}
+    for row in found.get("training", []):
+        if row["threads"] == 1 and "preset=ddpg2016" in row["words"]:
+            (speeds[row["words"][1].removeprefix("obs=")],) = row["frames_per_second"]
+    if not (speeds and "growth" in found):
+        return "The paper's whole experiment: not measured here."
+    frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
+    hours = {obs: frames / speed / 3600 for obs, speed in speeds.items()}
+    cores = found["facts"]["cores"]
+    sharing = {row["at_once"]: sum(row["frames_per_second"]) for row in found["growth"]["sharing"]}
+    gain = sharing[max(n for n in sharing if n <= cores)] / sharing[1]
+    parts = " and ".join(f"{hours[obs]:,.0f} h from {obs} (at {speeds[obs]:.3g} frames/s)" for obs in sorted(speeds))
+    days = sum(hours.values()) / gain / 24
+    return (
+        f"The paper's whole experiment is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of {FRAMES_OF_PAPER:,} frames from "
+        f"each, {frames / 1e6:g} million frames: {parts} of one core with `ddpg2016`, without evaluations. Runs on all "
+        f"{cores} cores at once go {gain:.2f} times as fast together as one alone: {days:,.0f} days."
+    )
+
+
 def write(path: pathlib.Path) -> None:
     """The tables of a benchmark's JSON beside it."""
     text = as_text(json.loads(path.read_text()))
@@ -221,8 +246,12 @@ def plot(found: dict, path: pathlib.Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
         draw = [_updates, _pictures, *(_swept(name) for name in ("batch", "image size", "encoder width")), _shared]
-        for axis, panel in zip(axes.flat, draw):
-            panel(axis, found)
+        needed = ["learner", "rendering", *["growth"] * 4]
+        for axis, panel, part in zip(axes.flat, draw, needed):
+            if part in found:
+                panel(axis, found)
+            else:
+                axis.set_axis_off()
         figure.suptitle(
             f"{found['facts']['gpu'] or found['facts']['cpu']}, one thread; lower is better but in the last panel"
         )
@@ -232,7 +261,7 @@ def plot(found: dict, path: pathlib.Path) -> None:
 
 
 def _updates(axis: plt.Axes, found: dict) -> None:
-    rows = [row for row in found.get("learner", []) if row["threads"] == 1]
+    rows = [row for row in found["learner"] if row["threads"] == 1]
     for index, row in enumerate(reversed(rows)):
         turns = {name: turn["median"] / row["floor"] for name, turn in row["turns"].items()}
         for name, value in turns.items():
@@ -246,33 +275,31 @@ def _updates(axis: plt.Axes, found: dict) -> None:
 
 
 def _pictures(axis: plt.Axes, found: dict) -> None:
-    rows = [row for row in found.get("rendering", []) if row["size"] == 64]
-    labels = list(rows[0]["turns"]) if rows else []
+    rows = [row for row in found["rendering"] if row["size"] == 64]
+    labels = list(rows[0]["turns"])
     for index, label in enumerate(labels):
         places = [position + 0.8 * (index / len(labels) - 0.4) for position in range(len(rows))]
         axis.bar(places, [1000 * row["turns"][label]["median"] for row in rows], 0.8 / len(labels), label=label)
     axis.set_xticks(range(len(rows)), [row["task"].replace("-", "\n") for row in rows])
     axis.set(title="A picture of 64x64", ylabel="ms")
-    if labels:
-        axis.legend()
+    axis.legend()
 
 
 def _swept(quantity: str) -> Callable:
     def draw(axis: plt.Axes, found: dict) -> None:
-        rows = found.get("growth", {}).get("update", {}).get(quantity, [])
+        rows = found["growth"]["update"][quantity]
         values = [row["value"] for row in rows]
         axis.plot(values, [1000 * row["median"] for row in rows], "o-", color="#1f6feb", label="ours")
         axis.plot(values, [1000 * row["floor"] for row in rows], "--", color="#8c959f", label="floor")
         axis.set(title=f"An update of fast from pixels over {quantity}", ylabel="ms", xscale="log", yscale="log")
         axis.set_xticks(values, [str(value) for value in values], minor=False)
         axis.minorticks_off()
-        if rows:
-            axis.legend()
+        axis.legend()
 
     return draw
 
 
 def _shared(axis: plt.Axes, found: dict) -> None:
-    rows = found.get("growth", {}).get("sharing", [])
+    rows = found["growth"]["sharing"]
     axis.plot([row["at_once"] for row in rows], [sum(row["frames_per_second"]) for row in rows], "o-", color="#1f6feb")
     axis.set(title="Runs at once: frames/s of all together", xlabel="runs", ylabel="frames/s", ylim=(0, None))
