@@ -5,10 +5,10 @@ BIN := .venv/bin
 DEMO := runs/demo
 PROFILE := quick
 
-.PHONY: help install demo suite bench test lint doctor clean
+.PHONY: help install demo suite bench gpu-check offline-pack test lint doctor clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 14
 
 install: .venv/installed  ## build .venv with all that the project needs
 .venv/installed: pyproject.toml
@@ -30,6 +30,12 @@ suite: install  ## the experiment: PROFILE=smoke, quick (default) or paper; goes
 bench: install  ## speed beside Stable-Baselines3, dm_control, torch's own path and the computed floor (DRQV2=<checkout>: that too)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python -m experiments.benchmarks drqv2=$(DRQV2)
+
+gpu-check:  ## on a CUDA machine: its tests and speed in minutes, one JSON to send; with torch and the wheels of offline-pack
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m experiments.benchmarks.gpu_check
+
+offline-pack: install  ## a folder with the wheels that gpu-check needs beside torch (PY=3.12: of another Python)
+	$(BIN)/python -m experiments.benchmarks.offline_pack python=$(PY)
 
 test: install  ## the whole test suite
 	$(BIN)/python -m pytest -n 2

@@ -83,7 +83,7 @@ def facts(device: torch.device, threads: int) -> dict:
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -92,6 +92,14 @@ def facts(device: torch.device, threads: int) -> dict:
         "device": str(device),
         "threads": threads,
     }
+
+
+def version(package: str) -> str | None:
+    """Of an installed package; None where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

@@ -5,7 +5,6 @@ import io
 import pathlib
 import types
 
-import av
 import numpy as np
 
 from pixel_ddpg import files
@@ -27,6 +26,8 @@ class Video:
     """Makes an mp4 of pictures, uint8 (3, size, size); use it as a context, at whose end the file is written, whole."""
 
     def __init__(self, path: pathlib.Path, frames_per_second: float):
+        import av  # here, so that training without films does not need it
+
         path.parent.mkdir(parents=True, exist_ok=True)
         files.check_writable(path)
         self._path, self._buffer = path, io.BytesIO()
@@ -36,7 +37,7 @@ class Video:
         )
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": "23"}
-        self._sized = False
+        self._to_frame, self._sized = av.VideoFrame.from_ndarray, False
 
     def __enter__(self) -> "Video":
         return self
@@ -46,7 +47,7 @@ class Video:
         if not self._sized:
             self._stream.height, self._stream.width = picture.shape[1:]
             self._sized = True
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+        frame = self._to_frame(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
         self._container.mux(self._stream.encode(frame))
 
     def __exit__(self, kind: type | None, *error) -> None:

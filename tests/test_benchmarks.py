@@ -2,13 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
+import zipfile
 
 import pytest
 import torch
 from small import call, command
 
-from experiments.benchmarks import compare, learner, peers, tables, timing
+from experiments.benchmarks import compare, learner, offline_pack, peers, tables, timing
 from pixel_ddpg import config, onednn
 
 TINY = ("preset=fast", "obs=pixels", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
@@ -163,3 +166,49 @@ def test_rates_are_positive_and_of_torchs_threads(threads):
     torch.set_num_threads(threads)
     rates = timing.measure_rates()
     assert min(rates.product, rates.convolution, rates.bandwidth) > 1e8
+
+
+def test_gpu_check_without_a_gpu_is_one_line():
+    """Minutes of tests that all skip, and a JSON of nothing."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    code, _, err = call("experiments.benchmarks.gpu_check")
+    assert code == 2 and "no CUDA device here" in err and err.count("\n") == 1
+
+
+def test_a_wheel_without_a_folder_is_a_wheel(tmp_path):
+    """A RECORD that names files which are gone, or has other hashes: pip refuses it."""
+    wheel = tmp_path / "thing-1.0-py3-none-any.whl"
+    contents = {"thing/__init__.py": b"VALUE = 3\n", "thing/big/data.bin": bytes(10**5)}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+        archive.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        archive.writestr("thing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("thing-1.0.dist-info/RECORD", "all of it, as it was\n")
+    offline_pack.without(wheel, ("thing/big/",))
+    target = tmp_path / "installed"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--target",
+        str(target),
+        str(wheel),
+    ]
+    subprocess.run(pip, check=True)
+    assert (target / "thing/__init__.py").read_bytes() == contents["thing/__init__.py"]
+    assert not (target / "thing/big").exists()
+    with zipfile.ZipFile(wheel) as archive:
+        assert "thing/big" not in archive.read("thing-1.0.dist-info/RECORD").decode()
+
+
+def test_an_offline_pack_overwrites_nothing(tmp_path):
+    """Wheels of another version among those of this one."""
+    (tmp_path / "a.txt").touch()
+    code, _, err = call("experiments.benchmarks.offline_pack", f"out={tmp_path}")
+    assert code == 2 and "is not empty" in err and err.count("\n") == 1

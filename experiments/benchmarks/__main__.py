@@ -1,7 +1,6 @@
 """python -m experiments.benchmarks: speed of learner, renderer and whole runs, beside peers and the computed floor."""
 
 import datetime
-import importlib.metadata
 import json
 import pathlib
 import re
@@ -60,12 +59,11 @@ def main(options: Benchmarks) -> None:
     machine.prepare_cpu(1)
     gl.choose_backend(1)
     facts = machine.facts(machine.choose_device("auto"), cores)
-    for name in ("stable-baselines3",):
-        facts["versions"][name] = next(iter(_version(name)), None)
+    facts["versions"]["stable-baselines3"] = machine.version("stable-baselines3")
     out = pathlib.Path(options.out) if options.out else default_out(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
-    found |= {"facts": facts, "command": "python -m experiments.benchmarks " + " ".join(sys.argv[1:])}
+    found |= {"facts": facts, "command": _command()}
     found["date"] = datetime.date.today().isoformat()
     thread_counts = options.threads or sorted({1, cores})
     cases = [name for name in learner.CASES if not options.cases or name.startswith(tuple(options.cases))]
@@ -95,11 +93,10 @@ def main(options: Benchmarks) -> None:
     print(f"{out}, and its tables and plots beside it")
 
 
-def _version(name: str) -> list[str]:
-    try:
-        return [importlib.metadata.version(name)]
-    except importlib.metadata.PackageNotFoundError:
-        return []
+def _command() -> str:
+    """As it was given, but for the place of somebody's checkout."""
+    words = [re.sub(r"^drqv2=.+", "drqv2=<checkout>", word) for word in sys.argv[1:]]
+    return " ".join(["python -m experiments.benchmarks", *words])
 
 
 def _learner(name: str, threads: int, options: Benchmarks) -> dict:

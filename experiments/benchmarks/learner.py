@@ -66,9 +66,11 @@ def plain_path() -> Iterator[None]:
         onednn.AVAILABLE = kept
 
 
-def updater(words: tuple[str, ...], plain: bool = False) -> tuple[Callable[[], None], Callable[[], int], DDPG, Replay]:
-    """One update, and how many its optimiser has made."""
-    settings, agent, replay = make(words)
+def updater(
+    words: tuple[str, ...], plain: bool = False, device: str = "cpu"
+) -> tuple[Callable[[], None], Callable[[], int], DDPG, Replay]:
+    """One update, and how many its optimiser has made; agent and replay."""
+    settings, agent, replay = make(words, device)
 
     def update() -> None:
         with plain_path() if plain else contextlib.nullcontext():

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from experiments.panels import STYLE
 from pixel_ddpg import files
@@ -294,6 +295,8 @@ def _swept(quantity: str) -> Callable:
         axis.set(title=f"An update of fast from pixels over {quantity}", ylabel="ms", xscale="log", yscale="log")
         axis.set_xticks(values, [str(value) for value in values], minor=False)
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.legend()
 
     return draw
@@ -303,3 +306,4 @@ def _shared(axis: plt.Axes, found: dict) -> None:
     rows = found["growth"]["sharing"]
     axis.plot([row["at_once"] for row in rows], [sum(row["frames_per_second"]) for row in rows], "o-", color="#1f6feb")
     axis.set(title="Runs at once: frames/s of all together", xlabel="runs", ylabel="frames/s", ylim=(0, None))
+    axis.set_xticks([row["at_once"] for row in rows])

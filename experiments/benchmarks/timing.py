@@ -52,6 +52,8 @@ def _seconds(work: Callable[[], None], units: int) -> float:
     start = time.perf_counter()
     for _ in range(units):
         work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -70,11 +72,11 @@ class Rates:
     bandwidth: float
 
 
-def measure_rates() -> Rates:
+def measure_rates(device: torch.device | str = "cpu") -> Rates:
     """The best of several turns at shapes that suit it: products of 1024^3, 3x3 over 64 maps of 32 channels, 32^2."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.device(device):
         a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-        ways = [lambda: a @ b] + [lambda: onednn.product(a, b)] * onednn.AVAILABLE
+        ways = [lambda: a @ b] + [lambda: onednn.product(a, b)] * (onednn.AVAILABLE and a.device.type == "cpu")
         product = max(_rate(way, 2 * 1024**3) for way in ways)
         maps = torch.randn(64, 32, 34, 34).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(32, 32, 3).to(memory_format=torch.channels_last)

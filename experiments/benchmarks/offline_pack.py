@@ -1,0 +1,85 @@
+"""python -m experiments.benchmarks.offline_pack: the wheels that gpu_check needs beside torch, where no network is.
+
+dm_control comes without its locomotion and manipulation assets, which nothing here uses and which are most of its size.
+"""
+
+import base64
+import hashlib
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+
+from pixel_ddpg import config, machine
+
+WHEELS = (
+    "numpy", "mujoco", "dm-control", "dm-env", "dm-tree", "absl-py", "lxml", "glfw", "PyOpenGL", "pyparsing",
+    "protobuf", "hydra-core", "omegaconf", "PyYAML", "gymnasium", "cloudpickle", "Farama-Notifications", "rich", "markdown-it-py",
+    "mdurl", "Pygments", "psutil", "safetensors", "pytest", "iniconfig", "pluggy", "packaging", "hypothesis",
+    "sortedcontainers",
+)  # fmt: skip
+FROM_SOURCE = ("antlr4-python3-runtime",)  # has no wheel, and is the same for every Python
+UNUSED = ("dm_control/locomotion/", "dm_control/manipulation/", "dm_control/entities/")
+
+
+@dataclass
+class OfflinePack:
+    """Options of the command."""
+
+    out: str = "offline-pack"  # a folder
+    python: str = ""  # of the other machine, as 3.12; none: this one's
+
+
+config.register_command("offline_pack", OfflinePack, "experiments.benchmarks")
+
+
+def pip(*words: str) -> None:
+    """pip, quietly; UserError with its last word where it fails."""
+    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise config.UserError(f"pip {words[0]}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
+
+
+def pinned(names: tuple[str, ...]) -> list[str]:
+    """The versions that are installed here."""
+    return [f"{name}=={machine.version(name)}" for name in names]
+
+
+def without(wheel: pathlib.Path, folders: tuple[str, ...]) -> None:
+    """Write the wheel anew without these folders; its RECORD lists what is left."""
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as place:
+        smaller = pathlib.Path(place) / wheel.name
+        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
+            record = next(name for name in old.namelist() if name.endswith(".dist-info/RECORD"))
+            lines = [f"{record},,"]
+            for name in old.namelist():
+                if name != record and not name.startswith(folders):
+                    data = old.read(name)
+                    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+                    new.writestr(name, data)
+                    lines.append(f"{name},sha256={digest},{len(data)}")
+            new.writestr(record, "\n".join(lines) + "\n")
+        smaller.replace(wheel)
+
+
+@config.command("offline_pack")
+def main(options: OfflinePack) -> None:
+    out = pathlib.Path(options.out)
+    if out.exists() and any(out.iterdir()):
+        raise config.UserError(f"out={out} is not empty: choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    python = ["--python-version", options.python] if options.python else []
+    pip("download", "--quiet", "--no-deps", "--only-binary=:all:", *python, "--dest", str(out), *pinned(WHEELS))
+    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), *pinned(FROM_SOURCE))
+    for wheel in out.glob("dm_control-*.whl"):
+        without(wheel, UNUSED)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {len(list(out.iterdir()))} wheels, {size / 1e6:.1f} MB. On the machine with torch, in a checkout:")
+    print(f"    python3 -m pip install --no-index --no-deps {out}/*.whl")
+    print("    python3 -m experiments.benchmarks.gpu_check")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
