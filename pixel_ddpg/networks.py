@@ -55,7 +55,8 @@ class Critic(nn.Module):
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
         head = self.head(features)
-        return torch.stack([estimate(head, action) for estimate in self.estimates])
+        first, *others = (estimate(head, action) for estimate in self.estimates)
+        return torch.stack([first, *others]) if others else first[None]  # a view, where there is nothing to copy
 
 
 class _Q(nn.Module):

@@ -38,7 +38,7 @@ config.register_command("gpu_check", GpuCheck, "experiments.benchmarks")
 
 def run_tests() -> dict:
     """pytest on the tests with a CUDA half: its last line, its exit code, and what failed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.splitlines() or done.stderr.splitlines() or [""]
     return {

@@ -1,9 +1,10 @@
 """python -m experiments.benchmarks.offline_pack: the wheels that gpu_check needs beside torch, where no network is.
 
-dm_control comes without its locomotion and manipulation assets, which nothing here uses and which are most of its size.
+dm_control and mujoco come without folders that nothing there uses and that are most of their size.
 """
 
 import base64
+import fnmatch
 import hashlib
 import pathlib
 import subprocess
@@ -15,13 +16,24 @@ from dataclasses import dataclass
 from pixel_ddpg import config, machine
 
 WHEELS = (
-    "numpy", "mujoco", "dm-control", "dm-env", "dm-tree", "absl-py", "lxml", "glfw", "PyOpenGL", "pyparsing",
-    "protobuf", "hydra-core", "omegaconf", "PyYAML", "gymnasium", "cloudpickle", "Farama-Notifications", "rich", "markdown-it-py",
-    "mdurl", "Pygments", "psutil", "safetensors", "pytest", "iniconfig", "pluggy", "packaging", "hypothesis",
-    "sortedcontainers",
+    "numpy", "scipy", "mujoco", "dm-control", "dm-env", "dm-tree", "absl-py", "lxml", "glfw", "PyOpenGL", "pyparsing",
+    "protobuf", "hydra-core", "omegaconf", "PyYAML", "gymnasium", "cloudpickle", "Farama-Notifications", "rich",
+    "markdown-it-py", "mdurl", "Pygments", "psutil", "safetensors", "pytest", "iniconfig", "pluggy", "packaging",
+    "hypothesis", "sortedcontainers",
 )  # fmt: skip
 FROM_SOURCE = ("antlr4-python3-runtime",)  # has no wheel, and is the same for every Python
-UNUSED = ("dm_control/locomotion/", "dm_control/manipulation/", "dm_control/entities/")
+UNUSED = {
+    "dm_control": (
+        "dm_control/locomotion/*", "dm_control/manipulation/*", "dm_control/entities/*", "dm_control/blender/*",
+        "dm_control/suite/dog_assets/*", "dm_control/mujoco/testing/*", "dm_control/mjcf/test_assets/*",
+    ),
+    "mujoco": ("mujoco/experimental/*", "mujoco/_render_filament*"),
+    "numpy": ("numpy/*tests/*",),
+    "scipy": ("scipy/*tests/*", *(f"scipy/{name}/*" for name in (
+        "optimize", "sparse", "stats", "spatial", "io", "interpolate", "signal", "integrate", "fft", "fftpack",
+        "cluster", "odr", "datasets", "differentiate",
+    ))),
+}  # fmt: skip
 
 
 @dataclass
@@ -47,15 +59,15 @@ def pinned(names: tuple[str, ...]) -> list[str]:
     return [f"{name}=={machine.version(name)}" for name in names]
 
 
-def without(wheel: pathlib.Path, folders: tuple[str, ...]) -> None:
-    """Write the wheel anew without these folders; its RECORD lists what is left."""
+def without(wheel: pathlib.Path, patterns: tuple[str, ...]) -> None:
+    """Write the wheel anew without files of these names; its RECORD lists what is left."""
     with tempfile.TemporaryDirectory(dir=wheel.parent) as place:
         smaller = pathlib.Path(place) / wheel.name
         with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
             record = next(name for name in old.namelist() if name.endswith(".dist-info/RECORD"))
             lines = [f"{record},,"]
             for name in old.namelist():
-                if name != record and not name.startswith(folders):
+                if name != record and not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
                     data = old.read(name)
                     digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
                     new.writestr(name, data)
@@ -73,8 +85,9 @@ def main(options: OfflinePack) -> None:
     python = ["--python-version", options.python] if options.python else []
     pip("download", "--quiet", "--no-deps", "--only-binary=:all:", *python, "--dest", str(out), *pinned(WHEELS))
     pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), *pinned(FROM_SOURCE))
-    for wheel in out.glob("dm_control-*.whl"):
-        without(wheel, UNUSED)
+    for name, patterns in UNUSED.items():
+        for wheel in out.glob(f"{name}-*.whl"):
+            without(wheel, patterns)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(list(out.iterdir()))} wheels, {size / 1e6:.1f} MB. On the machine with torch, in a checkout:")
     print(f"    python3 -m pip install --no-index --no-deps {out}/*.whl")
