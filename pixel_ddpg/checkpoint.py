@@ -1,7 +1,8 @@
 """Atomic checkpoints: tensors as safetensors (which cannot run code), the rest as JSON, the replay in pieces.
 
 checkpoints/000000050000/{tensors.safetensors,state.json}     the last two are kept
-checkpoints/replay/000000000000-000000006300.safetensors      slots written since the last one
+checkpoints/replay/000000000000-000000006300.safetensors      slots written since the last one; of several environments
+checkpoints/replay/000000000000-000000006300.1.safetensors    each after the first has its number
 """
 
 import json
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from pixel_ddpg.config import UserError
 from pixel_ddpg.files import sync_folder, write_atomically
-from pixel_ddpg.replay import Replay, element_bytes
+from pixel_ddpg.replay import Replay, Stream, element_bytes
 
 FORMAT = 1
 KEPT = 2
@@ -32,10 +33,15 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     pieces.mkdir(parents=True, exist_ok=True)
     last = newest(run_dir)
     known = _read_state(last)["replay_pieces"] if last else []
-    now = next_pieces(known, replay)
-    for piece in now:
-        if piece not in known:
-            write_atomically(_piece(run_dir, piece), save(replay.slots_between(*piece)))
+    slot_bytes = element_bytes(replay.elements.shape[1:], replay.actions.shape[1])
+    now = []
+    for number, stream in enumerate(replay.streams):
+        own = [number] * (number > 0)
+        ranges = next_pieces([piece[:2] for piece in known if piece[2:] == own], stream, slot_bytes)
+        for piece in ranges:
+            if piece + own not in known:
+                write_atomically(_piece(run_dir, piece + own), save(stream.slots_between(*piece)))
+        now += [piece + own for piece in ranges]
     state = state | {
         "format": FORMAT, "replay_pieces": now, "replay": replay.state_dict(), "replay_device": replay.device.type
     }  # fmt: skip
@@ -54,17 +60,17 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     tidy(run_dir)
 
 
-def next_pieces(known: list[list[int]], replay: Replay) -> list[list[int]]:
-    """[first, end] of the pieces that hold the replay: those that still matter and, if slots came since, new ones."""
-    oldest = replay.next_slot - replay.slots
+def next_pieces(known: list[list[int]], stream: Stream, slot_bytes: int) -> list[list[int]]:
+    """[first, end] of the pieces that hold a stream: those that still matter and, if slots came since, new ones."""
+    oldest = stream.next_slot - stream.slots
     kept = [piece for piece in known if piece[1] > oldest]
-    if kept and kept[-1][1] == replay.next_slot:
+    if kept and kept[-1][1] == stream.next_slot:
         return kept
     first = max(0, oldest, kept[-1][1] - 1 if kept else 0)  # the last known slot had no action yet
     # two slots or more, so that a new piece never has the name of the last known one
-    length = max(2, PIECE_BYTES // element_bytes(replay.elements.shape[1:], replay.actions.shape[1]))
-    firsts = range(first, replay.next_slot, length)
-    return kept + [[first, min(first + length, replay.next_slot)] for first in firsts]
+    length = max(2, PIECE_BYTES // slot_bytes)
+    firsts = range(first, stream.next_slot, length)
+    return kept + [[first, min(first + length, stream.next_slot)] for first in firsts]
 
 
 def tidy(run_dir: pathlib.Path) -> None:
@@ -174,12 +180,14 @@ def _refuse_other_devices(run_dir: pathlib.Path, state: dict, device: torch.devi
 
 def _load_replay(run_dir: pathlib.Path, state: dict, replay: Replay) -> None:
     for piece in state["replay_pieces"]:
-        replay.load_slots(piece[0], load_file(_piece(run_dir, piece)))
+        stream = replay.streams[piece[2] if len(piece) > 2 else 0]
+        stream.load_slots(piece[0], load_file(_piece(run_dir, piece)))
     replay.load_state_dict(state["replay"])
 
 
 def _piece(run_dir: pathlib.Path, piece: list[int]) -> pathlib.Path:
-    return run_dir / "checkpoints" / "replay" / f"{piece[0]:012d}-{piece[1]:012d}.safetensors"
+    name = ".".join([f"{piece[0]:012d}-{piece[1]:012d}", *map(str, piece[2:]), "safetensors"])
+    return run_dir / "checkpoints" / "replay" / name
 
 
 def _read_state(path: pathlib.Path) -> dict:

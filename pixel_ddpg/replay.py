@@ -1,11 +1,11 @@
 """A ring of single frames on the training device. Stacks, n-step returns and random shifts are gathered at sampling.
 
 Each observation is one slot; its action, reward and discount lead to the next slot. An episode of L transitions takes
-L + 1 slots. Slots and transitions are numbered from the run's first and never renumbered; slot g lies at g modulo the
-number of slots. The transitions that may be sampled are always one range of numbers, so that a draw is O(batch).
+L + 1 slots. A draw is O(batch).
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
@@ -27,8 +27,101 @@ class Batch:
     next_observation: Tensor
 
 
+class Stream:
+    """One environment's part of the ring, and where it stands: what writes.
+
+    Slots and transitions are numbered from the stream's first and never renumbered; slot g lies at g modulo the number
+    of slots. The transitions that may be sampled are always one range of numbers.
+    """
+
+    def __init__(self, tables: dict[str, Tensor], slot_of: Tensor, capacity: int, frame_stack: int, n_step: int):
+        self._tables, self._slot_of = tables, slot_of
+        self._capacity, self._stack, self._n_step = capacity, frame_stack, n_step
+        self.slots = len(slot_of)
+        self._needs = np.zeros(self.slots, np.int64)  # transition -> number of the oldest slot its stack shows
+        self.next_slot = 0  # number of the slot that is written next
+        self.oldest = 0  # the oldest transition that may be sampled
+        self._transitions = 0  # number of the transition that is added next
+        self._age = 0  # steps of the current episode
+        self._open = False
+
+    def __len__(self) -> int:
+        """How many transitions may be sampled now."""
+        return max(0, self.end - self.oldest)
+
+    @property
+    def end(self) -> int:
+        """The end of the range that may be sampled: n-step windows of a running episode must be complete."""
+        return self._transitions - (min(self._n_step - 1, self._age) if self._open else 0)
+
+    def begin(self, element: np.ndarray) -> None:
+        """The first observation of an episode. An episode that was left unfinished counts as truncated."""
+        if self._open:
+            self._tables["lasts"][(self.next_slot - 1) % self.slots] = True
+        self._age, self._open = 0, True
+        self._write(element, last=False)
+
+    def add(self, element: np.ndarray, action: np.ndarray, reward: float, discount: float, last: bool) -> None:
+        """A step from the newest observation to `element`. `discount` is 0 only where the task terminated."""
+        start = self.next_slot - 1
+        at = start % self.slots
+        self._tables["actions"][at] = torch.as_tensor(action)
+        self._tables["rewards"][at], self._tables["discounts"][at] = reward, discount
+        transition = self._transitions % self.slots
+        self._slot_of[transition] = at
+        self._needs[transition] = start - min(self._age, self._stack - 1)
+        self._transitions += 1
+        self._age += 1
+        self._open = not last
+        self._write(element, last)
+        self.oldest = max(self.oldest, self._transitions - self._capacity)
+
+    def _write(self, element: np.ndarray, last: bool) -> None:
+        at = self.next_slot % self.slots
+        self._tables["elements"][at] = torch.as_tensor(element)
+        self._tables["lasts"][at], self._tables["ages"][at] = last, self._age
+        overwritten = self.next_slot - self.slots
+        self.next_slot += 1
+        while self.oldest < self._transitions and self._needs[self.oldest % self.slots] <= overwritten:
+            self.oldest += 1
+
+    def state_dict(self) -> dict:
+        """Counters, without the slots."""
+        return {
+            "next_slot": self.next_slot, "transitions": self._transitions, "oldest": self.oldest, "age": self._age,
+            "open": self._open,
+        }  # fmt: skip
+
+    def slots_between(self, first: int, end: int) -> dict[str, Tensor]:
+        """The tables' rows of the slots numbered `first` to `end` - 1, on the CPU."""
+        index = torch.arange(first, end, device=self._slot_of.device) % self.slots
+        return {name: table[index].cpu() for name, table in self._tables.items()}
+
+    def load_slots(self, first: int, rows: dict[str, Tensor]) -> None:
+        """Put back what `slots_between` gave."""
+        index = torch.arange(first, first + len(rows["ages"]), device=self._slot_of.device) % self.slots
+        for name, table in self._tables.items():
+            table[index] = rows[name].to(table.device)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a `state_dict`, after `load_slots`; transitions are numbered again from the slots."""
+        self.next_slot, self.oldest = state["next_slot"], state["oldest"]
+        self._age, self._open = state["age"], state["open"]
+        self._transitions = state["transitions"]
+        first, device = max(0, self.next_slot - self.slots), self._slot_of.device
+        starts = torch.arange(first, self.next_slot - 1, device=device)
+        starts = starts[~self._tables["lasts"][starts % self.slots]]
+        numbers = torch.arange(self._transitions - len(starts), self._transitions, device=device) % self.slots
+        self._slot_of[numbers] = starts % self.slots
+        needs = starts - self._tables["ages"][starts % self.slots].clamp(max=self._stack - 1)
+        self._needs[numbers.cpu().numpy()] = needs.cpu().numpy()
+
+
 class Replay:
-    """The newest `capacity` transitions. Elements are what one step adds: uint8 (c, H, W) frames or float32 (d,)."""
+    """The newest `capacity` transitions. Elements are what one step adds: uint8 (c, H, W) frames or float32 (d,).
+
+    Each of `streams` environments writes its own equal part of the tables; batches are drawn from all.
+    """
 
     TABLES = ("elements", "actions", "rewards", "discounts", "lasts", "ages")
 
@@ -38,6 +131,7 @@ class Replay:
         action_dim: int,
         capacity: int,
         *,
+        streams: int = 1,
         frame_stack: int = 1,
         n_step: int = 1,
         discount: float = 0.99,
@@ -48,7 +142,8 @@ class Replay:
         self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
         self._shift = random_shift if len(element_shape) == 3 else 0
         self.device = torch.device(device)
-        self.slots = self.slots_for(capacity, frame_stack, n_step)
+        self.slots = self.slots_for(capacity, frame_stack, n_step, streams)
+        self._part = self.slots // streams
         dtype = torch.uint8 if len(element_shape) == 3 else torch.float32
 
         def table(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,61 +153,36 @@ class Replay:
         self.actions, self.rewards, self.discounts = table(action_dim), table(), table()
         self.lasts = table(dtype=torch.bool)  # the slot is an episode's last observation
         self.ages = table(dtype=torch.int64)  # steps since the episode's first observation
-        self._slot_of = table(dtype=torch.int64)  # transition -> slot
-        self._needs = np.zeros(self.slots, np.int64)  # transition -> number of the oldest slot its stack shows
-        self.next_slot = 0  # number of the slot that is written next
-        self._transitions = 0  # number of the transition that is added next
-        self._oldest = 0  # the oldest transition that may be sampled
-        self._age = 0  # steps of the current episode
-        self._open = False
+        self._slot_of = table(dtype=torch.int64)  # transition -> slot, both within a stream
+        self.streams = [self._stream(slice(at, at + self._part)) for at in range(0, self.slots, self._part)]
         self.draws = torch.Generator(self.device).manual_seed(seed)
         self.shifts = torch.Generator(self.device).manual_seed(seed + 1)
-        self._whole = torch.zeros(2, dtype=torch.int64, device=self.device)  # oldest and end of the range to draw from
+        self._ranges = torch.zeros(2, streams, dtype=torch.int64, device=self.device)  # oldest and end of each stream
         self._offsets = torch.arange(frame_stack - 1, -1, -1, device=self.device)
 
+    def _stream(self, part: slice) -> Stream:
+        tables = {name: getattr(self, name)[part] for name in self.TABLES}
+        capacity = self._part - self._stack - self._n_step
+        return Stream(tables, self._slot_of[part], capacity, self._stack, self._n_step)
+
     @staticmethod
-    def slots_for(capacity: int, frame_stack: int, n_step: int) -> int:
-        """Slots that hold `capacity` transitions of one long episode with their stacks and n-step windows."""
-        return capacity + frame_stack + n_step
+    def slots_for(capacity: int, frame_stack: int, n_step: int, streams: int = 1) -> int:
+        """Slots that hold `capacity` transitions of one long episode a stream with their stacks and n-step windows."""
+        return streams * (math.ceil(capacity / streams) + frame_stack + n_step)
 
     def __len__(self) -> int:
         """How many transitions may be sampled now."""
-        return max(0, self._ready() - self._oldest)
+        return sum(map(len, self.streams))
 
-    def _ready(self) -> int:
-        """The end of the range that may be sampled: n-step windows of a running episode must be complete."""
-        return self._transitions - (min(self._n_step - 1, self._age) if self._open else 0)
+    def begin(self, element: np.ndarray, stream: int = 0) -> None:
+        """As Stream.begin."""
+        self.streams[stream].begin(element)
 
-    def begin(self, element: np.ndarray) -> None:
-        """The first observation of an episode. An episode that was left unfinished counts as truncated."""
-        if self._open:
-            self.lasts[(self.next_slot - 1) % self.slots] = True
-        self._age, self._open = 0, True
-        self._write(element, last=False)
-
-    def add(self, element: np.ndarray, action: np.ndarray, reward: float, discount: float, last: bool) -> None:
-        """A step from the newest observation to `element`. `discount` is 0 only where the task terminated."""
-        start = self.next_slot - 1
-        at = start % self.slots
-        self.actions[at] = torch.as_tensor(action)
-        self.rewards[at], self.discounts[at] = reward, discount
-        transition = self._transitions % self.slots
-        self._slot_of[transition] = at
-        self._needs[transition] = start - min(self._age, self._stack - 1)
-        self._transitions += 1
-        self._age += 1
-        self._open = not last
-        self._write(element, last)
-        self._oldest = max(self._oldest, self._transitions - self.capacity)
-
-    def _write(self, element: np.ndarray, last: bool) -> None:
-        at = self.next_slot % self.slots
-        self.elements[at] = torch.as_tensor(element)
-        self.lasts[at], self.ages[at] = last, self._age
-        overwritten = self.next_slot - self.slots
-        self.next_slot += 1
-        while self._oldest < self._transitions and self._needs[self._oldest % self.slots] <= overwritten:
-            self._oldest += 1
+    def add(
+        self, element: np.ndarray, action: np.ndarray, reward: float, discount: float, last: bool, stream: int = 0
+    ) -> None:
+        """As Stream.add."""
+        self.streams[stream].add(element, action, reward, discount, last)
 
     def sample(self, size: int) -> Batch:
         """Uniform draws with replacement from the transitions that are whole."""
@@ -121,32 +191,40 @@ class Replay:
 
     def announce(self) -> None:
         """Tell the device which transitions are whole now."""
-        self._whole[0].fill_(self._oldest)
-        self._whole[1].fill_(self._ready())
+        for number, stream in enumerate(self.streams):
+            self._ranges[0, number].fill_(stream.oldest)
+            self._ranges[1, number].fill_(max(stream.oldest, stream.end))
 
     def draw(self, size: int) -> Batch:
         """What `sample` gives, of the transitions last announced; nothing here depends on numbers that the CPU has."""
-        oldest, end = self._whole
-        number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws)
-        return self.gather(self._slot_of[(oldest + number % (end - oldest)) % self.slots])
+        oldest, end = self._ranges
+        ends = (end - oldest).cumsum(0)
+        number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws) % ends[-1]
+        stream = torch.searchsorted(ends, number, right=True)
+        transition = number + (end - ends)[stream]
+        part = stream * self._part
+        return self.gather(part + self._slot_of[part + transition % self._part])
 
     def gather(self, slots: Tensor) -> Batch:
         """The transitions that start at these slots; see Batch."""
         reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
-        end = (slots + 1) % self.slots
+        end = self._moved(slots, 1)
         for _ in range(self._n_step - 1):
             goes_on = ~self.lasts[end]
             reward += torch.where(goes_on, discount * self.rewards[end], 0.0)
             discount *= torch.where(goes_on, self._gamma * self.discounts[end], 1.0)
-            end = (end + goes_on) % self.slots
+            end = self._moved(end, goes_on)
         return Batch(self._observations(slots), self.actions[slots], reward, discount, self._observations(end))
+
+    def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
+        """So many slots further round each one's stream."""
+        return slots - slots % self._part + (slots + by) % self._part
 
     def _observations(self, slots: Tensor) -> Tensor:
         """The stacks that end at these slots; within an episode's first steps its first element repeats."""
         stacked = slots[:, None]
         if self._stack > 1:
-            back = torch.minimum(self._offsets, self.ages[slots][:, None])
-            stacked = (stacked - back) % self.slots
+            stacked = self._moved(stacked, -torch.minimum(self._offsets, self.ages[slots][:, None]))
         if self.elements.dim() == 2:
             return self.elements[stacked].flatten(1)
         return self._pictures(stacked)
@@ -183,37 +261,14 @@ class Replay:
     def state_dict(self) -> dict:
         """Counters and random streams, without the slots."""
         return {
-            "next_slot": self.next_slot,
-            "transitions": self._transitions,
-            "oldest": self._oldest,
-            "age": self._age,
-            "open": self._open,
-            "draws": self.draws.get_state().tolist(),
-            "shifts": self.shifts.get_state().tolist(),
-        }
-
-    def slots_between(self, first: int, end: int) -> dict[str, Tensor]:
-        """The tables' rows of the slots numbered `first` to `end` - 1, on the CPU."""
-        index = torch.arange(first, end, device=self.device) % self.slots
-        return {name: getattr(self, name)[index].cpu() for name in self.TABLES}
-
-    def load_slots(self, first: int, rows: dict[str, Tensor]) -> None:
-        """Put back what `slots_between` gave."""
-        index = torch.arange(first, first + len(rows["ages"]), device=self.device) % self.slots
-        for name in self.TABLES:
-            getattr(self, name)[index] = rows[name].to(self.device)
+            "streams": [stream.state_dict() for stream in self.streams],
+            "draws": self.draws.get_state().tolist(), "shifts": self.shifts.get_state().tolist(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a `state_dict`, after `load_slots`; transitions are numbered again from the slots."""
-        self.next_slot, self._oldest = state["next_slot"], state["oldest"]
-        self._age, self._open = state["age"], state["open"]
-        self._transitions = state["transitions"]
-        starts = torch.arange(max(0, self.next_slot - self.slots), self.next_slot - 1, device=self.device)
-        starts = starts[~self.lasts[starts % self.slots]]
-        numbers = torch.arange(self._transitions - len(starts), self._transitions, device=self.device) % self.slots
-        self._slot_of[numbers] = starts % self.slots
-        needs = starts - self.ages[starts % self.slots].clamp(max=self._stack - 1)
-        self._needs[numbers.cpu().numpy()] = needs.cpu().numpy()
+        """Go on from a `state_dict`, after each stream's `load_slots`."""
+        for stream, own in zip(self.streams, state.get("streams", [state])):  # one, where runs had no more
+            stream.load_state_dict(own)
         self.draws.set_state(torch.tensor(state["draws"], dtype=torch.uint8))
         self.shifts.set_state(torch.tensor(state["shifts"], dtype=torch.uint8))
 

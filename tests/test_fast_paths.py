@@ -228,7 +228,7 @@ def small_pair(preset, obs, device, steps):
 
 def add_steps(replay, steps):
     """Whole episodes of five steps and one that goes on."""
-    random = np.random.default_rng(replay.next_slot)
+    random = np.random.default_rng(replay.streams[0].next_slot)
     shape = replay.elements.shape[1:]
 
     def element():

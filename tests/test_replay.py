@@ -121,9 +121,9 @@ def filled(events, shape=STATE, **options):
     return replay, naive
 
 
-def assert_same(replay, naive):
-    """Many draws show every transition of the naive list, and only those, each with the same five parts."""
-    expected = list(naive.whole())
+def assert_same(replay, *naive):
+    """Many draws show every transition of the naive lists, and only those, each with the same five parts."""
+    expected = [transition for one in naive for transition in one.whole()]
     assert len(replay) == len(expected)
     if not expected:
         return
@@ -159,6 +159,32 @@ def test_many_wraps_are_sampled_like_the_naive_list(shape, capacity):
         if number % 3 == 0:
             assert_same(replay, naive)
     assert number > 15 * replay.slots
+
+
+@given(st.lists(streams(), min_size=2, max_size=4), rings(), st.sampled_from([PIXELS, STATE]), st.data())
+@settings(max_examples=60)
+def test_several_streams_are_sampled_like_a_naive_list_each(events, ring, shape, data):
+    """A stack, a window or a wrap that reaches into another environment's slots; a stream that is never drawn from."""
+    replay, count = make(shape, **ring | {"capacity": ring["capacity"] * len(events)}, streams=len(events)), len(events)
+    naive = [Naive(ring["capacity"], ring["frame_stack"], ring["n_step"]) for _ in events]
+    writers = [feed([replay.streams[k], naive[k]], events[k], shape, 1000 * k) for k in range(count)]
+    while writers:
+        turn = data.draw(st.integers(0, len(writers) - 1))
+        if next(writers[turn], None) is None:
+            del writers[turn]
+        elif data.draw(st.booleans()):
+            assert_same(replay, *naive)
+    assert_same(replay, *naive)
+
+
+def test_streams_are_drawn_from_by_their_lengths():
+    """An environment whose transitions count more than another's."""
+    replay = make(streams=3, capacity=90)
+    for stream, length in enumerate((20, 4, 0)):
+        for _ in feed([replay.streams[stream]], ["begin"] + [(1.0, False)] * length, STATE, 100 * stream):
+            pass
+    counts = np.unique(replay.sample(12_000).action.numpy(), return_counts=True)[1]
+    assert len(counts) == 24 and chisquare(counts).pvalue > 1e-3
 
 
 def test_a_replay_smaller_than_its_n_step_window_is_empty():
@@ -355,15 +381,16 @@ def test_13_draws_follow_the_seed():
 def save_piece(replay, pieces, limit=2**28):
     """As checkpoint.save_checkpoint does, with {(first, end): rows} for files."""
     with mock.patch.object(checkpoint, "PIECE_BYTES", limit):
-        now = checkpoint.next_pieces([list(key) for key in pieces], replay)
+        slot_bytes = element_bytes(replay.elements.shape[1:], replay.actions.shape[1])
+        now = checkpoint.next_pieces([list(key) for key in pieces], replay.streams[0], slot_bytes)
     written = {tuple(piece): pieces.get(tuple(piece)) for piece in now}
-    return {piece: rows or replay.slots_between(*piece) for piece, rows in written.items()}
+    return {piece: rows or replay.streams[0].slots_between(*piece) for piece, rows in written.items()}
 
 
 def restore(replay, pieces, state):
     """As checkpoint.load_checkpoint does."""
     for (first, _), rows in pieces.items():
-        replay.load_slots(first, rows)
+        replay.streams[0].load_slots(first, rows)
     replay.load_state_dict(json.loads(json.dumps(state)))
 
 
@@ -414,6 +441,22 @@ def test_a_larger_ring_takes_over_one_that_has_not_wrapped(events, frame_stack, 
             assert_same(larger, naive)
 
 
+def test_several_streams_are_saved_and_go_on(tmp_path):
+    """One stream's piece under another's name, or a counter of the first for all."""
+    replay, fresh = (make(PIXELS, 40, 3, 3, streams=2, seed=seed) for seed in (3, 4))
+    for round in range(4):
+        for stream in (0, 1):
+            events = ["begin"] + [(1.0, False)] * (3 + 5 * stream + round)
+            for _ in feed([replay.streams[stream]], events, PIXELS, 1000 * stream + 100 * round):
+                pass
+        checkpoint.save_checkpoint(tmp_path, round, {}, {"device": "cpu"}, replay)
+    checkpoint.load_checkpoint(tmp_path, "cpu", fresh)
+    assert_twins(replay, fresh)
+    more = ["begin"] + [(1.0, False)] * 30
+    for _ in feed([replay.streams[1], fresh.streams[1]], more, PIXELS, 5000):
+        assert_twins(replay, fresh)
+
+
 # --- bytes and places ---
 
 
@@ -421,8 +464,11 @@ def test_a_larger_ring_takes_over_one_that_has_not_wrapped(events, frame_stack, 
 def test_nbytes_is_what_is_announced(shape):
     """A table that element_bytes forgets: the plan printed before a run would be wrong."""
     replay = Replay(shape, 6, 100, frame_stack=3, n_step=3)
-    tables = [value for value in vars(replay).values() if isinstance(value, torch.Tensor | np.ndarray)]
-    assert sum(table.nbytes for table in tables if len(table) == replay.slots) == replay.slots * element_bytes(shape, 6)
+    everything = [*vars(replay).values(), *vars(replay.streams[0]).values()]
+    tables = [value for value in everything if isinstance(value, torch.Tensor | np.ndarray)]
+    assert sum(
+        table.nbytes for table in tables if len(table) == replay.slots
+    ) - replay._slot_of.nbytes == replay.slots * element_bytes(shape, 6)
 
 
 @pytest.mark.parametrize("side, gigabytes", [(84, 21.2), (64, 12.3)])
