@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from pixel_ddpg import checkpoint, config, machine, rendering, replay, run, tasks, trainer
+from pixel_ddpg import checkpoint, config, fleet, machine, rendering, replay, run, tasks, trainer
 from pixel_ddpg.environment import Environment
 
 
@@ -42,7 +42,8 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
         base = base or machine.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
         networks = run.checkpoint_bytes(agent)
         saving = max(3 * min(checkpoint.PIECE_BYTES, nbytes), networks)  # see checkpoint.save_checkpoint
-        memory = base + nbytes * in_ram + saving
+        remotes = fleet.REMOTE_BYTES * settings.envs * (settings.envs > 1)
+        memory = base + nbytes * in_ram + saving + remotes
         found.append({"hours": hours, "memory": memory, "disk": nbytes + networks, "kept": networks})
     return found
 

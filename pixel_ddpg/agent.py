@@ -69,8 +69,12 @@ class DDPG(nn.Module):
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The policy's action, without noise: float32 (a,) in [-1, 1] for one observation."""
-        observation = torch.as_tensor(observation, device=self.device)[None]
-        return self.actor(self.encoder(observation))[0].cpu().numpy()
+        return self.act_all(observation[None])[0]
+
+    @torch.no_grad()
+    def act_all(self, observations: np.ndarray) -> np.ndarray:
+        """The same for several observations: float32 (B, a)."""
+        return self.actor(self.encoder(torch.as_tensor(observations, device=self.device))).cpu().numpy()
 
     @torch.no_grad()
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:

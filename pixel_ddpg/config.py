@@ -114,6 +114,7 @@ class Config:
     preset: str = MISSING
     seed: int = 0
     frames: int = 100_000
+    envs: int = 1  # environments that training plays in; several have a process each
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     threads: int = 0  # CPU threads of torch and software GL; 0: all that this process may use
     run_dir: str = RUN_DIR
@@ -461,13 +462,14 @@ LARGEST_PICTURE = 2048  # pixels a side
 AT_MOST = {
     "frames": 10**12,
     "threads": 1024,
+    "envs": 256,
     "agent.critics": 100,
     "env.size": LARGEST_PICTURE,
     "env.shadow_size": 8192,
     "train.updates_per_step": 1000,
 }
 AT_LEAST = {
-    "seed": 0, "frames": 1, "threads": 0, "checkpoint_minutes": 0, "env.size": 8, "env.action_repeat": 1,
+    "seed": 0, "frames": 1, "envs": 1, "threads": 0, "checkpoint_minutes": 0, "env.size": 8, "env.action_repeat": 1,
     "env.frame_stack": 1, "env.renderings": 1, "env.camera": -1, "env.shadow_size": 1, "env.slices": 7,
     "env.stacks": 0,
     "replay.capacity": 1, "replay.batch_size": 1, "replay.n_step": 1, "noise.start": 0, "noise.end": 0,

@@ -130,6 +130,7 @@ def print_plan(
         "preset": f"{config.preset}, seed {config.seed}",
         "observation": f"{environment.observation_spec().dtype} {environment.observation_spec().shape}",
         "device": f"{device_name(device)}, {threads} CPU thread{'s' * (threads > 1)}",
+        **({"environments": f"{config.envs}, each in a process of its own"} if config.envs > 1 else {}),
         "rendering": environment.drawn_by() if pixels else "none",
         "replay": f"{slots * config.env.action_repeat:,} frames, {machine.format_bytes(nbytes)}, {why}",
         "checkpoints": f"up to {machine.format_bytes(disk)} in {config.run_dir}",
@@ -143,7 +144,8 @@ def print_plan(
 
 def replay_slots(config: Config) -> int:
     """Slots of the ring."""
-    return replay.Replay.slots_for(trainer.replay_capacity(config), config.env.frame_stack, config.replay.n_step)
+    sizes = (trainer.replay_capacity(config), config.env.frame_stack, config.replay.n_step, config.envs)
+    return replay.Replay.slots_for(*sizes)
 
 
 def replay_bytes(config: Config) -> int:
@@ -202,7 +204,8 @@ def estimate_hours(config: Config, environment: Environment, agent: DDPG, device
     evaluations = config.frames // config.eval.every + 1
     episode = tasks.CATALOGUE[config.task].episode_frames / config.env.action_repeat
     return (
-        steps * (step + config.train.updates_per_step * update) + evaluations * config.eval.episodes * episode * step
+        steps * (step / config.envs + config.train.updates_per_step * update)
+        + evaluations * config.eval.episodes * episode * step
     ) / 3600
 
 

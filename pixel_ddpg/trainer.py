@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 
+import dm_env
 import numpy as np
 import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pixel_ddpg import checkpoint, files, machine, tasks
+from pixel_ddpg import checkpoint, files, fleet, machine, tasks
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment, element_shape, observation_shape
@@ -60,7 +61,42 @@ def replay_capacity(config: Config) -> int:
     """
     episode = tasks.CATALOGUE[config.task].episode_frames
     slots = math.ceil(episode / config.env.action_repeat) + 1  # its observations
-    return min(config.replay.capacity, (config.frames // episode + 1) * slots)
+    return min(config.replay.capacity, (config.frames // episode + config.envs) * slots)
+
+
+@dataclasses.dataclass
+class Player:
+    """One of the environments that training plays in: where its episode stands, and how it explores."""
+
+    environment: fleet.Local | fleet.Remote
+    exploration: Exploration
+    time_step: dm_env.TimeStep | None = None
+    total: float = 0.0  # rewards of the episode so far
+
+    def state_dict(self) -> dict:
+        """As JSON can hold it."""
+        self.environment.send("state_dict")
+        return {
+            "environment": self.environment.receive(), "exploration": self.exploration.state_dict(),
+            "return": self.total, "begun": self.time_step is not None,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        """Play the saved episode again up to its last step."""
+        if state["begun"]:
+            self.environment.send("load_state_dict", state["environment"])
+            self.time_step = self.environment.receive()
+        self.total = state["return"]
+        self.exploration.load_state_dict(state["exploration"])
+
+
+def _players(config: Config, stream: dict[str, int]) -> list[Player]:
+    """The first has the run's own streams, so that one environment alone plays as it always did."""
+    kind = fleet.Local if config.envs == 1 else fleet.Remote
+    action_dim = tasks.CATALOGUE[config.task].action_dim
+    pairs = [(stream["environment"], stream["exploration"])]
+    pairs += [fleet.seeds_of(config.seed, number) for number in range(1, config.envs)]
+    return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
 
 
 class Trainer:
@@ -74,14 +110,14 @@ class Trainer:
         self._graph: GraphedUpdate | None = None
         stream = seeds(config.seed)
         task = tasks.CATALOGUE[config.task]
-        self.environment = Environment(task, config.obs, config.env, stream["environment"])
+        self.players = _players(config, stream)
         self.evaluation = Environment(task, config.obs, config.env, 0)
         self.agent = make_agent(config, device)
-        self.exploration = Exploration(config.noise, task.action_dim, stream["exploration"])
         self.replay = Replay(
             replay_element(config),
             task.action_dim,
             replay_capacity(config),
+            streams=config.envs,
             frame_stack=config.env.frame_stack,
             n_step=config.replay.n_step,
             discount=config.agent.discount,
@@ -91,10 +127,8 @@ class Trainer:
         )
         self.frame = self.step = self.updates = self.evaluations = 0
         self._hours_before, self._started = 0.0, time.monotonic()
-        self._return = 0.0
         self._sums: dict[str, torch.Tensor] = {}
         self._summed = 0
-        self._time_step = None
         self._stop = False
         self._episode_clock = (time.monotonic(), 0, 0)
         self._finished_at = -1  # the frame of the last final evaluation
@@ -150,29 +184,52 @@ class Trainer:
         self._episode_clock = (clock + time.monotonic() - before, frame, updates)
 
     def _advance(self) -> None:
-        """One agent step, and the updates that are due."""
-        if self._time_step is None or self._time_step.last():
-            self._begin_episode()
-        if self.exploration.is_random(self.frame):
-            action = self.exploration.random_action()
-        else:
-            action = self.exploration(self._act(self._time_step.observation), self.frame)
-        before = self.environment.frames
-        self._time_step = time_step = self.environment.step(action)
-        self.replay.add(self.environment.element, action, time_step.reward, time_step.discount, time_step.last())
-        self._return += time_step.reward
-        self.frame += self.environment.frames - before
-        self.step += 1
-        self._update()
-        if time_step.last():
-            self._end_episode()
+        """One agent step in every environment, and the updates that are due.
+
+        Several environments have processes of their own: updates are made while these step, without those steps.
+        """
+        self._begin_episodes()
+        actions = self._actions()
+        before = self.frame
+        for player, action in zip(self.players, actions):
+            before -= player.environment.frames
+            player.environment.send("step", action)
+        if len(self.players) > 1:
+            self._update()
+        for number, (player, action) in enumerate(zip(self.players, actions)):
+            player.time_step = time_step = player.environment.receive()
+            element, last = player.environment.element, time_step.last()
+            self.replay.add(element, action, time_step.reward, time_step.discount, last, number)
+            player.total += time_step.reward
+        self.frame = before + sum(player.environment.frames for player in self.players)
+        self.step += len(self.players)
+        if len(self.players) == 1:
+            self._update()
+        if ended := [player.total for player in self.players if player.time_step.last()]:
+            self._end_episodes(float(np.mean(ended)))
+
+    def _begin_episodes(self) -> None:
+        begun = [p for p in enumerate(self.players) if p[1].time_step is None or p[1].time_step.last()]
+        for _, player in begun:
+            player.environment.send("reset")
+        for number, player in begun:
+            player.time_step, player.total = player.environment.receive(), 0.0
+            self.replay.begin(player.environment.element, number)
+            player.exploration.reset()
+
+    def _actions(self) -> list[np.ndarray]:
+        if self.players[0].exploration.is_random(self.frame):
+            return [player.exploration.random_action() for player in self.players]
+        means = self._finite(self.agent.act_all(np.stack([player.time_step.observation for player in self.players])))
+        return [player.exploration(mean, self.frame) for player, mean in zip(self.players, means)]
 
     def _update(self) -> None:
+        """The updates that the newest step of each environment, or the one that it makes now, has made due."""
         if self.step < self.config.train.start_steps or not len(self.replay):
             return
-        ratio = self.config.train.updates_per_step
+        ratio, count = self.config.train.updates_per_step, len(self.players)
         self.agent.noise_scale.fill_(scheduled_scale(self.config.noise, self.frame))
-        for _ in range(math.floor(self.step * ratio) - math.floor((self.step - 1) * ratio)):
+        for _ in range(math.floor(self.step * ratio) - math.floor((self.step - count) * ratio)):
             for name, value in self._learn().items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._summed += 1
@@ -189,22 +246,16 @@ class Trainer:
             batch = dataclasses.replace(batch, **moved)
         return self.agent.update(batch)
 
-    def _begin_episode(self) -> None:
-        self._time_step = self.environment.reset()
-        self.replay.begin(self.environment.element)
-        self.exploration.reset()
-        self._return = 0.0
-
-    def _end_episode(self) -> None:
-        """Log the episode and the means since the last one."""
+    def _end_episodes(self, total: float) -> None:
+        """Log the mean return of the episodes that have just ended, and the means since the last ones."""
         means = {name: (value / self._summed).item() for name, value in self._sums.items()}
         if not all(math.isfinite(value) for value in means.values()):
-            self._log("train", {"return": self._return, **means})
+            self._log("train", {"return": total, **means})
             self._not_finite("a loss")
         clock, frame, updates = self._episode_clock
         seconds = time.monotonic() - clock
         self._log("train", {
-            "return": self._return, "critic_loss": None, "actor_loss": None, "q": None, **means,
+            "return": total, "critic_loss": None, "actor_loss": None, "q": None, **means,
             "frames_per_second": (self.frame - frame) / seconds,
             "updates_per_second": (self.updates - updates) / seconds,
             "memory_bytes": machine.memory_bytes(self.agent.device),
@@ -232,10 +283,12 @@ class Trainer:
         self.evaluations = math.floor(self.frame / settings.every) + 1
 
     def _act(self, observation: np.ndarray) -> np.ndarray:
-        action = self.agent.act(observation)
-        if not np.isfinite(action).all():
+        return self._finite(self.agent.act(observation))
+
+    def _finite(self, actions: np.ndarray) -> np.ndarray:
+        if not np.isfinite(actions).all():
             self._not_finite("an action")
-        return action
+        return actions
 
     def _act_unless_asked(self, observation: np.ndarray) -> np.ndarray:
         """A signal ends an evaluation at once; it is made anew, from the same seed, when the run goes on."""
@@ -285,9 +338,9 @@ class Trainer:
         self._metrics.sync()
         state = {
             "frame": self.frame, "step": self.step, "updates": self.updates, "evaluations": self.evaluations,
-            "hours": self.hours, "return": self._return, "summed": self._summed, "metrics_length": self._metrics.length,
-            "begun": self._time_step is not None, "finished_at": self._finished_at, "device": self.agent.device.type,
-            "environment": self.environment.state_dict(), "exploration": self.exploration.state_dict(),
+            "hours": self.hours, "summed": self._summed, "metrics_length": self._metrics.length,
+            "finished_at": self._finished_at, "device": self.agent.device.type,
+            "players": [player.state_dict() for player in self.players],
         }  # fmt: skip
         tensors = {f"agent.{name}": tensor for name, tensor in self.agent.tensors().items()}
         tensors |= {f"sums.{name}": tensor for name, tensor in self._sums.items()}
@@ -300,13 +353,12 @@ class Trainer:
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
         self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
         self._sums = {name[5:]: tensor.clone() for name, tensor in tensors.items() if name.startswith("sums.")}
-        self._summed, self._return, self._finished_at = state["summed"], state["return"], state["finished_at"]
+        self._summed, self._finished_at = state["summed"], state["finished_at"]
         self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
         self.evaluations, self._hours_before = state["evaluations"], state["hours"]
         self._started = time.monotonic()
-        if state["begun"]:
-            self._time_step = self.environment.load_state_dict(state["environment"])
-        self.exploration.load_state_dict(state["exploration"])
+        for player, own in zip(self.players, state.get("players", [state])):  # one, where runs had no more
+            player.load_state_dict(own)
         return state["metrics_length"]
 
 

@@ -85,12 +85,13 @@ def test_8_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch)
     """Silent bug 8, where the trainer asks for noise: steps for frames; a process that runs on between episodes."""
     run = make_trainer(STATE, tmp_path)
     attach(run)
-    told, calls = [], {name: getattr(run.exploration, name) for name in ("is_random", "reset")}
-    monkeypatch.setattr(run.exploration, "is_random", lambda frame: told.append(frame) or calls["is_random"](frame))
-    monkeypatch.setattr(run.exploration, "reset", lambda: told.append("reset") or calls["reset"]())
+    exploration = run.players[0].exploration
+    told, calls = [], {name: getattr(exploration, name) for name in ("is_random", "reset")}
+    monkeypatch.setattr(exploration, "is_random", lambda frame: told.append(frame) or calls["is_random"](frame))
+    monkeypatch.setattr(exploration, "reset", lambda: told.append("reset") or calls["reset"]())
     noisy = []
     monkeypatch.setattr(
-        type(run.exploration), "__call__", lambda self, action, frame: noisy.append(frame) or np.float32(action)
+        type(exploration), "__call__", lambda self, action, frame: noisy.append(frame) or np.float32(action)
     )
     for _ in range(130):
         run._advance()
@@ -111,8 +112,8 @@ def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
     """A random stream with a fixed seed, or one that is used for two things."""
     made = trainer.seeds
     looks = {
-        "environment": lambda run: run.environment.reset().observation.tolist(),
-        "exploration": lambda run: run.exploration.random_action().tolist(),
+        "environment": lambda run: run.players[0].environment.environment.reset().observation.tolist(),
+        "exploration": lambda run: run.players[0].exploration.random_action().tolist(),
         "init": lambda run: next(run.agent.parameters()).flatten().tolist(),
         "update_noise": lambda run: run.agent.noise_draws.get_state().tolist(),
         "replay": lambda run: run.replay.draws.get_state().tolist(),
@@ -167,9 +168,9 @@ def test_a_frame_may_be_saved_any_number_of_times(tmp_path):
     run = train(STATE, tmp_path, stop_at_step=30)
     attach(run)
     for count in range(1, 13):
-        run._return = float(count)
+        run.players[0].total = float(count)
         run.save()
-    assert checkpoint.load_checkpoint(tmp_path)[1]["return"] == 12.0
+    assert checkpoint.load_checkpoint(tmp_path)[1]["players"][0]["return"] == 12.0
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["000000000240.11", "000000000240.12"]
 
 
@@ -318,14 +319,16 @@ def test_1_true_terminations_are_not_bootstrapped(tmp_path):
     words = [word for word in STATE if not word.startswith("task=")]
     run = make_trainer([*words, "task=lqr-lqr_2_1", "env.action_repeat=1"], tmp_path)
     attach(run)
-    run.exploration.random_action = lambda: np.zeros(run.environment.task.action_dim, np.float32)
-    run._begin_episode()
-    run._time_step = run.environment.step(run.exploration.random_action())
-    run.replay.add(run.environment.element, run.exploration.random_action(), -1.0, 1.0, False)
-    with run.environment.task_env.physics.reset_context():
+    (player,) = run.players
+    environment = player.environment.environment
+    player.exploration.random_action = lambda: np.zeros(environment.task.action_dim, np.float32)
+    run._begin_episodes()
+    player.time_step = environment.step(player.exploration.random_action())
+    run.replay.add(environment.element, player.exploration.random_action(), -1.0, 1.0, False)
+    with environment.task_env.physics.reset_context():
         pass  # at rest, where the task ends
     run._advance()
-    assert run._time_step.last() and run.replay.discounts[:2].tolist() == [1.0, 0.0]
+    assert player.time_step.last() and run.replay.discounts[:2].tolist() == [1.0, 0.0]
 
     limited = train(STATE, tmp_path / "limited")
     ends = limited.replay.lasts.nonzero().flatten()

@@ -19,6 +19,7 @@ SWEPT: dict[str, dict[int, tuple[str, ...]]] = {
 }
 CAPACITIES = (10_000, 30_000, 100_000)
 AT_ONCE = (1, 2, 4)
+ENVIRONMENTS = (1, 2, 4)
 
 
 def update_times(rounds: int) -> dict[str, list[dict]]:
@@ -63,9 +64,20 @@ def sharing(seconds: float) -> list[dict]:
     return rows
 
 
+def environments(seconds: float) -> list[dict]:
+    """Environments of one run, one thread for its learner: frames a second."""
+    rows = []
+    for count in ENVIRONMENTS:
+        for preset in ("fast", "ddpg2016"):
+            words = [f"preset={preset}", "obs=pixels", f"envs={count}"]
+            (speed,) = training.measure(words, seconds, 1)["frames_per_second"]
+            rows.append({"preset": preset, "envs": count, "frames_per_second": speed})
+    return rows
+
+
 def measure(rounds: int, seconds: float) -> dict:
     """All of it."""
     return {
         "words": list(BASE), "rates": dataclasses.asdict(measure_rates()), "update": update_times(rounds),
-        "memory": memory(), "sharing": sharing(seconds),
+        "memory": memory(), "sharing": sharing(seconds), "environments": environments(seconds),
     }  # fmt: skip

@@ -102,11 +102,15 @@ def growth(found: dict) -> str:
         [str(row["at_once"]), f"{row['median']:.3g}", f"{sum(row['frames_per_second']):.3g}"]
         for row in found["sharing"]
     ]
+    environments = [
+        [row["preset"], str(row["envs"]), f"{row['frames_per_second']:.3g}"] for row in found["environments"]
+    ]
     return "\n\n".join(
         [
             _table(["of an update of fast from pixels", "value", "ms", "floor, ms"], updates),
             _table(["transitions of 64x64", "MiB"], memory),
             _table(["runs at once", "frames/s of one", "of all"], sharing),
+            _table(["a run from pixels", "envs", "frames/s"], environments),
         ]
     )
 
@@ -304,6 +308,12 @@ def _swept(quantity: str) -> Callable:
 
 def _shared(axis: plt.Axes, found: dict) -> None:
     rows = found["growth"]["sharing"]
-    axis.plot([row["at_once"] for row in rows], [sum(row["frames_per_second"]) for row in rows], "o-", color="#1f6feb")
-    axis.set(title="Runs at once: frames/s of all together", xlabel="runs", ylabel="frames/s", ylim=(0, None))
+    axis.plot([row["at_once"] for row in rows], [sum(row["frames_per_second"]) for row in rows], "o-", color="#1f6feb",
+              label="runs at once: all together, fast")  # fmt: skip
+    for preset, colour in (("fast", "#57606a"), ("ddpg2016", "#0a3069")):
+        own = [row for row in found["growth"]["environments"] if row["preset"] == preset]
+        axis.plot([row["envs"] for row in own], [row["frames_per_second"] for row in own], "s--", color=colour,
+                  label=f"environments of one run: {preset}")  # fmt: skip
+    axis.set(title="frames/s from pixels over runs, over environments", ylabel="frames/s", ylim=(0, None))
     axis.set_xticks([row["at_once"] for row in rows])
+    axis.legend()

@@ -35,8 +35,8 @@ class _Clock:
     def __init__(self, run: trainer.Trainer, seconds: float):
         self._run, self._seconds, self._begin = run, seconds, run.config.train.start_steps + WARM_UP
         self.pictures = 0
-        if run.config.obs == "pixels":
-            renderer = run.environment._renderer
+        if run.config.obs == "pixels" and run.config.envs == 1:  # others draw in their own processes
+            renderer = run.players[0].environment.environment._renderer
             self._render, renderer.render = renderer.render, self._count
         self.result: dict = {}
 
@@ -71,7 +71,8 @@ def _train(words: list[str], seconds: float, threads: int) -> dict:
         try:
             run.train(clock)
         except _Enough:
-            return clock.result | {"memory_bytes": psutil.Process().memory_info().rss}
+            family = [psutil.Process(), *psutil.Process().children()]
+            return clock.result | {"memory_bytes": sum(process.memory_info().rss for process in family)}
         raise config.UserError(f"seconds={seconds}: the run ended before; ask for fewer")
 
 

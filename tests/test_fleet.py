@@ -1,0 +1,141 @@
+"""Several environments at once: the same environments, in processes of their own."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+from small import PIXELS, STATE, assert_same_run, command, make_trainer, rows, start, train
+
+from pixel_ddpg import checkpoint, config, fleet
+from pixel_ddpg.config import UserError
+from pixel_ddpg.logger import read_rows
+
+
+@pytest.mark.parametrize("words", [STATE, PIXELS])
+def test_a_remote_environment_is_the_local_one(words):
+    """Another seed, a stale observation, an element that is not the newest; a state that does not bring it back."""
+    settings = config.compose(words)
+    local, remote = fleet.Local(settings, 3), fleet.Remote(settings, 3)
+    random = np.random.default_rng(0)
+
+    def both(method, *arguments):
+        results = []
+        for environment in (local, remote):
+            environment.send(method, *arguments)
+            results.append(environment.receive())
+        return results
+
+    calls = [("reset",), *[("step", random.uniform(-1, 1, 1).astype(np.float32)) for _ in range(4)]]
+    for call in calls:
+        mine, yours = both(*call)
+        assert mine[:3] == yours[:3] and local.frames == remote.frames
+        np.testing.assert_array_equal(mine.observation, yours.observation)
+        np.testing.assert_array_equal(local.element, remote.element)
+    (state, same), last = both("state_dict"), mine
+    assert state == same
+    both("reset")
+    for again in both("load_state_dict", state):
+        np.testing.assert_array_equal(again.observation, last.observation)
+
+
+def test_every_player_has_its_own_streams():
+    """Environments that all play the same episode, or the seeds of an evaluation."""
+    from pixel_ddpg import trainer
+
+    seeds = [seed for number in range(1, 9) for seed in fleet.seeds_of(0, number)]
+    seeds += list(trainer.seeds(0).values()) + [trainer.evaluation_seed(0, frame) for frame in range(0, 9000, 1000)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_several_environments_train_with_the_same_ratio_and_resume_to_the_bit(tmp_path):
+    """Updates counted for one environment; a stream that a checkpoint forgets; players that play the same."""
+    words = [*STATE, "envs=3", "frames=3400"]
+    whole = train(words, tmp_path / "whole")
+    train(words, tmp_path / "parts", stop_at_step=102)
+    train(words, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert whole.frame >= 3400 and whole.step == whole.frame // 8
+    due = sum(1 for step in range(21, whole.step - 2) if int(step * 0.5) > int((step - 1) * 0.5))
+    assert abs(whole.updates - due) <= 2
+    assert len(whole.replay) > 0.9 * whole.step
+    firsts = [stream._tables["elements"][0] for stream in whole.replay.streams]
+    assert not any(np.array_equal(firsts[0], other) for other in firsts[1:])
+    kept = [row for row in rows(tmp_path / "whole") if row["kind"] == "train"]
+    assert kept and all(row["critic_loss"] is not None for row in kept[1:])
+
+
+def test_pixels_of_several_environments_reach_the_replay(tmp_path):
+    """Pictures of one environment in another's stream."""
+    run = make_trainer([*PIXELS, "envs=2"], tmp_path)
+    run._begin_episodes()
+    for _ in range(3):
+        run._actions()
+        run._advance()
+    for number, player in enumerate(run.players):
+        newest = run.replay.streams[number]
+        np.testing.assert_array_equal(newest._tables["elements"][newest.next_slot - 1], player.environment.element)
+
+
+def children(process) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in "".join(child.cmdline())
+    ]
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert condition()
+
+
+LONG = [word for word in STATE if not word.startswith(("frames=", "eval.every="))] + [
+    "frames=500000",
+    "eval.every=500000",
+]
+
+
+def trained(run_dir) -> bool:
+    return (run_dir / "metrics.jsonl").exists() and any(
+        row["kind"] == "train" for row in read_rows(run_dir / "metrics.jsonl")
+    )
+
+
+def test_ctrl_c_is_for_the_one_that_trains_and_leaves_no_process(tmp_path):
+    """Tracebacks of the environments' processes, a run that cannot save, processes that stay."""
+    process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}", start_new_session=True)
+    wait_for(lambda: trained(tmp_path / "run") or process.poll() is not None)
+    remotes = children(process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert len(remotes) >= 2 and checkpoint.checkpoints(tmp_path / "run")
+    wait_for(lambda: not any(remote.is_running() for remote in remotes), 20)
+
+
+def test_an_environment_that_is_killed_is_told_in_one_line(tmp_path):
+    """A run that waits for ever, or a traceback of a broken pipe."""
+    process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}")
+    wait_for(lambda: trained(tmp_path / "run") or process.poll() is not None)
+    children(process)[-1].kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "the process of an environment has ended" in err and "Traceback" not in err
+
+
+def test_a_mistake_within_an_environment_is_told_where_it_trains():
+    """An error that stays in the other process."""
+    remote = fleet.Remote(config.compose([*PIXELS, "env.camera=99"]), 0)
+    remote.send("reset")
+    with pytest.raises(UserError, match=r"env\.camera=99"):
+        remote.receive()
+
+
+def test_no_environments_is_refused():
+    """A run that never ends."""
+    code, _, err = command("pixel_ddpg.run", "envs=0")
+    assert code == 2 and "envs=0 must be at least 1" in err
