@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 
 from experiments import report, runs
 from experiments.benchmarks import tables
@@ -298,6 +299,39 @@ def resources_table(folders: list[pathlib.Path]) -> str:
     return "\n".join(lines)
 
 
+def rerun_table(before: pathlib.Path, after: pathlib.Path) -> str:
+    """Markdown: runs that were made again with later code beside the first ones, and whether they differ.
+
+    Tested by task, as each has its own scale: Wilcoxon's signed-rank test of the differences of final scores, and the
+    95% percentile interval of their mean over 10,000 draws of the tasks.
+    """
+    firsts = {(run.task, *run.variant): run for run in map(runs.read, runs.find([str(before)]))}
+    lines = ["| task | from | score then | commit | score now | commit | difference |", "|---|---|---|---|---|---|---|"]
+    differences = []
+    for run in map(runs.read, runs.find([str(after)])):
+        first = firsts[run.task, *run.variant]
+        then, now = (runs.score(run.task, final_return(each)) for each in (first, run))
+        differences.append(now - then)
+        cells = [
+            run.task,
+            run.settings.obs,
+            f"{then:.3f}",
+            ", ".join(first.commits),
+            f"{now:.3f}",
+            ", ".join(run.commits),
+        ]
+        lines.append(f"| {' | '.join(cells)} | {now - then:+.3f} |")
+    if len(differences) < 2:
+        return "\n".join(lines)
+    draws = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    p = scipy.stats.wilcoxon(differences).pvalue
+    return "\n".join(lines) + (
+        f"\n\nOver {len(differences)} tasks the mean difference is {np.mean(differences):+.3f} of a score "
+        f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}."
+    )
+
+
 def speed_tables() -> str:
     """Markdown: for each machine that was measured, goals beside what was reached, and the paper's experiment."""
     parts = []
@@ -340,6 +374,7 @@ def main(options: Results) -> None:
     compared = report.make([str(FOLDER / "figure2")], FOLDER / "report")
     for path in (readme, FOLDER / "README.md"):
         fill(path, "figure2", report.summary(compared))
+    fill(FOLDER / "README.md", "rerun", rerun_table(FOLDER / "figure2", FOLDER / "rerun"))
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     resources = resources_table([FOLDER / name for name in MEASURED])
     fill(readme, "resources", f"{resources}\n\n{quick_note(compared)}")

@@ -1,6 +1,5 @@
 """The environments that training plays in: one in this process, or several that each have their own."""
 
-import dataclasses
 import math
 import multiprocessing
 import os
@@ -56,8 +55,7 @@ class Remote:
         context = multiprocessing.get_context("spawn")
         self._shared = context.RawArray("B", math.prod(self._shape) * self._dtype.itemsize)
         self._pipe, theirs = context.Pipe()
-        arguments = (dataclasses.asdict(config), seed, theirs, self._shared)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process = context.Process(target=_serve, args=(config, seed, theirs, self._shared), daemon=True)
         self._process.start()
         theirs.close()
         self.frames = 0
@@ -94,12 +92,11 @@ class Remote:
         )
 
 
-def _serve(fields: dict, seed: int, pipe: Connection, shared) -> None:
+def _serve(config: Config, seed: int, pipe: Connection, shared) -> None:
     """The other process: calls come, results go, until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that trains
     os.environ["LP_NUM_THREADS"] = "1"
     rendering.choose_backend(1)
-    config = _config(fields)
     try:
         environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, seed)
         broken = None
@@ -124,12 +121,6 @@ def _serve(fields: dict, seed: int, pipe: Connection, shared) -> None:
             pipe.send((failure, result, environment.frames if environment else 0))
         except OSError:
             return
-
-
-def _config(fields: dict) -> Config:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), fields))
 
 
 def seeds_of(seed: int, number: int) -> tuple[int, int]:

@@ -131,14 +131,15 @@ def test_the_command_measures_and_draws(tmp_path):
     out.parent.mkdir()
     kept = {"case": "old", "way": "a way", "first": 1.0, "turns": {"changed": {"seconds": [1.0], "median": 1.0}}}
     kept["times_as_fast"] = {"median": 1.0, "least": 1.0, "most": 1.0}
-    out.write_text(json.dumps({"tried": [kept]}))
+    made = {"command": "before", "commit": "0" * 40, "date": "2026-01-01"}
+    out.write_text(json.dumps({"tried": [kept], "made": {"tried": made}}))
     words = ["parts=[learner]", "cases=[400/300]", "rounds=1", "threads=[1]", f"out={out}"]
     code, printed, err = command("experiments.benchmarks", *words)
     assert code == 0, err
     found = json.loads(out.read_text())
     assert found["learner"][0]["name"].startswith("400/300") and found["tried"] == [kept]
     assert out.with_suffix(".png").stat().st_size > 10_000 and "of floor" in printed
-    assert found["facts"]["commit"] and found["command"].endswith(" ".join(words))
+    assert found["made"]["tried"] == made and found["made"]["learner"]["command"].endswith(" ".join(words))
     goals = tables.goals(found).splitlines()
     assert len(goals) == 2 + 8 and sum("not measured" in line for line in goals) >= 6
 

@@ -54,6 +54,20 @@ def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path, monkeypatc
     assert results.provenance_table(tmp_path).count("012345678 |") == 4
 
 
+def test_runs_made_again_are_compared_task_by_task(tmp_path):
+    """A difference with the wrong sign, or one of returns whose tasks have other scales."""
+    values = {"cart": (500.0, 700.0), "cheetah": (300.0, 200.0), "hopper": (900.0, 800.0)}
+    for task, (then, now) in values.items():
+        fake_run(tmp_path / "then", then, f"task={task}", "obs=state")
+        fake_run(tmp_path / "now", now, f"task={task}", "obs=state", "seed=1")
+    table = results.rerun_table(tmp_path / "then", tmp_path / "now")
+    expected = {task: baseline.score(task, now) - baseline.score(task, then) for task, (then, now) in values.items()}
+    assert {task: cells(table, task)[-1] for task in values} == {task: f"{x:+.3f}" for task, x in expected.items()}
+    assert f"mean difference is {np.mean(list(expected.values())):+.3f}" in table and "p = 0.75" in table
+    first = results.rerun_table(tmp_path / "then", tmp_path / "then")
+    assert "mean difference is +0.000" in first
+
+
 def test_a_run_of_a_preset_that_has_changed_is_refused(tmp_path):
     """A result of other settings under the preset's name."""
     fake_run(tmp_path, 1.0, "task=walker-walk", "agent.tau=0.5")

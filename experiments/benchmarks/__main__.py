@@ -63,8 +63,7 @@ def main(options: Benchmarks) -> None:
     out = pathlib.Path(options.out) if options.out else default_out(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
-    found |= {"facts": facts, "command": _command()}
-    found["date"] = datetime.date.today().isoformat()
+    found |= {"facts": facts, "made": found.get("made", {})}
     thread_counts = options.threads or sorted({1, cores})
     cases = [name for name in learner.CASES if not options.cases or name.startswith(tuple(options.cases))]
     for part in options.parts:
@@ -86,6 +85,8 @@ def main(options: Benchmarks) -> None:
             found[part] = tried.measure(options.rounds)
         else:
             found[part] = growth.measure(options.rounds, options.seconds)
+        today = datetime.date.today().isoformat()
+        found["made"][part] = {"command": _command(), "commit": facts["commit"], "date": today}
         files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
     tables.write(out)
     print(tables.as_text(found))

@@ -145,13 +145,12 @@ def as_text(found: dict) -> str:
     """All tables of a benchmark, as Markdown."""
     facts = found["facts"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    parts = [
-        f"`{found['command']}`, {found['date']}, commit {(facts['commit'] or 'unknown')[:9]}: "
-        f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}."
-    ]
+    parts = [f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}."]
     for name, (title, table) in PARTS.items():
         if name in found:
-            parts += [f"### {title}", table(found[name])]
+            made = found["made"][name]
+            by = f"`{made['command']}`, {made['date']}, commit {(made['commit'] or 'unknown')[:9]}"
+            parts += [f"## {title}", by, table(found[name])]
             if name == "learner":
                 parts.append(stages(found[name]))
     return "\n\n".join(parts)
