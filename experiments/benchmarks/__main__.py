@@ -69,7 +69,8 @@ def main(options: Benchmarks) -> None:
     for part in options.parts:
         print(f"{part} ...", flush=True)
         if part == "learner":
-            kept = [row for row in found.get(part, []) if row["name"] not in cases]
+            same_code = found["made"].get(part, {}).get("commit") == facts["commit"]
+            kept = [row for row in found.get(part, []) if row["name"] not in cases and same_code]
             found[part] = kept + [_learner(name, threads, options) for threads in thread_counts for name in cases]
         elif part == "rendering":
             found[part] = [
