@@ -313,6 +313,6 @@ def _shared(axis: plt.Axes, found: dict) -> None:
         own = [row for row in found["growth"]["environments"] if row["preset"] == preset]
         axis.plot([row["envs"] for row in own], [row["frames_per_second"] for row in own], "s--", color=colour,
                   label=f"environments of one run: {preset}")  # fmt: skip
-    axis.set(title="frames/s from pixels over runs, over environments", ylabel="frames/s", ylim=(0, None))
+    axis.set(title="From pixels, over runs or environments", ylabel="frames/s", ylim=(0, None))
     axis.set_xticks([row["at_once"] for row in rows])
     axis.legend()
