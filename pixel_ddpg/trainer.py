@@ -190,9 +190,8 @@ class Trainer:
         """
         self._begin_episodes()
         actions = self._actions()
-        before = self.frame
+        ended = self.frame - sum(player.environment.frames for player in self.players)  # frames of former episodes
         for player, action in zip(self.players, actions):
-            before -= player.environment.frames
             player.environment.send("step", action)
         if len(self.players) > 1:
             self._update()
@@ -201,18 +200,18 @@ class Trainer:
             element, last = player.environment.element, time_step.last()
             self.replay.add(element, action, time_step.reward, time_step.discount, last, number)
             player.total += time_step.reward
-        self.frame = before + sum(player.environment.frames for player in self.players)
+        self.frame = ended + sum(player.environment.frames for player in self.players)
         self.step += len(self.players)
         if len(self.players) == 1:
             self._update()
-        if ended := [player.total for player in self.players if player.time_step.last()]:
-            self._end_episodes(float(np.mean(ended)))
+        if totals := [player.total for player in self.players if player.time_step.last()]:
+            self._end_episodes(float(np.mean(totals)))
 
     def _begin_episodes(self) -> None:
-        begun = [p for p in enumerate(self.players) if p[1].time_step is None or p[1].time_step.last()]
-        for _, player in begun:
+        over = [p for p in enumerate(self.players) if p[1].time_step is None or p[1].time_step.last()]
+        for _, player in over:
             player.environment.send("reset")
-        for number, player in begun:
+        for number, player in over:
             player.time_step, player.total = player.environment.receive(), 0.0
             self.replay.begin(player.environment.element, number)
             player.exploration.reset()
