@@ -182,9 +182,11 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
     """What is computed in here gives these no gradient."""
     for parameter in parameters:
         parameter.requires_grad_(False)
-    yield
-    for parameter in parameters:
-        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _smallest(q: Tensor) -> Tensor:

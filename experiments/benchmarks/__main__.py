@@ -13,14 +13,12 @@ from experiments.benchmarks import growth, learner, rendering, tables, training,
 from pixel_ddpg import config, files, machine
 from pixel_ddpg import rendering as gl
 
-PARTS = ("learner", "rendering", "training", "growth", "tried")
-
 
 @dataclass
 class Benchmarks:
     """Options of the command."""
 
-    parts: list[str] = field(default_factory=lambda: list(PARTS))  # learner, rendering, training, growth, tried
+    parts: list[str] = field(default_factory=lambda: list(tables.PARTS))  # learner, rendering, training, growth, tried
     cases: list[str] = field(default_factory=list)  # of the learner, by the beginning of their names; none: all
     threads: list[int] = field(default_factory=list)  # of torch; none: 1, and all that this process may use
     rounds: int = 7  # of each measurement, whose median counts
@@ -35,8 +33,8 @@ config.register_command("benchmarks", Benchmarks, "experiments")
 def check(options: Benchmarks) -> None:
     """UserError for what cannot be measured."""
     for part in options.parts:
-        if part not in PARTS:
-            raise config.UserError(f"unknown part '{part}'{config.nearest(part, list(PARTS))}")
+        if part not in tables.PARTS:
+            raise config.UserError(f"unknown part '{part}'{config.nearest(part, list(tables.PARTS))}")
     for case in options.cases:
         if not any(name.startswith(case) for name in learner.CASES):
             raise config.UserError(f"unknown case '{case}'; there are {'; '.join(learner.CASES)}")

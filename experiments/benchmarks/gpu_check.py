@@ -55,7 +55,7 @@ def measure(name: str, rounds: int) -> dict:
     eager, eager_count, *_ = learner.updater(words, device="cuda")
     settings, agent, replay = learner.make(words, "cuda")
     graph = GraphedUpdate(agent, replay, settings.replay.batch_size)
-    counters = {"eager": eager_count, "graph": lambda: int(agent.optimizers["critic"].tensors()["0.step"])}
+    counters = {"eager": eager_count, "graph": lambda: learner.updates_made(agent)}
     turns = alternate({"eager": eager, "graph": graph}, counters, rounds)
     lowest = learner.floor(work, rates)
     return {

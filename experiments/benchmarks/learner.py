@@ -76,7 +76,12 @@ def updater(
         with plain_path() if plain else contextlib.nullcontext():
             agent.update(replay.sample(settings.replay.batch_size))
 
-    return update, lambda: int(agent.optimizers["critic"].tensors()["0.step"]), agent, replay
+    return update, lambda: updates_made(agent), agent, replay
+
+
+def updates_made(agent: DDPG) -> int:
+    """By its optimiser's own count."""
+    return int(agent.optimizers["critic"].tensors()["0.step"])
 
 
 def work_of(words: tuple[str, ...]) -> dict[str, float]:

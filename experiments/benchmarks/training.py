@@ -33,7 +33,8 @@ class _Clock:
     """Called after each agent step: when the measured ones began and ended, and what was counted in between."""
 
     def __init__(self, run: trainer.Trainer, seconds: float):
-        self._run, self._seconds, self._begin = run, seconds, run.config.train.start_steps + WARM_UP
+        self._seconds, self._begin = seconds, run.config.train.start_steps + WARM_UP
+        self._first: dict | None = None
         self.pictures = 0
         if run.config.obs == "pixels" and run.config.envs == 1:  # others draw in their own processes
             renderer = run.players[0].environment.environment._renderer
@@ -49,7 +50,7 @@ class _Clock:
             return
         now = {"seconds": time.perf_counter(), "frames": run.frame, "steps": run.step, "updates": run.updates,
                "pictures": self.pictures}  # fmt: skip
-        if run.step == self._begin:
+        if self._first is None:
             self._first = now
             wait_for_all()
             self._first["seconds"] = time.perf_counter()
