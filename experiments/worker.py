@@ -26,8 +26,8 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
         settings = config.compose(words)
         try:
             threads = machine.prepare_cpu(settings.threads)
-            rendering.choose_backend(threads)
             device = machine.choose_device(settings.device)
+            rendering.choose_backend(threads, machine.cuda_number(device))
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
             agent = trainer.make_agent(settings, device)
             evaluation = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)  # as a run has
@@ -42,7 +42,7 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
         base = base or machine.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
         networks = run.checkpoint_bytes(agent)
         saving = max(3 * min(checkpoint.PIECE_BYTES, nbytes), networks)  # see checkpoint.save_checkpoint
-        remotes = fleet.REMOTE_BYTES * settings.envs * (settings.envs > 1)
+        remotes = fleet.REMOTE_BYTES * settings.envs * trainer.overlaps(settings)
         memory = base + nbytes * in_ram + saving + remotes
         found.append({"hours": hours, "memory": memory, "disk": nbytes + networks, "kept": networks})
     return found

@@ -82,6 +82,10 @@ class DDPG(nn.Module):
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
         return self.critic(state, torch.as_tensor(action, device=self.device)[None]).amin().item()
 
+    def compile_losses(self) -> None:
+        """From now on both losses are torch.compile's kernels; the first update takes a minute."""
+        self.critic_loss, self.actor_loss = torch.compile(self.critic_loss), torch.compile(self.actor_loss)
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
         self._batch_norm_learns(True)

@@ -75,6 +75,8 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         kept, (of_input, _, *of_parameters) = list(ctx.saved_tensors), ctx.needs_input_grad
+        if gradient.ndim == 4:
+            gradient = gradient.contiguous(memory_format=torch.channels_last)  # as the maps are; else each step is slow
         below: list[Tensor | None] = []
         for number in reversed(range(len(ctx.steps))):
             step = ctx.steps[number]
@@ -107,14 +109,16 @@ def _linear_backward(step: Step, saved: list[Tensor], gradient: Tensor, of_input
 
 def _convolution(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     layer, after = step.layer, "relu" if step.rectified else "none"
+    weight, bias = step.weight.to(x.dtype), step.bias.to(x.dtype)
     sizes = (layer.padding, layer.stride, layer.dilation, layer.groups)
-    return torch.ops.mkldnn._convolution_pointwise(x, step.weight, step.bias, *sizes, after, [], ""), (x, step.weight)
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, after, [], ""), (x, weight)
 
 
 def _convolution_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
     layer, wanted = step.layer, [of_input, of_parameters, of_parameters]
     sizes = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
-    return aten.convolution_backward(gradient, *saved, [layer.out_channels], *sizes, wanted)
+    below, *own = aten.convolution_backward(gradient, *saved, [layer.out_channels], *sizes, wanted)
+    return below, *(each.to(step.weight.dtype) if of_parameters else None for each in own)
 
 
 def _layer_norm(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:

@@ -13,6 +13,7 @@ import numpy as np
 from pixel_ddpg.config import UserError
 
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+EGL_CUDA_DEVICE_NV = 0x323A  # of EGL_NV_device_cuda
 MEND_GL = "leave MUJOCO_GL unset, or install a software one with `apt-get install libegl1 libgl1-mesa-dri`"
 
 
@@ -21,15 +22,19 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_backend(threads: int = 0) -> str:
+def choose_backend(threads: int = 0, gpu: int | None = None) -> str:
     """Set MUJOCO_GL, unless the user has, to the first library found here; 'disable' where there is none.
 
     Call it before mujoco is imported; later it changes nothing. `threads` is for software GL; 0: all that this process
-    may use.
+    may use. `gpu` is the number that CUDA gives the GPU which is to draw.
     """
     os.environ.setdefault("LP_NUM_THREADS", str(threads or available_threads()))
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
+    if gpu is not None and os.environ.get("MUJOCO_GL") == "egl" and "mujoco" not in sys.modules:
+        numbers = cuda_numbers()
+        if gpu in numbers:
+            os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(numbers.index(gpu)))
     return os.environ.get("MUJOCO_GL", "the system's own")
 
 
@@ -39,6 +44,27 @@ def _loads(library: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def cuda_numbers() -> list[int | None]:
+    """CUDA's number of each of EGL's devices, which EGL lists in an order of its own; None: not a GPU of CUDA's."""
+    if not _loads(LIBRARIES["egl"]):
+        return []
+    find = ctypes.CDLL(LIBRARIES["egl"]).eglGetProcAddress
+    find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
+    addresses = [find(name) for name in (b"eglQueryDevicesEXT", b"eglQueryDeviceAttribEXT")]
+    if not all(addresses):
+        return []
+    pointer, many, number = ctypes.c_void_p, 64, ctypes.c_int32()
+    list_devices = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int32, pointer, pointer)(addresses[0])
+    ask = ctypes.CFUNCTYPE(ctypes.c_uint, pointer, ctypes.c_int32, pointer)(addresses[1])
+    devices, answer = (pointer * many)(), ctypes.c_ssize_t()
+    if not list_devices(many, devices, ctypes.byref(number)):
+        return []
+    return [
+        answer.value if ask(device, EGL_CUDA_DEVICE_NV, ctypes.byref(answer)) else None
+        for device in devices[: number.value]
+    ]
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def main(config: Config) -> None:
             return
         found = has_checkpoint(config, run_dir)
         threads = machine.prepare_cpu(config.threads)
-        rendering.choose_backend(threads)
+        rendering.choose_backend(threads, machine.cuda_number(device))
         environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
         replay_device = print_plan(config, environment, device, threads, found)
         if not found:
@@ -63,7 +63,8 @@ def main(config: Config) -> None:
         mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, config.wandb_id, dataclasses.asdict(config))
         if found:
             console.print(f"goes on at frame {run.frame:,}")
-        train(run, metrics, mirror, machine.facts(device, threads))
+        drawn_by = environment.drawn_by() if config.obs == "pixels" else None
+        train(run, metrics, mirror, machine.facts(device, threads) | {"drawn_by": drawn_by})
 
 
 def has_checkpoint(config: Config, run_dir: pathlib.Path) -> bool:
@@ -130,7 +131,7 @@ def print_plan(
         "preset": f"{config.preset}, seed {config.seed}",
         "observation": f"{environment.observation_spec().dtype} {environment.observation_spec().shape}",
         "device": f"{device_name(device)}, {threads} CPU thread{'s' * (threads > 1)}",
-        **({"environments": f"{config.envs}, each in a process of its own"} if config.envs > 1 else {}),
+        **({"environments": f"{config.envs}, each in a process of its own"} if trainer.overlaps(config) else {}),
         "rendering": environment.drawn_by() if pixels else "none",
         "replay": f"{slots * config.env.action_repeat:,} frames, {machine.format_bytes(nbytes)}, {why}",
         "checkpoints": f"up to {machine.format_bytes(disk)} in {config.run_dir}",

@@ -48,7 +48,8 @@ def replay_element(config: Config) -> tuple[int, ...]:
 
 
 def make_agent(config: Config, device: torch.device) -> DDPG:
-    """A new agent, as a run begins with."""
+    """A new agent, as a run begins with; from here on a GPU computes as precisely as it is asked to."""
+    machine.use_precision(config.agent.precision)
     task, stream = tasks.CATALOGUE[config.task], seeds(config.seed)
     shape = observation_shape(task, config.obs, config.env)
     return DDPG(shape, task.action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"])
@@ -62,6 +63,11 @@ def replay_capacity(config: Config) -> int:
     episode = tasks.CATALOGUE[config.task].episode_frames
     slots = math.ceil(episode / config.env.action_repeat) + 1  # its observations
     return min(config.replay.capacity, (config.frames // episode + config.envs) * slots)
+
+
+def overlaps(config: Config) -> bool:
+    """Whether updates are made while environments step, in processes of their own."""
+    return config.train.overlap or config.envs > 1
 
 
 @dataclasses.dataclass
@@ -92,20 +98,31 @@ class Player:
 
 def _players(config: Config, stream: dict[str, int]) -> list[Player]:
     """The first has the run's own streams, so that one environment alone plays as it always did."""
-    kind = fleet.Local if config.envs == 1 else fleet.Remote
+    kind = fleet.Remote if overlaps(config) else fleet.Local
     action_dim = tasks.CATALOGUE[config.task].action_dim
     pairs = [(stream["environment"], stream["exploration"])]
     pairs += [fleet.seeds_of(config.seed, number) for number in range(1, config.envs)]
     return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
 
 
+def _check_device(config: Config, device: torch.device, replay_device: torch.device) -> None:
+    """UserError for what only a GPU does."""
+    for_a_gpu = {
+        "train.cuda_graph=true": config.train.cuda_graph, "train.compile=true": config.train.compile,
+        "agent.precision=tf32": config.agent.precision == "tf32",
+    }  # fmt: skip
+    for word, asked in for_a_gpu.items():
+        if asked and device.type != "cuda":
+            raise UserError(f"{word} is for a GPU: leave it out, as this run trains on device={device}")
+    if config.train.cuda_graph and replay_device != device:
+        raise UserError(f"train.cuda_graph=true needs the replay on {device} too, where it does not fit")
+
+
 class Trainer:
     """One run: its environments, agent and replay, and where it stands."""
 
     def __init__(self, config: Config, device: torch.device, replay_device: torch.device):
-        if config.train.cuda_graph and (device.type != "cuda" or replay_device != device):
-            places = f"here they are on {device} and {replay_device}"
-            raise UserError(f"train.cuda_graph=true needs agent and replay on one GPU, {places}")
+        _check_device(config, device, replay_device)
         self.config, self.run_dir = config, pathlib.Path(config.run_dir)
         self._graph: GraphedUpdate | None = None
         stream = seeds(config.seed)
@@ -113,6 +130,8 @@ class Trainer:
         self.players = _players(config, stream)
         self.evaluation = Environment(task, config.obs, config.env, 0)
         self.agent = make_agent(config, device)
+        if config.train.compile:
+            self.agent.compile_losses()
         self.replay = Replay(
             replay_element(config),
             task.action_dim,
@@ -186,14 +205,14 @@ class Trainer:
     def _advance(self) -> None:
         """One agent step in every environment, and the updates that are due.
 
-        Several environments have processes of their own: updates are made while these step, without those steps.
+        Where environments have processes of their own, updates are made while these step, without those steps.
         """
         self._begin_episodes()
         actions = self._actions()
         ended = self.frame - sum(player.environment.frames for player in self.players)  # frames of former episodes
         for player, action in zip(self.players, actions):
             player.environment.send("step", action)
-        if len(self.players) > 1:
+        if overlaps(self.config):
             self._update()
         for number, (player, action) in enumerate(zip(self.players, actions)):
             player.time_step = time_step = player.environment.receive()
@@ -202,7 +221,7 @@ class Trainer:
             player.total += time_step.reward
         self.frame = ended + sum(player.environment.frames for player in self.players)
         self.step += len(self.players)
-        if len(self.players) == 1:
+        if not overlaps(self.config):
             self._update()
         if totals := [player.total for player in self.players if player.time_step.last()]:
             self._end_episodes(float(np.mean(totals)))

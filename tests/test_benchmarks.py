@@ -81,7 +81,10 @@ def test_a_case_is_measured_with_its_stages(monkeypatch):
     monkeypatch.setitem(learner.CASES, "tiny", TINY)
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.01)
     row = json.loads(json.dumps(learner.measure("tiny", 2, "")))
-    assert set(row["turns"]) == {"ours", "torch's path"} and len({turn["count"] for turn in row["turns"].values()}) == 1
+    assert (
+        set(row["turns"]) == {"ours", "torch's path", "bfloat16"}
+        and len({turn["count"] for turn in row["turns"].values()}) == 1
+    )
     assert sum(row["stages"].values()) == pytest.approx(1) and min(row["stages"].values()) >= 0
     available = onednn.AVAILABLE
     with learner.plain_path():

@@ -527,6 +527,24 @@ def test_15_backend_is_chosen_before_mujoco():
     assert backend in rendering.LIBRARIES and imported == "True"
 
 
+def test_a_gpu_draws_for_the_run_that_it_trains():
+    """All runs of a machine that draw on its first GPU: EGL has an order of its own. The user's choice stays."""
+    code = """if True:
+        import os
+        from pixel_ddpg import make_env, rendering
+        devices = rendering.cuda_numbers()
+        assert all(number is None or number >= 0 for number in devices), devices
+        rendering.cuda_numbers = lambda: [{numbers}]
+        rendering.choose_backend(1, gpu=1)
+        environment = make_env("cartpole-swingup", size=16)
+        assert environment.reset()[0].std() > 0
+        print(os.environ.get("MUJOCO_EGL_DEVICE_ID"), environment.environment.drawn_by())"""
+    for numbers, own, chosen in (("1, 0", None, "0"), ("0", None, "None"), ("0, 1", "0", "0")):
+        result = python(code.replace("{numbers}", numbers), MUJOCO_GL=None, MUJOCO_EGL_DEVICE_ID=own)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(f"{chosen} egl, ")
+
+
 TRY = """if True:
     import pixel_ddpg
     from pixel_ddpg.config import UserError

@@ -1,21 +1,25 @@
 """Each fast path beside the plain one that it stands for."""
 
 import copy
+import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import command
+from small import CPU, command
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from pixel_ddpg import config, onednn
+from pixel_ddpg import config, onednn, trainer
 from pixel_ddpg.adam import Adam
 from pixel_ddpg.agent import DDPG
+from pixel_ddpg.config import Agent
 from pixel_ddpg.graph import GraphedUpdate, one_update
+from pixel_ddpg.networks import Encoder
 from pixel_ddpg.onednn import Stack
 from pixel_ddpg.replay import Batch, Replay
 
@@ -124,6 +128,50 @@ def test_updates_are_those_of_the_plain_path(preset, obs, monkeypatch):
         assert far.float().mean() < 0.05 and (fast[name] - plain[name]).abs().max() < 7 * rate, name
 
 
+# --- precision ---
+
+
+def half(settings: Agent) -> Agent:
+    return dataclasses.replace(settings, precision="bfloat16")
+
+
+@pytest.mark.parametrize("fast", [pytest.param(True, marks=needs_onednn), False])
+def test_an_encoder_in_bfloat16_is_that_of_float32_rounded(fast, monkeypatch):
+    """A layer or gradient left out, weights that are rounded for good, features that critics get as bfloat16."""
+    monkeypatch.setattr(onednn, "AVAILABLE", fast)
+    settings = config.compose(["preset=fast", "obs=pixels"]).agent
+    torch.manual_seed(0)
+    exact = Encoder(9, settings).to(memory_format=torch.channels_last)
+    rounded = Encoder(9, half(settings)).to(memory_format=torch.channels_last)
+    rounded.load_state_dict(exact.state_dict())
+    pictures = torch.randint(0, 256, (8, 9, 64, 64), dtype=torch.uint8)
+    for encoder in (exact, rounded):
+        features = encoder(pictures)
+        assert features.dtype == torch.float32
+        (features * torch.linspace(-1, 1, features.shape[1])).sum().backward()
+    assert far(rounded(pictures), exact(pictures)) < 0.03
+    assert not torch.equal(rounded(pictures), exact(pictures))
+    for one, other in zip(rounded.parameters(), exact.parameters()):
+        assert one.dtype == one.grad.dtype == torch.float32 and torch.equal(one, other)
+        assert far(one.grad, other.grad) < 0.15
+
+
+def far(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Distance of one vector from another, in lengths of this."""
+    return ((one - other).norm() / other.norm()).item()
+
+
+def test_a_gpu_is_told_its_precision():
+    """TF32 where float32 was asked for, as torch has it in convolutions."""
+    kept = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    try:
+        for precision, way in (("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "tf32"), ("float32", "ieee")):
+            trainer.make_agent(config.compose(["preset=fast", "obs=state", f"agent.precision={precision}"]), CPU)
+            assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == way
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = kept
+
+
 # --- Adam ---
 
 
@@ -196,12 +244,13 @@ class Recorder(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset,obs", PRESETS)
-def test_an_update_can_be_captured(preset, obs, monkeypatch):
+def test_an_update_can_be_captured(preset, obs, precision, monkeypatch):
     """A number that the CPU must know, a shape or an operation that depends on data: no graph could hold it."""
     monkeypatch.setattr(onednn, "AVAILABLE", False)
     monkeypatch.setattr(Replay, "_crops_by_slices", Replay._crops_by_index)
-    agent, replay = small_pair(preset, obs, "cpu", 40)
+    agent, replay = small_pair(preset, obs, "cpu", 40, precision)
     recorded = []
     for _ in range(3):
         replay.announce()
@@ -213,9 +262,9 @@ def test_an_update_can_be_captured(preset, obs, monkeypatch):
     assert recorded[0] == recorded[1] == recorded[2] and len(recorded[0]) > 50
 
 
-def small_pair(preset, obs, device, steps):
+def small_pair(preset, obs, device, steps, precision="float32"):
     """An agent and a replay with some transitions."""
-    words = [f"preset={preset}", f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"]
+    words = [f"preset={preset}", f"obs={obs}", "env.size=64", "agent.hidden=[40,30]", f"agent.precision={precision}"]
     settings = config.compose(words)
     shape = (3 * settings.env.renderings, 64, 64) if obs == "pixels" else (9,)
     stack = settings.env.frame_stack
@@ -241,13 +290,14 @@ def add_steps(replay, steps):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset,obs", PRESETS)
-def test_a_graph_does_what_eager_updates_do(preset, obs):
+def test_a_graph_does_what_eager_updates_do(preset, obs, precision):
     """Weights that a warm-up moved, random numbers that a graph repeats, transitions that it never sees."""
     results = []
     for graphed in (False, True):
         torch.manual_seed(0)
-        agent, replay = small_pair(preset, obs, "cuda", 40)
+        agent, replay = small_pair(preset, obs, "cuda", 40, precision)
         graph = GraphedUpdate(agent, replay, 8) if graphed else None
         losses = []
         for _ in range(5):
@@ -255,15 +305,30 @@ def test_a_graph_does_what_eager_updates_do(preset, obs):
             add_steps(replay, 7)
         results.append((losses, agent.tensors()))
     (eager_losses, eager), (graph_losses, graphed) = results
+    tolerance = 1e-2 if precision == "bfloat16" else 1e-4
     for one, other in zip(eager_losses, graph_losses):
         for name in one:
-            torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance / 10)
     assert all(torch.isfinite(tensor).all() for tensor in graphed.values() if tensor.is_floating_point())
     assert torch.equal(eager["noise_draws"], graphed["noise_draws"])
 
 
-def test_a_graph_without_a_gpu_is_refused_in_one_line(tmp_path):
-    """A CUDA error, after minutes of random steps."""
-    words = ["train.cuda_graph=true", "device=cpu", "wandb=off", f"run_dir={tmp_path}/run"]
-    code, _, err = command("pixel_ddpg.run", *words)
-    assert code == 2 and "needs agent and replay on one GPU" in err and err.count("\n") == 1
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")
+def test_compiled_losses_are_eager_ones(monkeypatch):
+    """A gradient that compiling loses, weights that it keeps."""
+    monkeypatch.setattr(onednn, "AVAILABLE", False)
+    results = []
+    for compiled in (False, True):
+        agent, replay = small_pair("ddpg2016", "state", "cpu", 40)
+        if compiled:
+            agent.compile_losses()
+        losses = [agent.update(replay.sample(8)) for _ in range(3)]
+        results.append([loss[name] for loss in losses for name in loss])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("word", ["train.cuda_graph=true", "train.compile=true", "agent.precision=tf32"])
+def test_what_only_a_gpu_does_is_refused_in_one_line(word, tmp_path):
+    """A CUDA error, after minutes of random steps; an option that does nothing."""
+    code, _, err = command("pixel_ddpg.run", word, "device=cpu", "wandb=off", f"run_dir={tmp_path}/run")
+    assert code == 2 and f"{word} is for a GPU" in err and err.count("\n") == 1

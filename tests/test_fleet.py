@@ -9,7 +9,7 @@ import psutil
 import pytest
 from small import PIXELS, STATE, assert_same_run, command, make_trainer, rows, start, train
 
-from pixel_ddpg import checkpoint, config, fleet
+from pixel_ddpg import checkpoint, config, fleet, trainer
 from pixel_ddpg.config import UserError
 from pixel_ddpg.logger import read_rows
 
@@ -43,8 +43,6 @@ def test_a_remote_environment_is_the_local_one(words):
 
 def test_every_player_has_its_own_streams():
     """Environments that all play the same episode, or the seeds of an evaluation."""
-    from pixel_ddpg import trainer
-
     seeds = [seed for number in range(1, 9) for seed in fleet.seeds_of(0, number)]
     seeds += list(trainer.seeds(0).values()) + [trainer.evaluation_seed(0, frame) for frame in range(0, 9000, 1000)]
     assert len(set(seeds)) == len(seeds)
@@ -65,6 +63,30 @@ def test_several_environments_train_with_the_same_ratio_and_resume_to_the_bit(tm
     assert not any(np.array_equal(firsts[0], other) for other in firsts[1:])
     kept = [row for row in rows(tmp_path / "whole") if row["kind"] == "train"]
     assert kept and all(row["critic_loss"] is not None for row in kept[1:])
+
+
+def test_one_environment_that_overlaps_steps_while_updates_are_made_and_resumes_to_the_bit(tmp_path, monkeypatch):
+    """Updates that wait for the step they should hide behind; a state that only several environments save."""
+    words, events = [*STATE, "train.overlap=true"], []
+
+    def watch(owner, name):
+        plain = getattr(owner, name)
+
+        def watched(*arguments):
+            events.append(name)
+            return plain(*arguments)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, name in ((fleet.Remote, "send"), (fleet.Remote, "receive"), (trainer.Trainer, "_learn")):
+        watch(owner, name)
+    whole = train(words, tmp_path / "whole")
+    assert events.count("_learn") == whole.updates > 50
+    followed = [before for before, event in zip(events, events[1:]) if event == "_learn"]
+    assert set(followed) <= {"send", "_learn"}
+    train(words, tmp_path / "parts", stop_at_step=102)
+    train(words, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_pixels_of_several_environments_reach_the_replay(tmp_path):

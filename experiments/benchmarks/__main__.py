@@ -20,7 +20,7 @@ class Benchmarks:
 
     parts: list[str] = field(default_factory=lambda: list(tables.PARTS))  # learner, rendering, training, growth, tried
     cases: list[str] = field(default_factory=list)  # of the learner, by the beginning of their names; none: all
-    threads: list[int] = field(default_factory=list)  # of torch; none: 1, and all that this process may use
+    threads: list[int] = field(default_factory=list)  # of torch; none: 1 and all, of the learner 2, 4, ... too
     rounds: int = 7  # of each measurement, whose median counts
     seconds: float = 15.0  # that a whole run is watched for
     drqv2: str = ""  # a checkout of github.com/facebookresearch/drqv2, to measure beside
@@ -63,13 +63,14 @@ def main(options: Benchmarks) -> None:
     found = json.loads(out.read_text()) if out.exists() else {}
     found |= {"facts": facts, "made": found.get("made", {})}
     thread_counts = options.threads or sorted({1, cores})
+    of_learner = options.threads or sorted({cores, *(2**power for power in range(cores.bit_length()))})
     cases = [name for name in learner.CASES if not options.cases or name.startswith(tuple(options.cases))]
     for part in options.parts:
         print(f"{part} ...", flush=True)
         if part == "learner":
             same_code = found["made"].get(part, {}).get("commit") == facts["commit"]
             kept = [row for row in found.get(part, []) if row["name"] not in cases and same_code]
-            found[part] = kept + [_learner(name, threads, options) for threads in thread_counts for name in cases]
+            found[part] = kept + [_learner(name, threads, options) for threads in of_learner for name in cases]
         elif part == "rendering":
             found[part] = [
                 rendering.measure(task, size, options.rounds) for task in rendering.TASKS for size in rendering.SIZES

@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,11 @@ from pixel_ddpg.graph import GraphedUpdate
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ("drqv2, pixels", "fast, pixels", "ddpg2016, pixels", "ddpg2016, state")
 TESTS = ("tests/test_fast_paths.py", "tests/test_replay.py")
-RUNS_AT_ONCE = (1, 2, 4)
+GRAPH = ("train.cuda_graph=true",)
+RUNS = (  # what is added to drqv2 from pixels, and how many of these run at once
+    ((), 1), (GRAPH, 1), (GRAPH, 2), (GRAPH, 4), ((*GRAPH, "train.overlap=true"), 1), ((*GRAPH, "envs=16"), 1),
+    ((*GRAPH, "envs=16", "agent.precision=bfloat16"), 1),
+)  # fmt: skip
 
 
 @dataclass
@@ -48,20 +53,40 @@ def run_tests() -> dict:
     }  # fmt: skip
 
 
-def measure(name: str, rounds: int) -> dict:
-    """Updates of one case, eager and as a graph, beside the floor of this GPU."""
-    words = learner.CASES[name]
-    rates, work = measure_rates("cuda"), learner.work_of(words)
-    eager, eager_count, *_ = learner.updater(words, device="cuda")
+def graphed(words: tuple[str, ...], compiled: bool = False) -> tuple[Callable[[], object], Callable[[], int]]:
+    """Updates of one case as a graph, and how many were made."""
     settings, agent, replay = learner.make(words, "cuda")
-    graph = GraphedUpdate(agent, replay, settings.replay.batch_size)
-    counters = {"eager": eager_count, "graph": lambda: learner.updates_made(agent)}
-    turns = alternate({"eager": eager, "graph": graph}, counters, rounds)
-    lowest = learner.floor(work, rates)
+    if compiled:
+        agent.compile_losses()
+    return GraphedUpdate(agent, replay, settings.replay.batch_size), lambda: learner.updates_made(agent)
+
+
+def measure(name: str, rounds: int) -> dict:
+    """Updates of one case, eager and as graphs of every precision, beside the floor of this GPU."""
+    words = learner.CASES[name]
+    machine.use_precision("float32")
+    rates, work = measure_rates("cuda"), learner.work_of(words)
+    ways = {f"graph, {way}": graphed((*words, f"agent.precision={way}")) for way in ("bfloat16", "tf32", "float32")}
+    ways["eager, float32"] = learner.updater(words, device="cuda")[:2]  # last: a graph keeps its kernels, this does not
+    return compare(name, ways, rounds) | {
+        "rates": dataclasses.asdict(rates), "floor": learner.floor(work, rates), "work": work
+    }  # fmt: skip
+
+
+def measure_compiled(name: str, rounds: int) -> dict:
+    """A graph of torch.compile's kernels beside one of torch's own."""
+    words = learner.CASES[name]
+    ways = {"graph, float32": graphed(words), "graph, float32, compiled": graphed(words, compiled=True)}
+    return compare(f"{name}, compiled", ways, rounds)
+
+
+def compare(name: str, ways: dict[str, tuple], rounds: int) -> dict:
+    """In alternating rounds, against the last of them."""
+    turns = alternate({k: way[0] for k, way in ways.items()}, {k: way[1] for k, way in ways.items()}, rounds)
+    slowest = turns[list(ways)[-1]].seconds
     return {
-        "name": name, "rates": dataclasses.asdict(rates), "floor": lowest, "work": work,
-        "turns": {label: turn.as_json() for label, turn in turns.items()},
-        "graph_times_as_fast": ratios(turns["eager"].seconds, turns["graph"].seconds),
+        "name": name, "turns": {label: turn.as_json() for label, turn in turns.items()},
+        "times_as_fast_as_the_last": {label: ratios(slowest, turn.seconds) for label, turn in turns.items()},
         "memory_bytes": torch.cuda.max_memory_allocated(),
     }  # fmt: skip
 
@@ -80,16 +105,16 @@ def main(options: GpuCheck) -> int:
     if not torch.cuda.is_available():
         raise config.UserError(f"no CUDA device here (torch {torch.__version__}); make bench measures a CPU")
     machine.prepare_cpu(0)
-    rendering.choose_backend()
+    rendering.choose_backend(gpu=0)
     found: dict = {"facts": machine.facts(torch.device("cuda"), torch.get_num_threads())}
     found["tests"] = attempt("tests", run_tests)
     found["learner"] = [attempt(name, lambda name=name: measure(name, options.rounds)) for name in CASES]
+    found["learner"].append(attempt("compiled", lambda: measure_compiled(CASES[0], options.rounds)))
     found["training"] = []
-    for graphed in ("false", "true"):
-        for at_once in RUNS_AT_ONCE:
-            words = ["preset=drqv2", "obs=pixels", f"train.cuda_graph={graphed}", "replay.capacity=20000"]
-            run = lambda words=words, at_once=at_once: training.measure(words, options.seconds, 1, at_once)  # noqa: E731
-            found["training"].append(attempt(" ".join([*words, f"at_once={at_once}"]), run))
+    for more, at_once in RUNS:
+        words = ["preset=drqv2", "obs=pixels", "replay.capacity=20000", *more]
+        run = lambda words=words, at_once=at_once: training.measure(words, options.seconds, 1, at_once)  # noqa: E731
+        found["training"].append(attempt(" ".join([*words, f"at_once={at_once}"]), run))
     files.write_atomically(pathlib.Path(options.out), json.dumps(found, indent=1).encode() + b"\n")
     broken = [row["error"] for row in [*found["learner"], *found["training"]] if "error" in row]
     for line in [found["tests"].get("summary", "no tests"), *broken]:

@@ -65,13 +65,13 @@ def sharing(seconds: float) -> list[dict]:
 
 
 def environments(seconds: float) -> list[dict]:
-    """Environments of one run, one thread for its learner: frames a second."""
+    """Environments of one run, and one that overlaps, one thread for its learner: frames a second."""
     rows = []
-    for count in ENVIRONMENTS:
+    for count, overlap in ((1, False), *((count, True) for count in ENVIRONMENTS)):
         for preset in ("fast", "ddpg2016"):
-            words = [f"preset={preset}", "obs=pixels", f"envs={count}"]
+            words = [f"preset={preset}", "obs=pixels", f"envs={count}", f"train.overlap={str(overlap).lower()}"]
             (speed,) = training.measure(words, seconds, 1)["frames_per_second"]
-            rows.append({"preset": preset, "envs": count, "frames_per_second": speed})
+            rows.append({"preset": preset, "envs": count, "overlap": overlap, "frames_per_second": speed})
     return rows
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks import peers
-from experiments.benchmarks.timing import Rates, Stopwatch, alternate, measure_rates, ratios
+from experiments.benchmarks.timing import Rates, Stopwatch, Turns, alternate, measure_rates, ratios
 from pixel_ddpg import config, onednn, tasks, trainer
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config
@@ -134,11 +134,18 @@ def stages(words: tuple[str, ...], updates: int) -> dict[str, float]:
     return {"backward" if name == "rest" else name: share for name, share in watch.shares(total)}
 
 
+def compared(label: str, turns: dict[str, Turns]) -> dict[str, dict]:
+    """How many times as fast as each of the others it is."""
+    return {name: ratios(turn.seconds, turns[label].seconds) for name, turn in turns.items() if name != label}
+
+
 def measure(name: str, rounds: int, drqv2: str) -> dict:
     """One case: ours, torch's own path, the peer that does the same, and the floor measured just before."""
     words = CASES[name]
     rates, work = measure_rates(), work_of(words)
     chosen = {"ours": updater(words)[:2], "torch's path": updater(words, plain=True)[:2]}
+    if "obs=pixels" in words:
+        chosen["bfloat16"] = updater((*words, "agent.precision=bfloat16"))[:2]
     if words == LIKE_SB3 and (peer := peers.stable_baselines3(*make(words)[::2])):
         chosen["Stable-Baselines3"] = peer
     if name == "drqv2, pixels" and drqv2:
@@ -150,8 +157,7 @@ def measure(name: str, rounds: int, drqv2: str) -> dict:
         "rates": dataclasses.asdict(rates), "floor": lowest,
         "turns": {label: turn.as_json() for label, turn in turns.items()},
         "of_floor": turns["ours"].median / lowest,
-        "times_as_fast_as": {
-            label: ratios(turn.seconds, turns["ours"].seconds) for label, turn in turns.items() if label != "ours"
-        },
+        "times_as_fast_as": compared("ours", turns),
+        "bfloat16_times_as_fast_as": compared("bfloat16", turns) if "bfloat16" in turns else {},
         "stages": stages(words, max(2, turns["ours"].count // 2)),
     }  # fmt: skip

@@ -11,7 +11,7 @@ from experiments.panels import STYLE
 from pixel_ddpg import files
 
 FOLDER = pathlib.Path(__file__).parent / "results"
-OURS, PLAIN = "ours", "torch's path"
+OURS, PLAIN, HALF = "ours", "torch's path", "bfloat16"
 PEERS = ("Stable-Baselines3", "DrQ-v2's code")
 SMALL, STATE, DRQV2 = "three 3x3 convolutions, pixels", "400/300 at batch 64, state", "drqv2, pixels"
 
@@ -43,6 +43,7 @@ def _table(header: list[str], rows: Iterable[list[str]]) -> str:
 def learner(rows: list[dict]) -> str:
     """Updates: ours, the floor, and others' in the same process."""
     header = ["update", "threads", "ms", "floor, ms", "of floor", "times as fast as torch's path", "as a peer"]
+    header.append("ms with agent.precision=bfloat16")
 
     def cells(row: dict) -> list[str]:
         ratio = row["times_as_fast_as"]
@@ -50,6 +51,7 @@ def learner(rows: list[dict]) -> str:
         return [
             row["name"], str(row["threads"]), milliseconds(row["turns"][OURS]), f"{1000 * row['floor']:.3g}",
             f"{row['of_floor']:.2f}", times(ratio[PLAIN]), peer,
+            milliseconds(row["turns"][HALF]) if HALF in row["turns"] else "",
         ]  # fmt: skip
 
     return _table(header, map(cells, rows))
@@ -103,14 +105,15 @@ def growth(found: dict) -> str:
         for row in found["sharing"]
     ]
     environments = [
-        [row["preset"], str(row["envs"]), f"{row['frames_per_second']:.3g}"] for row in found["environments"]
+        [row["preset"], str(row["envs"]), "yes" if row["overlap"] else "no", f"{row['frames_per_second']:.3g}"]
+        for row in found["environments"]
     ]
     return "\n\n".join(
         [
             _table(["of an update of fast from pixels", "value", "ms", "floor, ms"], updates),
             _table(["transitions of 64x64", "MiB"], memory),
             _table(["runs at once", "frames/s of one", "of all"], sharing),
-            _table(["a run from pixels", "envs", "frames/s"], environments),
+            _table(["a run from pixels", "envs", "steps while it learns", "frames/s"], environments),
         ]
     )
 
@@ -187,6 +190,14 @@ def goals(found: dict) -> str:
             ratio and ratio["median"],
             lambda v, least=least: v >= least,
         )
+        if row and peer in row["bfloat16_times_as_fast_as"]:
+            ratio = row["bfloat16_times_as_fast_as"]
+            add(
+                "the same with agent.precision=bfloat16",
+                f"{least:g} or more",
+                ratio[peer]["median"],
+                lambda v, least=least: v >= least,
+            )
     for name, what, most in ((STATE, "state, 400/300, batch 64", 1.3), (SMALL, "three 3x3 convolutions, 64x64", 1.5)):
         row = _row(found, name)
         add(
@@ -215,28 +226,64 @@ def goals(found: dict) -> str:
 
 
 RUNS_OF_PAPER, FRAMES_OF_PAPER = 27 * 5, 2_500_000  # tasks times seeds, from state and from pixels each
+H100_FLOPS, H100_BANDWIDTH, H100_CORES = 67e12, 3.35e12, 16  # float32 and bytes a second, by NVIDIA's data sheet (SXM)
+GPUS = 64
 
 
 def paper_cost(found: dict) -> str:
-    """What the paper's whole experiment takes on this machine, by its speeds: the arithmetic in a sentence."""
-    speeds = {}
-    for row in found.get("training", []):
-        if row["threads"] == 1 and "preset=ddpg2016" in row["words"]:
-            (speeds[row["words"][1].removeprefix("obs=")],) = row["frames_per_second"]
-    if not (speeds and "growth" in found):
+    """What the paper's whole experiment takes: here, by measured speeds, and on GPUs, on paper. With the arithmetic."""
+    runs = {
+        row["words"][1].removeprefix("obs="): row["runs"][0]
+        for row in found.get("training", [])
+        if row["threads"] == 1 and "preset=ddpg2016" in row["words"]
+    }
+    updates = {obs: _row(found, f"ddpg2016, {obs}") for obs in runs}
+    if not (runs and all(updates.values()) and "growth" in found):
         return "The paper's whole experiment: not measured here."
+    return f"{_paper_here(found, runs)}\n\n{_paper_on_gpus(runs, updates)}"
+
+
+def _paper_here(found: dict, runs: dict[str, dict]) -> str:
     frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
+    speeds = {obs: run["frames"] / run["seconds"] for obs, run in runs.items()}
     hours = {obs: frames / speed / 3600 for obs, speed in speeds.items()}
     cores = found["facts"]["cores"]
     sharing = {row["at_once"]: sum(row["frames_per_second"]) for row in found["growth"]["sharing"]}
     gain = sharing[max(n for n in sharing if n <= cores)] / sharing[1]
-    parts = " and ".join(f"{hours[obs]:,.0f} h from {obs} (at {speeds[obs]:.3g} frames/s)" for obs in sorted(speeds))
     days = sum(hours.values()) / gain / 24
     return (
         f"The paper's whole experiment is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of {FRAMES_OF_PAPER:,} frames from "
-        f"each, {frames / 1e6:g} million frames: {parts} of one core with `ddpg2016`, without evaluations. Runs on all "
-        f"{cores} cores at once go {gain:.2f} times as fast together as one alone: {days:,.0f} days."
+        f"each, {frames / 1e6:g} million frames. `ddpg2016` on one core trains at {_each(speeds, 'frames/s')}, without "
+        f"evaluations: {_each(hours, 'h')}. Runs on all {cores} cores at once go {gain:.2f} times as fast together as "
+        f"one alone: {days:,.0f} days."
     )
+
+
+def _paper_on_gpus(runs: dict[str, dict], updates: dict[str, dict]) -> str:
+    learning, rest = {}, {}  # seconds of a frame: its updates on a GPU at the least, and on a core all but the updates
+    for obs, row in updates.items():
+        work, count = row["work"], runs[obs]["updates"] / runs[obs]["frames"]
+        flops = work["product_flops"] + work["convolution_flops"]
+        learning[obs] = count * (flops / H100_FLOPS + work["bytes"] / H100_BANDWIDTH)
+        rest[obs] = runs[obs]["seconds"] / runs[obs]["frames"] - count * row["turns"][OURS]["median"]
+    frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
+    on_gpu, on_cores = (frames * sum(part.values()) / 3600 for part in (learning, rest))
+    on_cores /= H100_CORES
+    one = max(on_gpu, on_cores)
+    longest = FRAMES_OF_PAPER * max(learning[obs] + rest[obs] for obs in runs) / 3600
+    micro, milli = ({obs: scale * part[obs] for obs in runs} for scale, part in ((1e6, learning), (1e3, rest)))
+    return (
+        f"On an H100 nothing was measured; on paper it is this. By their flops and bytes, the updates of a frame take "
+        f"there no less than {_each(micro, 'µs')} (at 67 Tflop/s in float32 and 3.35 TB/s, NVIDIA's data sheet), "
+        f"{on_gpu:,.0f} h for all frames. The rest of a frame, physics and pictures, takes {_each(milli, 'ms')} of a "
+        f"core of this machine, {on_cores:,.0f} h on {H100_CORES} such cores. So one H100 with {H100_CORES} cores "
+        f"needs {one:,.0f} h at best, and {GPUS} of them in a Ray cluster {max(one / GPUS, longest):.1f} h, where a "
+        f"single run takes {longest:.1f} h or more."
+    )
+
+
+def _each(values: dict[str, float], unit: str) -> str:
+    return " and ".join(f"{values[obs]:,.3g} {unit} from {obs}" for obs in sorted(values))
 
 
 def write(path: pathlib.Path) -> None:
@@ -310,7 +357,7 @@ def _shared(axis: plt.Axes, found: dict) -> None:
     axis.plot([row["at_once"] for row in rows], [sum(row["frames_per_second"]) for row in rows], "o-", color="#1f6feb",
               label="runs at once: all together, fast")  # fmt: skip
     for preset, colour in (("fast", "#57606a"), ("ddpg2016", "#0a3069")):
-        own = [row for row in found["growth"]["environments"] if row["preset"] == preset]
+        own = [row for row in found["growth"]["environments"] if row["preset"] == preset and row["overlap"]]
         axis.plot([row["envs"] for row in own], [row["frames_per_second"] for row in own], "s--", color=colour,
                   label=f"environments of one run: {preset}")  # fmt: skip
     axis.set(title="From pixels, over runs or environments", ylabel="frames/s", ylim=(0, None))

@@ -36,7 +36,7 @@ class _Clock:
         self._seconds, self._begin = seconds, run.config.train.start_steps + WARM_UP
         self._first: dict | None = None
         self.pictures = 0
-        if run.config.obs == "pixels" and run.config.envs == 1:  # others draw in their own processes
+        if run.config.obs == "pixels" and not trainer.overlaps(run.config):  # others draw in their own processes
             renderer = run.players[0].environment.environment._renderer
             self._render, renderer.render = renderer.render, self._count
         self.result: dict = {}
@@ -64,8 +64,8 @@ def _train(words: list[str], seconds: float, threads: int) -> dict:
         words = ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
         settings: Config = config.compose(words)
         machine.prepare_cpu(threads)
-        rendering.choose_backend(threads)
         device = machine.choose_device(settings.device)
+        rendering.choose_backend(threads, machine.cuda_number(device))
         run = trainer.Trainer(settings, device, device)
         metrics, clock = Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), _Clock(run, seconds)
         run.attach(metrics, WandbMirror(pathlib.Path(folder), "off", "", "", {}))
@@ -73,7 +73,9 @@ def _train(words: list[str], seconds: float, threads: int) -> dict:
             run.train(clock)
         except _Enough:
             family = [psutil.Process(), *psutil.Process().children()]
-            return clock.result | {"memory_bytes": sum(process.memory_info().rss for process in family)}
+            memory = sum(process.memory_info().rss for process in family)
+            drawn_by = run.evaluation.drawn_by() if settings.obs == "pixels" else None
+            return clock.result | {"memory_bytes": memory, "drawn_by": drawn_by}
         raise config.UserError(f"seconds={seconds}: the run ended before; ask for fewer")
 
 

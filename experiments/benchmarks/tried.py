@@ -1,5 +1,6 @@
 """Ways to make an update faster, each beside the one that is used: what did not pay, and what did."""
 
+import concurrent.futures
 import time
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from torch.nn import functional
 from experiments.benchmarks import learner
 from experiments.benchmarks.timing import alternate, ratios
 from pixel_ddpg.agent import DDPG
-from pixel_ddpg.replay import Replay
+from pixel_ddpg.replay import Batch, Replay
 
 CASES = ("400/300 at batch 64, state", "fast, state", "fast, pixels")
 CHUNK = 16
@@ -35,8 +36,7 @@ def torchs_adam(agent: DDPG, replay: Replay) -> None:
 
 def compiled(agent: DDPG, replay: Replay) -> None:
     """torch.compile of both losses, which makes its own kernels of torch's path."""
-    for name in ("critic_loss", "actor_loss"):
-        setattr(agent, name, torch.compile(getattr(agent, name)))
+    agent.compile_losses()
 
 
 def channels_first(agent: DDPG, replay: Replay) -> None:
@@ -70,6 +70,19 @@ def by_index(agent: DDPG, replay: Replay) -> None:
     replay._crops_by_slices = replay._crops_by_index
 
 
+def drawn_ahead(agent: DDPG, replay: Replay) -> None:
+    """The next batch is drawn by a thread of its own while the agent learns from this one."""
+    worker, draw = concurrent.futures.ThreadPoolExecutor(1), replay.sample
+    waiting: list[concurrent.futures.Future[Batch]] = []
+
+    def sample(batch_size: int) -> Batch:
+        batch = waiting.pop().result() if waiting else draw(batch_size)
+        waiting.append(worker.submit(draw, batch_size))
+        return batch
+
+    replay.sample = sample
+
+
 def _scaled(agent: DDPG, pictures: Tensor) -> Tensor:
     return pictures.to(torch.float32).div_(255).sub_(agent.settings.pixel_offset)
 
@@ -81,6 +94,7 @@ WAYS: dict[str, tuple[Callable[[DDPG, Replay], None], bool, bool]] = {  # ..., t
     f"the encoder in chunks of {CHUNK}": (in_chunks, False, True),
     "the first convolution as im2col and product": (columns, False, True),
     "crops by index": (by_index, False, True),
+    "batches drawn by another thread": (drawn_ahead, False, False),
 }
 
 
