@@ -23,7 +23,7 @@ from pixel_ddpg import baseline, config, files, machine, presets, rendering, tas
 from pixel_ddpg.run import format_hours, replay_bytes
 
 FOLDER = pathlib.Path(__file__).parent / "results"
-MEASURED = ("planet6", "figure2", "resources")  # whose runs tell memory and speed
+MEASURED = ("rerun/after", "resources")  # whose runs tell memory and speed, with the code of today
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 SCORED = ("pixels", "state")
 PUBLISHED = (
@@ -299,37 +299,42 @@ def resources_table(folders: list[pathlib.Path]) -> str:
     return "\n".join(lines)
 
 
-def rerun_table(before: pathlib.Path, after: pathlib.Path) -> str:
+def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     """Markdown: runs that were made again with later code beside the first ones, and whether they differ.
 
-    Tested by task, as each has its own scale: Wilcoxon's signed-rank test of the differences of final scores, and the
-    95% percentile interval of their mean over 10,000 draws of the tasks.
+    Each has its own scale, so it is tested over tasks, by their means over seeds: Wilcoxon's signed-rank test of the
+    differences of final scores, and the 95% percentile interval of their mean over 10,000 draws of the tasks.
     """
-    firsts = {(run.task, *run.variant): run for run in map(runs.read, runs.find([str(before)]))}
-    lines = ["| task | from | score then | commit | score now | commit | difference |", "|---|---|---|---|---|---|---|"]
+    then, now = (_scores(folders) for folders in (before, after))
+    header = ["task", "from", "scores then (seed)", "commits", "scores now (seed)", "commits", "difference of means"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     differences = []
-    for run in map(runs.read, runs.find([str(after)])):
-        first = firsts[run.task, *run.variant]
-        then, now = (runs.score(run.task, final_return(each)) for each in (first, run))
-        differences.append(now - then)
-        cells = [
-            run.task,
-            run.settings.obs,
-            f"{then:.3f}",
-            ", ".join(first.commits),
-            f"{now:.3f}",
-            ", ".join(run.commits),
-        ]
-        lines.append(f"| {' | '.join(cells)} | {now - then:+.3f} |")
+    for key in sorted(now, key=lambda key: (key[2], key[0])):
+        means = [np.mean([score for _, score, _ in each[key]]) for each in (then, now)]
+        differences.append(means[1] - means[0])
+        cells = [key[0], key[2]]
+        for each in (then, now):
+            cells.append(", ".join(f"{score:.3f} ({seed})" for seed, score, _ in sorted(each[key])))
+            cells.append(", ".join(sorted({commit for *_, commits in each[key] for commit in commits})))
+        lines.append(f"| {' | '.join(cells)} | {differences[-1]:+.3f} |")
     if len(differences) < 2:
         return "\n".join(lines)
     draws = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     p = scipy.stats.wilcoxon(differences).pvalue
     return "\n".join(lines) + (
-        f"\n\nOver {len(differences)} tasks the mean difference is {np.mean(differences):+.3f} of a score "
+        f"\n\nOver these {len(differences)} the mean difference is {np.mean(differences):+.3f} of a score "
         f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}."
     )
+
+
+def _scores(folders: list[pathlib.Path]) -> dict[tuple[str, str, str], list[tuple[int, float, list[str]]]]:
+    """(task, preset, obs) -> (seed, final score, commits) of every run."""
+    found: dict[tuple[str, str, str], list[tuple[int, float, list[str]]]] = {}
+    for run in map(runs.read, runs.find([str(folder) for folder in folders])):
+        score = runs.score(run.task, final_return(run))
+        found.setdefault((run.task, *run.variant), []).append((run.settings.seed, score, run.commits))
+    return found
 
 
 def speed_tables() -> str:
@@ -374,7 +379,11 @@ def main(options: Results) -> None:
     compared = report.make([str(FOLDER / "figure2")], FOLDER / "report")
     for path in (readme, FOLDER / "README.md"):
         fill(path, "figure2", report.summary(compared))
-    fill(FOLDER / "README.md", "rerun", rerun_table(FOLDER / "figure2", FOLDER / "rerun"))
+    fill(
+        FOLDER / "README.md",
+        "rerun",
+        rerun_table([FOLDER / "figure2", FOLDER / "rerun" / "before"], [FOLDER / "rerun" / "after"]),
+    )
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     resources = resources_table([FOLDER / name for name in MEASURED])
     fill(readme, "resources", f"{resources}\n\n{quick_note(compared)}")

@@ -1,5 +1,6 @@
 """Several environments at once: the same environments, in processes of their own."""
 
+import itertools
 import os
 import signal
 import time
@@ -82,7 +83,7 @@ def test_one_environment_that_overlaps_steps_while_updates_are_made_and_resumes_
         watch(owner, name)
     whole = train(words, tmp_path / "whole")
     assert events.count("_learn") == whole.updates > 50
-    followed = [before for before, event in zip(events, events[1:]) if event == "_learn"]
+    followed = [before for before, event in itertools.pairwise(events) if event == "_learn"]
     assert set(followed) <= {"send", "_learn"}
     train(words, tmp_path / "parts", stop_at_step=102)
     train(words, tmp_path / "parts")

@@ -60,13 +60,16 @@ def test_runs_made_again_are_compared_task_by_task(tmp_path):
     for task, (then, now) in values.items():
         fake_run(tmp_path / "then", then, f"task={task}", "obs=state")
         fake_run(tmp_path / "now", now, f"task={task}", "obs=state", "seed=1")
-    table = results.rerun_table(tmp_path / "then", tmp_path / "now")
+    table = results.rerun_table([tmp_path / "then"], [tmp_path / "now"])
     expected = {task: baseline.score(task, now) - baseline.score(task, then) for task, (then, now) in values.items()}
     assert {task: cells(table, task)[-1] for task in values} == {task: f"{x:+.3f}" for task, x in expected.items()}
     assert f"mean difference is {np.mean(list(expected.values())):+.3f}" in table
     assert "p = 1.00" in table  # ranks: cart 3 up, the others 1 and 2 down
-    first = results.rerun_table(tmp_path / "then", tmp_path / "then")
-    assert "mean difference is +0.000" in first
+    fake_run(tmp_path / "more", 700.0, "task=hopper", "obs=state", "seed=2")
+    table = results.rerun_table([tmp_path / "then"], [tmp_path / "now", tmp_path / "more"])
+    half = baseline.score("hopper", 750.0) - baseline.score("hopper", 900.0)
+    assert cells(table, "hopper")[-1] == f"{half:+.3f}" and "(1), " in cells(table, "hopper")[4]
+    assert "mean difference is +0.000" in results.rerun_table([tmp_path / "then"], [tmp_path / "then"])
 
 
 def test_a_run_of_a_preset_that_has_changed_is_refused(tmp_path):
