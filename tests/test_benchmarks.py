@@ -11,8 +11,9 @@ import pytest
 import torch
 from small import call, command
 
-from experiments.benchmarks import compare, learner, offline_pack, peers, tables, timing
+from experiments.benchmarks import compare, gpu_check, learner, offline_pack, peers, tables, timing
 from pixel_ddpg import config, onednn
+from pixel_ddpg.graph import one_update
 
 TINY = ("preset=fast", "obs=pixels", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
 
@@ -178,6 +179,41 @@ def test_gpu_check_without_a_gpu_is_one_line():
         pytest.skip("there is a CUDA device here")
     code, _, err = call("experiments.benchmarks.gpu_check")
     assert code == 2 and "no CUDA device here" in err and err.count("\n") == 1
+
+
+def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
+    """Names that nobody has called before a GPU does. Here a CPU stands for it, and eager updates for the graph."""
+
+    class Eager:
+        def __init__(self, *arguments):
+            self._arguments = arguments
+
+        def __call__(self):
+            self._arguments[1].announce()
+            return one_update(*self._arguments)
+
+    def compare(name, rounds):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_check, "GraphedUpdate", Eager)
+    monkeypatch.setattr(gpu_check, "CASES", ("tiny",))
+    monkeypatch.setattr(gpu_check, "RUNS", ())
+    monkeypatch.setattr(gpu_check, "run_tests", lambda: {"code": 0, "summary": "9 passed"})
+    monkeypatch.setattr(gpu_check, "measure_compiled", compare)
+    monkeypatch.setattr(gpu_check.machine, "prepare_cpu", lambda threads: threads)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+    monkeypatch.setitem(learner.CASES, "tiny", TINY)
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.01)
+    code, printed, _ = call("experiments.benchmarks.gpu_check", "rounds=1", f"out={tmp_path / 'a.json'}")
+    found = json.loads((tmp_path / "a.json").read_text())
+    tiny, compiled = found["learner"]
+    ways = ["graph, bfloat16", "graph, tf32", "graph, float32", "eager, float32"]
+    assert list(tiny["turns"]) == ways and len({turn["count"] for turn in tiny["turns"].values()}) == 1
+    assert tiny["floor"] > 0 and tiny["times_as_fast_as_the_last"]["eager, float32"]["median"] == 1
+    assert code == 1 and compiled["error"] in printed and "no compiler" in printed and "9 passed" in printed
 
 
 def test_a_wheel_without_a_folder_is_a_wheel(tmp_path):

@@ -20,6 +20,7 @@ from pixel_ddpg import config, files, machine, rendering
 from pixel_ddpg.graph import GraphedUpdate
 
 ROOT = pathlib.Path(__file__).parents[2]
+DEVICE = "cuda"
 CASES = ("drqv2, pixels", "fast, pixels", "ddpg2016, pixels", "ddpg2016, state")
 TESTS = ("tests/test_fast_paths.py", "tests/test_replay.py")
 GRAPH = ("train.cuda_graph=true",)
@@ -55,7 +56,7 @@ def run_tests() -> dict:
 
 def graphed(words: tuple[str, ...], compiled: bool = False) -> tuple[Callable[[], object], Callable[[], int]]:
     """Updates of one case as a graph, and how many were made."""
-    settings, agent, replay = learner.make(words, "cuda")
+    settings, agent, replay = learner.make(words, DEVICE)
     if compiled:
         agent.compile_losses()
     return GraphedUpdate(agent, replay, settings.replay.batch_size), lambda: learner.updates_made(agent)
@@ -65,9 +66,9 @@ def measure(name: str, rounds: int) -> dict:
     """Updates of one case, eager and as graphs of every precision, beside the floor of this GPU."""
     words = learner.CASES[name]
     machine.use_precision("float32")
-    rates, work = measure_rates("cuda"), learner.work_of(words)
+    rates, work = measure_rates(DEVICE), learner.work_of(words)
     ways = {f"graph, {way}": graphed((*words, f"agent.precision={way}")) for way in ("bfloat16", "tf32", "float32")}
-    ways["eager, float32"] = learner.updater(words, device="cuda")[:2]  # last: a graph keeps its kernels, this does not
+    ways["eager, float32"] = learner.updater(words, device=DEVICE)[:2]  # last: a graph keeps its kernels, this does not
     return compare(name, ways, rounds) | {
         "rates": dataclasses.asdict(rates), "floor": learner.floor(work, rates), "work": work
     }  # fmt: skip
@@ -106,7 +107,7 @@ def main(options: GpuCheck) -> int:
         raise config.UserError(f"no CUDA device here (torch {torch.__version__}); make bench measures a CPU")
     machine.prepare_cpu(0)
     rendering.choose_backend(gpu=0)
-    found: dict = {"facts": machine.facts(torch.device("cuda"), torch.get_num_threads())}
+    found: dict = {"facts": machine.facts(torch.device(DEVICE), torch.get_num_threads())}
     found["tests"] = attempt("tests", run_tests)
     found["learner"] = [attempt(name, lambda name=name: measure(name, options.rounds)) for name in CASES]
     found["learner"].append(attempt("compiled", lambda: measure_compiled(CASES[0], options.rounds)))
