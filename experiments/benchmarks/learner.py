@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks import peers
@@ -84,15 +85,25 @@ def updates_made(agent: DDPG) -> int:
     return int(agent.optimizers["critic"].tensors()["0.step"])
 
 
-def work_of(words: tuple[str, ...]) -> dict[str, float]:
-    """Of one update: flops in products and in convolutions, and the bytes that cannot but be moved.
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked for, but for views."""
 
-    These are the batch (bytes read from the ring, written, read again, written as floats and read), Adam's seven
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += not operation.is_view
+        return operation(*args, **(kwargs or {}))
+
+
+def work_of(words: tuple[str, ...]) -> dict[str, float]:
+    """Of one update: flops in products and in convolutions, the bytes that cannot but be moved, and torch's operations.
+
+    The bytes are the batch (bytes read from the ring, written, read again, written as floats and read), Adam's seven
     passes over parameters, gradients and moments, and the targets' three.
     """
     update, _, agent, replay = updater(words, plain=True)
     update()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, Operations() as operations:
         update()
     flops = {name.__name__: count for name, count in counter.get_flop_counts()["Global"].items()}
     convolution = sum(count for name, count in flops.items() if "conv" in name)
@@ -103,7 +114,7 @@ def work_of(words: tuple[str, ...]) -> dict[str, float]:
     targets = sum(p.nbytes for p in agent.targets.parameters())
     return {
         "product_flops": sum(flops.values()) - convolution, "convolution_flops": convolution,
-        "bytes": of_batch + 7 * trained + 3 * targets,
+        "bytes": of_batch + 7 * trained + 3 * targets, "operations": operations.count,
     }  # fmt: skip
 
 

@@ -227,6 +227,7 @@ def goals(found: dict) -> str:
 
 RUNS_OF_PAPER, FRAMES_OF_PAPER = 27 * 5, 2_500_000  # tasks times seeds, from state and from pixels each
 H100_FLOPS, H100_BANDWIDTH, H100_CORES = 67e12, 3.35e12, 16  # float32 and bytes a second, by NVIDIA's data sheet (SXM)
+H100_OPERATION = 2e-6  # seconds that each operation of a graph takes at least: assumed, not measured
 GPUS = 64
 
 
@@ -260,25 +261,28 @@ def _paper_here(found: dict, runs: dict[str, dict]) -> str:
 
 
 def _paper_on_gpus(runs: dict[str, dict], updates: dict[str, dict]) -> str:
-    learning, rest = {}, {}  # seconds of a frame: its updates on a GPU at the least, and on a core all but the updates
+    learning, rest = {}, {}  # seconds of a frame: its updates on a GPU, and on a core all but the updates
     for obs, row in updates.items():
         work, count = row["work"], runs[obs]["updates"] / runs[obs]["frames"]
         flops = work["product_flops"] + work["convolution_flops"]
-        learning[obs] = count * (flops / H100_FLOPS + work["bytes"] / H100_BANDWIDTH)
+        moving = work["bytes"] / H100_BANDWIDTH
+        learning[obs] = count * (flops / H100_FLOPS + moving + work["operations"] * H100_OPERATION)
         rest[obs] = runs[obs]["seconds"] / runs[obs]["frames"] - count * row["turns"][OURS]["median"]
     frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
     on_gpu, on_cores = (frames * sum(part.values()) / 3600 for part in (learning, rest))
     on_cores /= H100_CORES
     one = max(on_gpu, on_cores)
     longest = FRAMES_OF_PAPER * max(learning[obs] + rest[obs] for obs in runs) / 3600
-    micro, milli = ({obs: scale * part[obs] for obs in runs} for scale, part in ((1e6, learning), (1e3, rest)))
+    learned, rested = ({obs: 1e3 * part[obs] for obs in runs} for part in (learning, rest))
+    operations = {obs: row["work"]["operations"] for obs, row in updates.items()}
     return (
-        f"On an H100 nothing was measured; on paper it is this. By their flops and bytes, the updates of a frame take "
-        f"there no less than {_each(micro, 'µs')} (at 67 Tflop/s in float32 and 3.35 TB/s, NVIDIA's data sheet), "
-        f"{on_gpu:,.0f} h for all frames. The rest of a frame, physics and pictures, takes {_each(milli, 'ms')} of a "
-        f"core of this machine, {on_cores:,.0f} h on {H100_CORES} such cores. So one H100 with {H100_CORES} cores "
-        f"needs {one:,.0f} h at best, and {GPUS} of them in a Ray cluster {max(one / GPUS, longest):.1f} h, where a "
-        f"single run takes {longest:.1f} h or more."
+        f"On an H100 nothing was measured; on paper it is this. By their flops and bytes (67 Tflop/s in float32 and "
+        f"3.35 TB/s, NVIDIA's data sheet) and 2 µs, assumed, for each of an update's {_each(operations, 'operations')} "
+        f"in a graph, the updates of a frame take {_each(learned, 'ms')} there, {on_gpu:,.0f} h for all frames. The "
+        f"rest of a frame, physics and pictures, takes {_each(rested, 'ms')} of a core of this machine, "
+        f"{on_cores:,.0f} h on {H100_CORES} such cores. So one H100 with {H100_CORES} cores needs {one:,.0f} h, with "
+        f"several runs at a time, and {GPUS} of them in a Ray cluster {max(one / GPUS, longest):.1f} h, where a single "
+        f"run takes {longest:.1f} h: at best, as runs do not share a GPU without loss."
     )
 
 
