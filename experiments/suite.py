@@ -212,19 +212,24 @@ def cluster(plan: Suite) -> Iterator[None]:
         mend = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
         raise config.UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {mend}", 1) from None
     try:
-        cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        if plan.threads > cores:
+        if plan.threads > (cores := largest_machine()):
             raise config.UserError(f"threads={plan.threads} is more than the {cores} cores of the largest machine")
         yield
     finally:
         ray.shutdown()
 
 
+def largest_machine() -> int:
+    """Cores of that one in the cluster."""
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+
+
 def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
     """How many runs there is room for at once, and why."""
     total = ray.cluster_resources()
-    room = {f"{total['CPU']:.0f} cores, {plan.threads} a run": int(total["CPU"] // plan.threads)}
-    if "num_gpus" in share(plan):
+    each = share(plan)
+    room = {f"{total['CPU']:.0f} cores, {each['num_cpus']} a run": int(total["CPU"] // each["num_cpus"])}
+    if "num_gpus" in each:
         gpus = total["GPU"]
         shared = "1 GPU, {} runs on it" if gpus == 1 else f"{gpus:.0f} GPUs, {{}} runs on each"
         room[shared.format(plan.runs_per_gpu)] = int(gpus * plan.runs_per_gpu)
@@ -236,10 +241,11 @@ def slots(plan: Suite, costs: dict[Job, dict]) -> tuple[int, str]:
 
 
 def share(plan: Suite) -> dict[str, float]:
-    """What a run takes of a machine's cores and, where there are any, GPUs."""
+    """What a run takes of a machine's cores, one for each of its environments too, and, where there are any, GPUs."""
+    cores = {"num_cpus": max(plan.threads, min(config.composed(*plan.run).envs, largest_machine()))}
     if not ray.cluster_resources().get("GPU") or "device=cpu" in plan.run:
-        return {"num_cpus": plan.threads}
-    return {"num_cpus": plan.threads, "num_gpus": 1 / plan.runs_per_gpu}
+        return cores
+    return cores | {"num_gpus": 1 / plan.runs_per_gpu}
 
 
 def measure(jobs: list[Job], plan: Suite) -> dict[Job, dict]:
@@ -416,7 +422,7 @@ def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
     try:
         while running or waiting:
             # Ray keeps no order among runs of different memory: it gets few at a time, also of a growing cluster.
-            room = max(1, int(ray.cluster_resources().get("CPU", 0) // plan.threads))
+            room = max(1, int(ray.cluster_resources().get("CPU", 0) // share(plan)["num_cpus"]))
             while waiting and len(running) < 2 * room:
                 job = waiting.pop(0)
                 if why := too_large(costs[job]["memory"]):

@@ -26,6 +26,7 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
         settings = config.compose(words)
         try:
             threads = machine.prepare_cpu(settings.threads)
+            machine.use_precision(settings.agent.precision)
             device = machine.choose_device(settings.device)
             rendering.choose_backend(threads, machine.cuda_number(device))
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)

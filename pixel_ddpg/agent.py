@@ -83,20 +83,23 @@ class DDPG(nn.Module):
         return self.critic(state, torch.as_tensor(action, device=self.device)[None]).amin().item()
 
     def compile_losses(self) -> None:
-        """From now on both losses are torch.compile's kernels; the first update takes a minute."""
+        """From now on encoder and losses are torch.compile's kernels; the first update takes a minute."""
+        self.encoder.compile()
         self.critic_loss, self.actor_loss = torch.compile(self.critic_loss), torch.compile(self.actor_loss)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
         self._batch_norm_learns(True)
         features = self.encoder(batch.observation)
+        next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 
-        critic_loss, q = self.critic_loss(features, batch)
+        critic_loss, q = self.critic_loss(features, batch, next_noise)
         self._zero_grad()
         critic_loss.backward(retain_graph=self._actor_trains_encoder)
         self.optimizers["critic"].step()
 
-        actor_loss = self.actor_loss(features)
+        with _frozen(self.optimizers["critic"].parameters):
+            actor_loss = self.actor_loss(features, noise)
         actor_loss.backward()
         self.optimizers["actor"].step()
 
@@ -106,18 +109,18 @@ class DDPG(nn.Module):
         self._batch_norm_learns(False)
         return {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean()}
 
-    def critic_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean squared error to y = R + discount * Q'(s', mu'(s')), the smallest Q' of several; and Q(s, a)."""
+    def critic_loss(self, features: Tensor, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise), the smallest Q' of several; and Q(s, a)."""
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
-            next_action = self._noisy(self._target("actor")(next_features))
+            next_action = _noisy(self._target("actor")(next_features), noise)
             next_q = _smallest(self.targets["critic"](next_features, next_action))
             y = batch.reward + batch.discount * next_q
         q = self.critic(features, batch.action)
         return functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y), q
 
-    def actor_loss(self, features: Tensor) -> Tensor:
-        """-Q(s, mu(s)): its gradient is the deterministic policy gradient, by the chain rule through the action.
+    def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """-Q(s, mu(s) + noise): its gradient is the deterministic policy gradient, the chain rule through the action.
 
         Beside it a small weight on the squared output before tanh: Adam turns the smallest slope of Q into full steps,
         which can drive tanh so far that its gradient is gone (see experiments/results).
@@ -125,8 +128,7 @@ class DDPG(nn.Module):
         if not self._actor_trains_encoder:
             features = features.detach()
         output = self.actor.policy(features)
-        with _frozen(self.optimizers["critic"].parameters):
-            q = _smallest(self.critic(features.detach(), self._noisy(output.tanh())))
+        q = _smallest(self.critic(features.detach(), _noisy(output.tanh(), noise)))
         penalty = self.settings.saturation_penalty
         return penalty * output.square().mean() - q.mean() if penalty else -q.mean()
 
@@ -142,14 +144,13 @@ class DDPG(nn.Module):
     def _target(self, name: str) -> nn.Module:
         return self.targets[name] if name in self.targets else getattr(self, name)
 
-    def _noisy(self, action: Tensor) -> Tensor:
-        """Clipped Gaussian noise on the update's actions (DrQ-v2, eq. 3); the gradient passes the clip unchanged."""
+    def _draw_noise(self, action: Tensor) -> Tensor | None:
+        """Clipped Gaussian noise for the update's actions (DrQ-v2, eq. 3); None where there is none."""
         clip = self.noise.target_clip
         if not clip:
-            return action
+            return None
         noise = torch.randn(action.shape, generator=self.noise_draws, device=self.device) * self.noise_scale
-        noisy = action + noise.clamp(-clip, clip)
-        return noisy + (noisy.clamp(-EDGE, EDGE) - noisy).detach()
+        return noise.clamp(-clip, clip)
 
     def _batch_norm_learns(self, now: bool) -> None:
         """Statistics of the batch while updating, running ones otherwise; nothing else here has two modes."""
@@ -191,6 +192,14 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def _noisy(action: Tensor, noise: Tensor | None) -> Tensor:
+    """Within [-1, 1]; the gradient passes this bound unchanged."""
+    if noise is None:
+        return action
+    noisy = action + noise
+    return noisy + (noisy.clamp(-EDGE, EDGE) - noisy).detach()
 
 
 def _smallest(q: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pixel_ddpg.config import UserError
 from pixel_ddpg.files import sync_folder, write_atomically
 from pixel_ddpg.replay import Replay, Stream, element_bytes
 
-FORMAT = 1
+FORMAT = 2  # 1 had one environment and no list of them; it is read too
 KEPT = 2
 PIECE_BYTES = 2**26  # of the replay at a time: saving needs three times as much memory beside it
 
@@ -147,7 +147,7 @@ def load_checkpoint(
     for path in reversed(found):
         try:
             state = _read_state(path)
-            if state.get("format") != FORMAT:
+            if state.get("format") not in (1, FORMAT):
                 raise UserError(
                     f"{path} was written by another version (format {state.get('format')}, this one reads {FORMAT}): "
                     "use that version, or start anew with resume=false overwrite=true"

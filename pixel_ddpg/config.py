@@ -441,8 +441,9 @@ def check(config: Config) -> None:
     env, agent, replay = config.env, config.agent, config.replay
     if replay.batch_size > replay.capacity:
         raise UserError(f"replay.batch_size={replay.batch_size} is larger than replay.capacity={replay.capacity}")
-    if replay.n_step > replay.capacity:
-        raise UserError(f"replay.n_step={replay.n_step} is larger than replay.capacity={replay.capacity}")
+    if replay.n_step > replay.capacity // config.envs:
+        of_each = f" of each of envs={config.envs}" if config.envs > 1 else ""
+        raise UserError(f"replay.n_step={replay.n_step} is larger than replay.capacity={replay.capacity}{of_each}")
     if not 0 < agent.discount <= 1:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:

@@ -3,7 +3,6 @@
 import math
 import multiprocessing
 import os
-import signal
 from multiprocessing.connection import Connection
 
 import dm_env
@@ -94,7 +93,7 @@ class Remote:
 
 def _serve(config: Config, seed: int, pipe: Connection, shared) -> None:
     """The other process: calls come, results go, until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that trains
+    os.setpgrp()  # Ctrl-C, and what `timeout` sends, are for the one that trains, which still needs this one to save
     os.environ["LP_NUM_THREADS"] = "1"
     rendering.choose_backend(1)
     try:

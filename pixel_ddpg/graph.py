@@ -15,13 +15,13 @@ def one_update(agent: DDPG, replay: Replay, batch_size: int) -> dict[str, Tensor
 
 
 class GraphedUpdate:
-    """`one_update`, captured once and replayed at each call; to the bit what eager calls do.
+    """`one_update`, captured once and replayed at each call: what eager calls do, with the same random numbers.
 
-    The replay must lie on the agent's GPU and hold a transition. Making it changes neither weights nor random streams.
+    It draws from the transitions last announced. The replay must lie on the agent's GPU, torch's current one, and hold
+    a transition. Making it changes neither weights nor random streams.
     """
 
     def __init__(self, agent: DDPG, replay: Replay, batch_size: int):
-        self._replay = replay
         memory = {name: tensor.clone() for name, tensor in agent.tensors().items()}
         states = [(generator, generator.get_state()) for generator in (replay.draws, replay.shifts)]
         replay.announce()
@@ -41,7 +41,6 @@ class GraphedUpdate:
             generator.set_state(state)
 
     def __call__(self) -> dict[str, Tensor]:
-        """One update on the transitions that are whole now; 0-d tensors."""
-        self._replay.announce()
+        """One update; 0-d tensors."""
         self._graph.replay()
         return {name: value.clone() for name, value in self._metrics.items()}

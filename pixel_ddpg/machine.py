@@ -23,9 +23,9 @@ CGROUPS = (  # folder, limit, what all its processes take, and the part of that 
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for auto, cpu or cuda[:k]; UserError for one that is not there."""
+    """The device for auto, cpu or cuda[:k], a GPU made torch's own current one; UserError for one that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -34,6 +34,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"unknown device '{name}'; there are auto, cpu, cuda and cuda:<number>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA GPUs; try device=cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where graphs are captured
     return device
 
 
@@ -63,8 +65,7 @@ def use_precision(precision: str) -> None:
 
     torch's own default is neither: TF32 in convolutions alone.
     """
-    way = "ieee" if precision == "float32" else "tf32"
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = way
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 def free_memory(device: torch.device) -> int:

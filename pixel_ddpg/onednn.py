@@ -16,14 +16,20 @@ AVAILABLE = torch.backends.mkldnn.is_available()
 SMALL = 2**19  # multiplications in a matrix product that is done before oneDNN has begun
 
 
+@functools.cache
+def bfloat16_available() -> bool:
+    """Whether this processor has what oneDNN needs for it; torch's own layers do without, slowly."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class Stack(nn.Sequential):
-    """nn.Sequential of Linear, Conv2d, LayerNorm, BatchNorm1d, Tanh, and ReLU after any of them.
+    """nn.Sequential of Linear, Conv2d, LayerNorm, BatchNorm1d, Tanh, and ReLU after any but Tanh.
 
     What it computes is nn.Sequential's, which it is where there is no oneDNN, as on a GPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (AVAILABLE and x.device.type == "cpu"):
+        if not (AVAILABLE and x.device.type == "cpu") or (x.dtype == torch.bfloat16 and not bfloat16_available()):
             return super().forward(x)
         return _Node.apply(x, self._steps, *self._own) if self._steps else x
 

@@ -109,7 +109,7 @@ class Stream:
         self._age, self._open = state["age"], state["open"]
         self._transitions = state["transitions"]
         first, device = max(0, self.next_slot - self.slots), self._slot_of.device
-        starts = torch.arange(first, self.next_slot - 1, device=device)
+        starts = torch.arange(first, max(first, self.next_slot - 1), device=device)  # none, before the first episode
         starts = starts[~self._tables["lasts"][starts % self.slots]]
         numbers = torch.arange(self._transitions - len(starts), self._transitions, device=device) % self.slots
         self._slot_of[numbers] = starts % self.slots

@@ -20,6 +20,7 @@ from pixel_ddpg import config as config_module
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment
+from pixel_ddpg.graph import GraphedUpdate
 from pixel_ddpg.logger import Metrics, WandbMirror, read_rows
 
 WRITTEN = ("checkpoints", "videos", "wandb", "config.yaml", "metrics.jsonl", "status.json", "evaluation.json")
@@ -50,6 +51,7 @@ def main(config: Config) -> None:
             return
         found = has_checkpoint(config, run_dir)
         threads = machine.prepare_cpu(config.threads)
+        machine.use_precision(config.agent.precision)
         rendering.choose_backend(threads, machine.cuda_number(device))
         environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
         replay_device = print_plan(config, environment, device, threads, found)
@@ -200,14 +202,15 @@ def estimate_hours(config: Config, environment: Environment, agent: DDPG, device
     scratch.begin(environment.element)
     for _ in range(32):
         scratch.add(environment.element, action, 0.0, 1.0, False)
-    update = _median_seconds(lambda: agent.update(scratch.sample(batch))["q"].item(), 4)
+    scratch.announce()
+    graphed = config.train.cuda_graph and device.type == "cuda"
+    learn = GraphedUpdate(agent, scratch, batch) if graphed else lambda: agent.update(scratch.draw(batch))
+    update = config.train.updates_per_step * _median_seconds(lambda: learn()["q"].item(), 4)
     steps = config.frames / config.env.action_repeat
     evaluations = config.frames // config.eval.every + 1
     episode = tasks.CATALOGUE[config.task].episode_frames / config.env.action_repeat
-    return (
-        steps * (step / config.envs + config.train.updates_per_step * update)
-        + evaluations * config.eval.episodes * episode * step
-    ) / 3600
+    both = max(step / config.envs, update) if trainer.overlaps(config) else step + update
+    return (steps * both + evaluations * config.eval.episodes * episode * step) / 3600
 
 
 def _median_seconds(function, repeats: int) -> float:

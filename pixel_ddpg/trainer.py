@@ -48,8 +48,7 @@ def replay_element(config: Config) -> tuple[int, ...]:
 
 
 def make_agent(config: Config, device: torch.device) -> DDPG:
-    """A new agent, as a run begins with; from here on a GPU computes as precisely as it is asked to."""
-    machine.use_precision(config.agent.precision)
+    """A new agent, as a run begins with."""
     task, stream = tasks.CATALOGUE[config.task], seeds(config.seed)
     shape = observation_shape(task, config.obs, config.env)
     return DDPG(shape, task.action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"])
@@ -247,6 +246,7 @@ class Trainer:
             return
         ratio, count = self.config.train.updates_per_step, len(self.players)
         self.agent.noise_scale.fill_(scheduled_scale(self.config.noise, self.frame))
+        self.replay.announce()
         for _ in range(math.floor(self.step * ratio) - math.floor((self.step - count) * ratio)):
             for name, value in self._learn().items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -258,7 +258,7 @@ class Trainer:
         if self.config.train.cuda_graph:
             self._graph = self._graph or GraphedUpdate(self.agent, self.replay, self.config.replay.batch_size)
             return self._graph()
-        batch = self.replay.sample(self.config.replay.batch_size)
+        batch = self.replay.draw(self.config.replay.batch_size)
         if self.agent.device != self.replay.device:
             moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items()}
             batch = dataclasses.replace(batch, **moved)
@@ -367,7 +367,8 @@ class Trainer:
     def restore(self) -> int:
         """Go on from the newest checkpoint; returns the length of metrics.jsonl that it knows."""
         tensors, state = checkpoint.load_checkpoint(self.run_dir, self.agent.device, self.replay)
-        if state["frame"] - self.config.env.action_repeat >= self.config.frames:  # the last step may go beyond
+        last_step = self.config.env.action_repeat * self.config.envs  # which may go beyond the end
+        if state["frame"] - last_step >= self.config.frames:
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
         self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
         self._sums = {name[5:]: tensor.clone() for name, tensor in tensors.items() if name.startswith("sums.")}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.linalg import solve_discrete_are
 from torch import nn
 
-from pixel_ddpg.agent import DDPG
+from pixel_ddpg.agent import DDPG, _noisy
 from pixel_ddpg.config import Agent, Noise, compose
 from pixel_ddpg.replay import Batch, Replay
 
@@ -506,7 +506,7 @@ def test_9_the_actors_loss_moves_the_encoder_only_if_named(both):
     """The same, told by the weights after an update in which only the actor's loss has a gradient."""
     words = ["agent.encoder_trained_by=both"] * both
     agent, batch = make_small("noise.target_clip=0", *words), random_batch(PIXELS)
-    agent.critic_loss = lambda features, batch: (0 * agent.critic(features, batch.action).sum(), torch.zeros(1))
+    agent.critic_loss = lambda features, batch, noise: (0 * agent.critic(features, batch.action).sum(), torch.zeros(1))
     before = copy.deepcopy(agent.encoder)
     agent.update(batch)
     same = [torch.equal(old, new) for old, new in zip(before.parameters(), agent.encoder.parameters())]
@@ -609,11 +609,13 @@ def test_14_targets_are_computed_without_gradient():
 def test_noise_scale_and_clip_bound_the_updates_noise():
     """Noise that ignores its schedule or its clip, or that stays when both are off."""
     agent, action = make_small(noise_scale=0.1), torch.zeros(5000, ACTIONS)
-    assert agent._noisy(action).std().item() == pytest.approx(0.1, rel=0.05)
+    assert agent._draw_noise(action).std().item() == pytest.approx(0.1, rel=0.05)
     agent.noise_scale.fill_(5.0)
-    assert agent._noisy(action).abs().max().item() == pytest.approx(0.3)
-    assert agent._noisy(action + 1).max() < 1
-    assert make_small("noise.target_clip=0", noise_scale=5.0)._noisy(action) is action
+    noise = agent._draw_noise(action)
+    assert noise.abs().max().item() == pytest.approx(0.3) and torch.equal(_noisy(action, noise), noise)
+    assert _noisy(action + 1, noise).max() < 1
+    assert make_small("noise.target_clip=0", noise_scale=5.0)._draw_noise(action) is None
+    assert _noisy(action, None) is action
 
 
 @pytest.mark.parametrize("preset", ["dpg_replay", "dpg", "offpolicy_dpg"])

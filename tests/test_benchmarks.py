@@ -27,15 +27,14 @@ def test_contestants_do_equal_work_in_turn():
         done[name] += 1
 
     turns = timing.alternate(
-        {name: lambda name=name: work(name) for name in done},
-        {name: lambda name=name: done[name] for name in done},
+        {name: (lambda name=name: work(name), lambda name=name: done[name]) for name in done},
         3,
         2,
     )
     assert "".join(order).endswith("aabb" * 3)
     assert {name: turn.count for name, turn in turns.items()} == {"a": 7, "b": 7} and len(turns["a"].seconds) == 3
     with pytest.raises(AssertionError, match="not the same work"):
-        timing.alternate({"a": lambda: work("a"), "b": lambda: None}, {n: lambda n=n: done[n] for n in done}, 1, 1)
+        timing.alternate({"a": (lambda: work("a"), lambda: done["a"]), "b": (lambda: None, lambda: done["b"])}, 1, 1)
 
 
 def test_a_stopwatch_counts_each_second_once():
@@ -165,10 +164,8 @@ def test_a_base_that_is_no_commit_is_told():
         pass
 
 
-@pytest.mark.parametrize("threads", [1])
-def test_rates_are_positive_and_of_torchs_threads(threads):
+def test_rates_are_positive():
     """A rate of nothing, by which any floor is infinite."""
-    torch.set_num_threads(threads)
     rates = timing.measure_rates()
     assert min(rates.product, rates.convolution, rates.bandwidth) > 1e8
 
@@ -198,13 +195,17 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_check, "GraphedUpdate", Eager)
     monkeypatch.setattr(gpu_check, "CASES", ("tiny",))
+    for more, _ in gpu_check.RUNS:
+        config.check(config.compose(["task=cheetah-run", "preset=drqv2", "obs=pixels", *more]))
+    tiny = [*TINY, "task=cheetah-run", "eval.episodes=1", "eval.video_size=0", "wandb=off", "threads=1"]
+    monkeypatch.setattr(gpu_check, "COMMAND", (*tiny, "env.action_repeat=50", "eval.every=9000"))
+    monkeypatch.setattr(gpu_check, "FRAMES", (50, 100))
     monkeypatch.setattr(gpu_check, "RUNS", ())
     monkeypatch.setattr(gpu_check, "run_tests", lambda: {"code": 0, "summary": "9 passed"})
     monkeypatch.setattr(gpu_check, "measure_compiled", compare)
     monkeypatch.setattr(gpu_check.machine, "prepare_cpu", lambda threads: threads)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
     monkeypatch.setitem(learner.CASES, "tiny", TINY)
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.01)
     code, printed, _ = call("experiments.benchmarks.gpu_check", "rounds=1", f"out={tmp_path / 'a.json'}")
@@ -213,6 +214,7 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     ways = ["graph, bfloat16", "graph, tf32", "graph, float32", "eager, float32"]
     assert list(tiny["turns"]) == ways and len({turn["count"] for turn in tiny["turns"].values()}) == 1
     assert tiny["floor"] > 0 and tiny["times_as_fast_as_the_last"]["eager, float32"]["median"] == 1
+    assert [row["kind"] for row in found["command"]["rows"]].count("run") == 2 and "cuda_numbers" in found["drawing"]
     assert code == 1 and compiled["error"] in printed and "no compiler" in printed and "9 passed" in printed
 
 

@@ -90,6 +90,16 @@ def test_one_environment_that_overlaps_steps_while_updates_are_made_and_resumes_
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_several_environments_go_on_after_a_last_step_that_went_beyond_the_end(tmp_path):
+    """A run that was stopped in its final evaluation and is refused ever after."""
+    words = [*STATE, "envs=3", "frames=1600"]  # 3 x 8 frames a step
+    done = train(words, tmp_path / "run")
+    assert done.frame == 1608
+    run = make_trainer(words, tmp_path / "run")
+    run.restore()
+    assert run.frame == 1608
+
+
 def test_pixels_of_several_environments_reach_the_replay(tmp_path):
     """Pictures of one environment in another's stream."""
     run = make_trainer([*PIXELS, "envs=2"], tmp_path)
@@ -129,12 +139,13 @@ def trained(run_dir) -> bool:
     )
 
 
-def test_ctrl_c_is_for_the_one_that_trains_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_is_for_the_one_that_trains_and_leaves_no_process(tmp_path, number):
     """Tracebacks of the environments' processes, a run that cannot save, processes that stay."""
     process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}", start_new_session=True)
     wait_for(lambda: trained(tmp_path / "run") or process.poll() is not None)
     remotes = children(process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
     assert len(remotes) >= 2 and checkpoint.checkpoints(tmp_path / "run")

@@ -166,6 +166,7 @@ def test_runs_are_measured_where_they_will_run(monkeypatch):
         return lambda function: types.SimpleNamespace(remote=submit)
 
     monkeypatch.setattr(suite.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 1.0})
+    monkeypatch.setattr(suite.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
     monkeypatch.setattr(suite.ray, "remote", remote)
     monkeypatch.setattr(suite.ray, "get", lambda results: results)
     settled = plan("tasks=[cart,pendulum,cheetah]", "obs=state", "preset=fast", "seeds=2", "runs_per_gpu=2")
@@ -173,6 +174,8 @@ def test_runs_are_measured_where_they_will_run(monkeypatch):
     assert asked == [{"max_calls": 1, "num_cpus": 1, "num_gpus": 0.5}] * 2
     on_cpu = plan("device=cpu")
     assert suite.share(on_cpu) == {"num_cpus": 1} and suite.slots(on_cpu, {}) == (16, "16 cores, 1 a run")
+    assert suite.share(plan("device=cpu", "envs=4")) == {"num_cpus": 4}
+    assert suite.share(plan("device=cpu", "envs=99")) == {"num_cpus": 8}  # what the largest machine has
 
 
 def test_what_cannot_be_measured_stops_no_other(monkeypatch):

@@ -218,6 +218,17 @@ def test_a_disk_that_cannot_be_read_destroys_nothing(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_run_that_was_stopped_before_its_first_step_goes_on(tmp_path):
+    """Ctrl-C in the first evaluation: a checkpoint without a single slot."""
+    run = make_trainer(STATE, tmp_path)
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    run.attach(metrics, WandbMirror(tmp_path, "off", "", "", {}))
+    run.save()
+    metrics.close()
+    train(STATE, tmp_path)
+    assert rows(tmp_path)[-1]["frame"] == 1600
+
+
 def test_a_budget_between_two_steps_can_be_resumed_at_its_end(tmp_path):
     """A last step that goes beyond the budget and is then taken for a larger one."""
     words = [*STATE, "frames=801"]

@@ -56,7 +56,7 @@ def train(tree: pathlib.Path, words: list[str]) -> dict[str, float]:
         if done.returncode:
             raise config.UserError(f"{tree}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
         rows = [row for row in read_rows(pathlib.Path(folder, "run", "metrics.jsonl")) if row["kind"] == "train"][1:]
-        seconds = sum(1000 / row["frames_per_second"] for row in rows) / len(rows) / 1000
+        seconds = sum(1 / row["frames_per_second"] for row in rows) / len(rows)
         return {"seconds": seconds, "updates": rows[-1]["update"]}
 
 

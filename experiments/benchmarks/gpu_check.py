@@ -5,10 +5,12 @@ Minutes, one JSON, nothing but torch and the wheels of offline_pack: for whoever
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from experiments.benchmarks import learner, training
 from experiments.benchmarks.timing import alternate, measure_rates, ratios
 from pixel_ddpg import config, files, machine, rendering
 from pixel_ddpg.graph import GraphedUpdate
+from pixel_ddpg.logger import read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICE = "cuda"
@@ -28,6 +31,11 @@ RUNS = (  # what is added to drqv2 from pixels, and how many of these run at onc
     ((), 1), (GRAPH, 1), (GRAPH, 2), (GRAPH, 4), ((*GRAPH, "train.overlap=true"), 1), ((*GRAPH, "envs=16"), 1),
     ((*GRAPH, "envs=16", "agent.precision=bfloat16"), 1),
 )  # fmt: skip
+
+
+COMMAND = ("task=cheetah-run", "obs=pixels", "preset=ddpg2016", "wandb=off", "eval.video_size=0", "eval.episodes=1",
+           "threads=1", *GRAPH)  # fmt: skip
+FRAMES = (2000, 4000)  # the second time it goes on
 
 
 @dataclass
@@ -83,13 +91,31 @@ def measure_compiled(name: str, rounds: int) -> dict:
 
 def compare(name: str, ways: dict[str, tuple], rounds: int) -> dict:
     """In alternating rounds, against the last of them."""
-    turns = alternate({k: way[0] for k, way in ways.items()}, {k: way[1] for k, way in ways.items()}, rounds)
+    turns = alternate(ways, rounds)
     slowest = turns[list(ways)[-1]].seconds
     return {
         "name": name, "turns": {label: turn.as_json() for label, turn in turns.items()},
         "times_as_fast_as_the_last": {label: ratios(slowest, turn.seconds) for label, turn in turns.items()},
-        "memory_bytes": torch.cuda.max_memory_allocated(),
     }  # fmt: skip
+
+
+def run_command() -> dict:
+    """The real command: it trains with a graph, saves, and goes on from there. Its plan, and the renderer's name."""
+    with tempfile.TemporaryDirectory() as folder:
+        for frames in FRAMES:
+            words = [*COMMAND, f"frames={frames}", f"run_dir={folder}/run"]
+            command = [sys.executable, "-m", "pixel_ddpg.run", *words]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(words[:-1])}: {(done.stderr.splitlines() or ['failed'])[-1]}")
+        rows = read_rows(pathlib.Path(folder, "run", "metrics.jsonl"))
+    return {"words": words[:-1], "plan": done.stdout.splitlines(), "rows": rows}
+
+
+def drawing() -> dict:
+    """How EGL and CUDA count this machine's GPUs, and which were asked for."""
+    variables = ("CUDA_VISIBLE_DEVICES", "MUJOCO_EGL_DEVICE_ID", "MUJOCO_GL")
+    return {"cuda_numbers": rendering.cuda_numbers()} | {name: os.environ.get(name) for name in variables}
 
 
 def attempt(what: str, work) -> dict:
@@ -109,6 +135,8 @@ def main(options: GpuCheck) -> int:
     rendering.choose_backend(gpu=0)
     found: dict = {"facts": machine.facts(torch.device(DEVICE), torch.get_num_threads())}
     found["tests"] = attempt("tests", run_tests)
+    found["drawing"] = attempt("drawing", drawing)
+    found["command"] = attempt("command", run_command)
     found["learner"] = [attempt(name, lambda name=name: measure(name, options.rounds)) for name in CASES]
     found["learner"].append(attempt("compiled", lambda: measure_compiled(CASES[0], options.rounds)))
     found["training"] = []
@@ -117,7 +145,8 @@ def main(options: GpuCheck) -> int:
         run = lambda words=words, at_once=at_once: training.measure(words, options.seconds, 1, at_once)  # noqa: E731
         found["training"].append(attempt(" ".join([*words, f"at_once={at_once}"]), run))
     files.write_atomically(pathlib.Path(options.out), json.dumps(found, indent=1).encode() + b"\n")
-    broken = [row["error"] for row in [*found["learner"], *found["training"]] if "error" in row]
+    parts = [found["drawing"], found["command"], *found["learner"], *found["training"]]
+    broken = [part["error"] for part in parts if "error" in part]
     for line in [found["tests"].get("summary", "no tests"), *broken]:
         print(line)
     print(f"{options.out}: please send it")

@@ -28,7 +28,7 @@ def update_times(rounds: int) -> dict[str, list[dict]]:
     for quantity, values in SWEPT.items():
         for value, words in values.items():
             update, count, _, _ = learner.updater((*BASE, *words))
-            turns = alternate({"ours": update}, {"ours": count}, rounds)["ours"]
+            turns = alternate({"ours": (update, count)}, rounds)["ours"]
             lowest = learner.floor(learner.work_of((*BASE, *words)), measure_rates())
             found.setdefault(quantity, []).append(
                 {"value": value, "seconds": turns.seconds, "median": turns.median, "floor": lowest}

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks import peers
 from experiments.benchmarks.timing import Rates, Stopwatch, Turns, alternate, measure_rates, ratios
-from pixel_ddpg import config, onednn, tasks, trainer
+from pixel_ddpg import config, machine, onednn, tasks, trainer
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config
 from pixel_ddpg.replay import Replay
@@ -37,6 +37,7 @@ CASES: dict[str, tuple[str, ...]] = {
 def make(words: tuple[str, ...], device: str = "cpu") -> tuple[Config, DDPG, Replay]:
     """The settings, a new agent and a replay full of random transitions."""
     settings = config.compose(["task=cheetah-run", *words])
+    machine.use_precision(settings.agent.precision)
     agent = trainer.make_agent(settings, torch.device(device))
     shape, action_dim = trainer.replay_element(settings), tasks.CATALOGUE[settings.task].action_dim
     replay = Replay(
@@ -161,7 +162,7 @@ def measure(name: str, rounds: int, drqv2: str) -> dict:
         chosen["Stable-Baselines3"] = peer
     if name == "drqv2, pixels" and drqv2:
         chosen["DrQ-v2's code"] = peers.drqv2(drqv2, *make(words)[::2])
-    turns = alternate({k: v[0] for k, v in chosen.items()}, {k: v[1] for k, v in chosen.items()}, rounds)
+    turns = alternate(chosen, rounds)
     lowest = floor(work, rates)
     return {
         "name": name, "words": list(words), "threads": torch.get_num_threads(), "work": work,

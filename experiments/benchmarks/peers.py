@@ -1,8 +1,10 @@
 """Other people's code at the same work: it is imported, not copied, and left out where it is not installed."""
 
+import atexit
 import importlib
 import pathlib
 import random
+import shutil
 import sys
 import tempfile
 import warnings
@@ -64,6 +66,7 @@ def drqv2(path: str, settings: Config, replay: Replay) -> Peer:
     size, stack, agent = settings.env.size, settings.env.frame_stack, settings.agent
     actions = replay.actions.shape[1]
     episodes = pathlib.Path(tempfile.mkdtemp(prefix="drqv2-"))
+    atexit.register(shutil.rmtree, episodes, ignore_errors=True)
     draws, length = np.random.default_rng(0), 500
     for number in range(len(replay) // length):
         rows = length + 1

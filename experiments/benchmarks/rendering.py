@@ -84,9 +84,7 @@ def measure(name: str, size: int, rounds: int) -> dict:
     theirs = scenes["dm_control"].film()
     differences = {label: float(np.abs(scene.film() - theirs).mean()) for label, scene in scenes.items()}
     turns = alternate(
-        {label: scene.render for label, scene in scenes.items()},
-        {label: lambda scene=scene: scene.pictures for label, scene in scenes.items()},
-        rounds,
+        {label: (scene.render, lambda scene=scene: scene.pictures) for label, scene in scenes.items()}, rounds
     )
     base = turns["dm_control"].seconds
     return {

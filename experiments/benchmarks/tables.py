@@ -256,7 +256,7 @@ def _paper_here(found: dict, runs: dict[str, dict]) -> str:
         f"The paper's whole experiment is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of {FRAMES_OF_PAPER:,} frames from "
         f"each, {frames / 1e6:g} million frames. `ddpg2016` on one core trains at {_each(speeds, 'frames/s')}, without "
         f"evaluations: {_each(hours, 'h')}. Runs on all {cores} cores at once go {gain:.2f} times as fast together as "
-        f"one alone: {days:,.0f} days."
+        f"one alone (`fast` from pixels): {days:,.0f} days."
     )
 
 

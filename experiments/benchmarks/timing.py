@@ -28,27 +28,28 @@ class Turns:
 
 
 def alternate(
-    contestants: dict[str, Callable[[], None]], counters: dict[str, Callable[[], int]], rounds: int, units: int = 0
+    contestants: dict[str, tuple[Callable[[], object], Callable[[], int]]], rounds: int, units: int = 0
 ) -> dict[str, Turns]:
     """Every contestant in every round, in turn; each does the same number of units, and warms up with one.
 
-    `counters` tell how many units each has done in all; an AssertionError where these are not equal.
+    A contestant is a unit of work, and a count of how many it has done in all; an AssertionError where the counts of
+    these rounds are not equal.
     """
-    for work in contestants.values():
+    for work, _ in contestants.values():
         work()
-    before = {name: counters[name]() for name in contestants}
-    slowest = max(_seconds(work, 1) for work in contestants.values())
+    before = {name: count() for name, (_, count) in contestants.items()}
+    slowest = max(_seconds(work, 1) for work, _ in contestants.values())
     units = units or max(1, round(ROUND_SECONDS / slowest))
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
-        for name, work in contestants.items():
+        for name, (work, _) in contestants.items():
             seconds[name].append(_seconds(work, units) / units)
-    done = {name: counters[name]() - before[name] for name in contestants}
+    done = {name: count() - before[name] for name, (_, count) in contestants.items()}
     assert set(done.values()) == {rounds * units + 1}, f"not the same work: {done}"
     return {name: Turns(seconds[name], done[name]) for name in contestants}
 
 
-def _seconds(work: Callable[[], None], units: int) -> float:
+def _seconds(work: Callable[[], object], units: int) -> float:
     start = time.perf_counter()
     for _ in range(units):
         work()

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
+import os
 import pathlib
 import tempfile
 import time
@@ -60,10 +61,21 @@ class _Clock:
 
 
 def _train(words: list[str], seconds: float, threads: int) -> dict:
+    try:
+        return _watched(words, seconds, threads)
+    except BaseException:
+        for barrier in _all_ready:
+            barrier.abort()  # nobody need wait for this one
+        raise
+
+
+def _watched(words: list[str], seconds: float, threads: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         words = ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
         settings: Config = config.compose(words)
         machine.prepare_cpu(threads)
+        machine.use_precision(settings.agent.precision)
+        os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
         device = machine.choose_device(settings.device)
         rendering.choose_backend(threads, machine.cuda_number(device))
         run = trainer.Trainer(settings, device, device)
