@@ -144,16 +144,17 @@ class Replay:
         self.device = torch.device(device)
         self.slots = self.slots_for(capacity, frame_stack, n_step, streams)
         self._part = self.slots // streams
-        dtype = torch.uint8 if len(element_shape) == 3 else torch.float32
 
-        def table(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(self.slots, *shape, dtype=dtype, device=self.device)
+        def table(*shape: int, dtype: str = "float32") -> Tensor:
+            if self.device.type == "cpu":  # numpy's: the system gives its pages as they are written, not all at once
+                return torch.from_numpy(np.zeros((self.slots, *shape), dtype))
+            return torch.zeros(self.slots, *shape, dtype=getattr(torch, dtype), device=self.device)
 
-        self.elements = table(*element_shape, dtype=dtype)
+        self.elements = table(*element_shape, dtype="uint8" if len(element_shape) == 3 else "float32")
         self.actions, self.rewards, self.discounts = table(action_dim), table(), table()
-        self.lasts = table(dtype=torch.bool)  # the slot is an episode's last observation
-        self.ages = table(dtype=torch.int64)  # steps since the episode's first observation
-        self._slot_of = table(dtype=torch.int64)  # transition -> slot, both within a stream
+        self.lasts = table(dtype="bool")  # the slot is an episode's last observation
+        self.ages = table(dtype="int64")  # steps since the episode's first observation
+        self._slot_of = table(dtype="int64")  # transition -> slot, both within a stream
         self.streams = [self._stream(slice(at, at + self._part)) for at in range(0, self.slots, self._part)]
         self.draws = torch.Generator(self.device).manual_seed(seed)
         self.shifts = torch.Generator(self.device).manual_seed(seed + 1)

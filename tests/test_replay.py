@@ -1,6 +1,8 @@
 """The replay against a naive list of transitions, and each silent bug that a ring of frames invites."""
 
 import json
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -505,3 +507,18 @@ def test_cuda_gathers_what_the_cpu_gathers(shape):
     for mine, yours in zip(vars(on_cpu.gather(slots)).values(), vars(on_gpu.gather(slots.cuda())).values()):
         assert yours.device.type == "cuda" and torch.equal(mine, yours.cpu())
     assert on_gpu.sample(8).observation.device.type == "cuda"
+
+
+def test_a_ring_takes_memory_as_it_is_filled():
+    """21 GiB for the first step of a long run: killed on a machine where the run's own frames would have fitted."""
+    code = """if True:
+        import psutil, numpy
+        from pixel_ddpg import machine
+        from pixel_ddpg.replay import Replay
+        machine.prepare_cpu(1)
+        before = psutil.Process().memory_info().rss
+        replay = Replay((3, 84, 84), 6, 100_000)
+        replay.begin(numpy.zeros((3, 84, 84), numpy.uint8))
+        print(psutil.Process().memory_info().rss - before)"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert int(result.stdout) < 2**26, result.stderr  # of 2 GB
