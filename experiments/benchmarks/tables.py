@@ -320,13 +320,19 @@ def _updates(axis: plt.Axes, found: dict) -> None:
     for index, row in enumerate(reversed(rows)):
         turns = {name: turn["median"] / row["floor"] for name, turn in row["turns"].items()}
         for name, value in turns.items():
-            marker, colour = {OURS: ("o", "#1f6feb"), PLAIN: ("|", "#57606a")}.get(name, ("x", "#cf222e"))
+            marker, colour = {OURS: ("o", "#1f6feb"), PLAIN: ("|", "#57606a"), HALF: ("+", "#1a7f37")}.get(
+                name, ("x", "#cf222e")
+            )
             axis.plot(value, index, marker, color=colour, markersize=8)
             if name in PEERS:
                 axis.annotate(name, (value, index), (0, 6), textcoords="offset points", fontsize=7, ha="center")
     axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
     axis.axvline(1, color="#8c959f", linewidth=0.8)
-    axis.set(title="An update, in times its floor", xlabel="o ours, | torch's own path, x a peer", xlim=(0, None))
+    axis.set(
+        title="An update, in times its floor",
+        xlabel="o ours, + in bfloat16, | torch's own path, x a peer",
+        xlim=(0, None),
+    )
 
 
 def _pictures(axis: plt.Axes, found: dict) -> None:
