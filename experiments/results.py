@@ -23,7 +23,7 @@ from pixel_ddpg import baseline, config, files, machine, presets, rendering, tas
 from pixel_ddpg.run import format_hours, replay_bytes
 
 FOLDER = pathlib.Path(__file__).parent / "results"
-MEASURED = ("rerun/after", "resources")  # whose runs tell memory and speed, with the code of today
+MEASURED = ("planet6", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 SCORED = ("pixels", "state")
 PUBLISHED = (

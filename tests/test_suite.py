@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import contextlib
 import json
 import os
 import pathlib
@@ -257,8 +258,11 @@ def wait_until(condition, process) -> None:
 
 def workers_of(process) -> list[psutil.Process]:
     """The processes in which its runs are."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "ray::cartpole-swingup" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            found += [child] if "ray::cartpole-swingup" in " ".join(child.cmdline()) else []
+    return found
 
 
 def frame(out: pathlib.Path, seed: int = 0) -> int:
@@ -303,11 +307,12 @@ def test_killed_workers_and_drivers_change_no_result(tmp_path):
     log = folder(tmp_path / "a", 0) / "log.txt"
     other = folder(tmp_path / "a", 1) / "log.txt"
     wait_until(lambda: (log.read_text() + other.read_text()).count("goes on at frame") == 1, driver)
-    processes = psutil.Process(driver.pid).children(recursive=True)
+    processes = workers_of(driver)
+    assert processes
     os.kill(driver.pid, signal.SIGKILL)
     out, _ = driver.communicate()
     assert "lost    cartpole-swingup state fast seed" in out and "Traceback" not in out
-    _, alive = psutil.wait_procs([child for child in processes if "ray::cart" in child.name()], timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=20)
     assert not alive
     code, out, err = command("experiments.suite", *words)
     assert code == 0, (out, err)
