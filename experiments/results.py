@@ -303,7 +303,8 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     """Markdown: runs that were made again with later code beside the first ones, and whether they differ.
 
     Each has its own scale, so it is tested over tasks, by their means over seeds: Wilcoxon's signed-rank test of the
-    differences of final scores, and the 95% percentile interval of their mean over 10,000 draws of the tasks.
+    differences of final scores, and the 95% percentile interval of their mean over 10,000 draws of the tasks; where
+    both codes ran three seeds or more, also by permutation of these.
     """
     then, now = (_scores(folders) for folders in (before, after))
     header = ["task", "from", "scores then (seed)", "commits", "scores now (seed)", "commits", "difference of means"]
@@ -322,10 +323,16 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     draws = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     p = scipy.stats.wilcoxon(differences).pvalue
-    return "\n".join(lines) + (
-        f"\n\nOver these {len(differences)} the mean difference is {np.mean(differences):+.3f} of a score "
+    text = (
+        f"Over these {len(differences)} the mean difference is {np.mean(differences):+.3f} of a score "
         f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}."
     )
+    for key in now:
+        seeds = [np.array([score for _, score, _ in each[key]]) for each in (then, now)]
+        if min(map(len, seeds)) >= 3:
+            p = scipy.stats.permutation_test(seeds, lambda a, b: a.mean() - b.mean(), rng=0).pvalue
+            text += f" {key[0]} from {key[2]}, {len(seeds[0])} seeds and {len(seeds[1])}, by permutation: p = {p:.2f}."
+    return "\n".join([*lines, "", text])
 
 
 def _scores(folders: list[pathlib.Path]) -> dict[tuple[str, str, str], list[tuple[int, float, list[str]]]]:

@@ -1,8 +1,8 @@
 """Many runs: what is planned, and what survives."""
 
+import contextlib
 import dataclasses
 import itertools
-import contextlib
 import json
 import os
 import pathlib
