@@ -43,6 +43,7 @@ def main(config: Config) -> None:
     config_module.check(config)
     run_dir = pathlib.Path(config.run_dir)
     device = machine.choose_device(config.device)
+    trainer.check_device(config, device)
     with files.locked(run_dir, "run_dir"):
         if config.resume and trainer.is_done(run_dir, config.frames):
             refuse_changes(config, run_dir)

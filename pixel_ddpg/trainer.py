@@ -104,7 +104,7 @@ def _players(config: Config, stream: dict[str, int]) -> list[Player]:
     return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
 
 
-def _check_device(config: Config, device: torch.device, replay_device: torch.device) -> None:
+def check_device(config: Config, device: torch.device) -> None:
     """UserError for what only a GPU does."""
     for_a_gpu = {
         "train.cuda_graph=true": config.train.cuda_graph, "train.compile=true": config.train.compile,
@@ -113,15 +113,14 @@ def _check_device(config: Config, device: torch.device, replay_device: torch.dev
     for word, asked in for_a_gpu.items():
         if asked and device.type != "cuda":
             raise UserError(f"{word} is for a GPU: leave it out, as this run trains on device={device}")
-    if config.train.cuda_graph and replay_device != device:
-        raise UserError(f"train.cuda_graph=true needs the replay on {device} too, where it does not fit")
 
 
 class Trainer:
     """One run: its environments, agent and replay, and where it stands."""
 
     def __init__(self, config: Config, device: torch.device, replay_device: torch.device):
-        _check_device(config, device, replay_device)
+        if config.train.cuda_graph and replay_device != device:
+            raise UserError(f"train.cuda_graph=true needs the replay on {device} too, where it does not fit")
         self.config, self.run_dir = config, pathlib.Path(config.run_dir)
         self._graph: GraphedUpdate | None = None
         stream = seeds(config.seed)

@@ -357,3 +357,4 @@ def test_what_only_a_gpu_does_is_refused_in_one_line(word, tmp_path):
     """A CUDA error, after minutes of random steps; an option that does nothing."""
     code, _, err = command("pixel_ddpg.run", word, "device=cpu", "wandb=off", f"run_dir={tmp_path}/run")
     assert code == 2 and f"{word} is for a GPU" in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
