@@ -310,9 +310,13 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     header = ["task", "from", "scores then (seed)", "commits", "scores now (seed)", "commits", "difference of means"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     differences = []
+    tested = ""
     for key in sorted(now, key=lambda key: (key[2], key[0])):
-        means = [np.mean([score for _, score, _ in each[key]]) for each in (then, now)]
-        differences.append(means[1] - means[0])
+        old, new = ([score for _, score, _ in each[key]] for each in (then, now))
+        differences.append(np.mean(new) - np.mean(old))
+        if min(len(old), len(new)) >= 3:
+            p = scipy.stats.permutation_test((old, new), lambda a, b: np.mean(a) - np.mean(b), rng=0).pvalue
+            tested += f" {key[0]} from {key[2]}, {len(old)} seeds and {len(new)}, by permutation: p = {p:.2f}."
         cells = [key[0], key[2]]
         for each in (then, now):
             cells.append(", ".join(f"{score:.3f} ({seed})" for seed, score, _ in sorted(each[key])))
@@ -323,16 +327,10 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     draws = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     p = scipy.stats.wilcoxon(differences).pvalue
-    text = (
-        f"Over these {len(differences)} the mean difference is {np.mean(differences):+.3f} of a score "
-        f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}."
+    return "\n".join(lines) + (
+        f"\n\nOver these {len(differences)} the mean difference is {np.mean(differences):+.3f} of a score "
+        f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}.{tested}"
     )
-    for key in now:
-        seeds = [np.array([score for _, score, _ in each[key]]) for each in (then, now)]
-        if min(map(len, seeds)) >= 3:
-            p = scipy.stats.permutation_test(seeds, lambda a, b: a.mean() - b.mean(), rng=0).pvalue
-            text += f" {key[0]} from {key[2]}, {len(seeds[0])} seeds and {len(seeds[1])}, by permutation: p = {p:.2f}."
-    return "\n".join([*lines, "", text])
 
 
 def _scores(folders: list[pathlib.Path]) -> dict[tuple[str, str, str], list[tuple[int, float, list[str]]]]:

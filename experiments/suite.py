@@ -417,12 +417,12 @@ class Board:
 def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
     """Run what is unfinished; False after Ctrl-C or SIGTERM, which let each run save first."""
     running, waiting, retries = {}, list(costs), dict.fromkeys(costs, plan.retries)
-    start = starter(plan)
+    start, cores = starter(plan), share(plan)["num_cpus"]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while running or waiting:
             # Ray keeps no order among runs of different memory: it gets few at a time, also of a growing cluster.
-            room = max(1, int(ray.cluster_resources().get("CPU", 0) // share(plan)["num_cpus"]))
+            room = max(1, int(ray.cluster_resources().get("CPU", 0) // cores))
             while waiting and len(running) < 2 * room:
                 job = waiting.pop(0)
                 if why := too_large(costs[job]["memory"]):

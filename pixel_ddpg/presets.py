@@ -8,7 +8,10 @@ for `fast`, from the measurements in experiments/results/.
 # How pictures are drawn: what `render=` sets.
 RENDER: dict[str, tuple[str, dict]] = {
     "exact": ("pictures as dm_control draws them, to the bit", {"shadow_size": 2048, "slices": 28, "stacks": 16}),
-    "fast": ("a tenth of its time, a mean difference below 1/255", {"shadow_size": 128, "slices": 12, "stacks": 4}),
+    "fast": (
+        "a twelfth to a fifth of its time, a mean difference below 1/255",
+        {"shadow_size": 128, "slices": 12, "stacks": 4},
+    ),
 }
 
 # The paper, section 7, low-dimensional state: two hidden layers of 400 and 300 (129,306 parameters in the actor and

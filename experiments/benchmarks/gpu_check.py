@@ -31,8 +31,6 @@ RUNS = (  # what is added to drqv2 from pixels, and how many of these run at onc
     ((), 1), (GRAPH, 1), (GRAPH, 2), (GRAPH, 4), ((*GRAPH, "train.overlap=true"), 1), ((*GRAPH, "envs=16"), 1),
     ((*GRAPH, "envs=16", "agent.precision=bfloat16"), 1),
 )  # fmt: skip
-
-
 COMMAND = ("task=cheetah-run", "obs=pixels", "preset=ddpg2016", "wandb=off", "eval.video_size=0", "eval.episodes=1",
            "threads=1", *GRAPH)  # fmt: skip
 FRAMES = (2000, 4000)  # the second time it goes on
