@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from pixel_ddpg import checkpoint, config, fleet, machine, rendering, replay, run, tasks, trainer
+from pixel_ddpg import checkpoint, config, fleet, machine, replay, run, tasks, trainer
 from pixel_ddpg.environment import Environment
 
 
@@ -25,10 +25,8 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
     for words in runs:
         settings = config.compose(words)
         try:
-            threads = machine.prepare_cpu(settings.threads)
-            machine.use_precision(settings.agent.precision)
             device = machine.choose_device(settings.device)
-            rendering.choose_backend(threads, machine.cuda_number(device))
+            machine.prepare(settings, device)
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
             agent = trainer.make_agent(settings, device)
             evaluation = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)  # as a run has

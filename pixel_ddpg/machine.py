@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from pixel_ddpg import rendering
-from pixel_ddpg.config import UserError
+from pixel_ddpg.config import Config, UserError
 
 PACKAGES = ("torch", "mujoco", "dm-control", "gymnasium", "numpy", "hydra-core", "wandb", "opencv-python", "av")
 CGROUPS = (  # folder, limit, what all its processes take, and the part of that which is only cache
@@ -39,9 +39,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def cuda_number(device: torch.device) -> int | None:
-    """Of a GPU, as CUDA counts them; None for a CPU."""
-    return (device.index or 0) if device.type == "cuda" else None
+def prepare(config: Config, device: torch.device) -> int:
+    """Threads, precision and renderer as a run on this device has them, before mujoco is imported; returns threads."""
+    threads = prepare_cpu(config.threads)
+    use_precision(config.agent.precision)
+    rendering.choose_backend(threads, (device.index or 0) if device.type == "cuda" else None)
+    return threads
 
 
 def prepare_cpu(threads: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pixel_ddpg import checkpoint, files, machine, rendering, replay, tasks, trainer
+from pixel_ddpg import checkpoint, files, machine, replay, tasks, trainer
 from pixel_ddpg import config as config_module
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
@@ -51,9 +51,7 @@ def main(config: Config) -> None:
             console.print(f"{run_dir} is done: {frame:,} frames; a larger frames= makes it go on")
             return
         found = has_checkpoint(config, run_dir)
-        threads = machine.prepare_cpu(config.threads)
-        machine.use_precision(config.agent.precision)
-        rendering.choose_backend(threads, machine.cuda_number(device))
+        threads = machine.prepare(config, device)
         environment = Environment(tasks.CATALOGUE[config.task], config.obs, config.env, 0)
         replay_device = print_plan(config, environment, device, threads, found)
         if not found:

@@ -182,7 +182,7 @@ def test_runs_are_measured_where_they_will_run(monkeypatch):
 def test_what_cannot_be_measured_stops_no_other(monkeypatch):
     """A crash of one task's renderer that ends the suite."""
     words = ["obs=state", "preset=fast", "frames=100", "threads=1"]
-    monkeypatch.setattr(worker.rendering, "choose_backend", lambda *_: None)
+    monkeypatch.setattr(worker.machine.rendering, "choose_backend", lambda *_: None)
     real = worker.Environment
 
     def environment(task, *rest):

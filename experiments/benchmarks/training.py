@@ -9,7 +9,7 @@ import time
 
 import psutil
 
-from pixel_ddpg import config, machine, rendering, trainer
+from pixel_ddpg import config, machine, trainer
 from pixel_ddpg.config import Config
 from pixel_ddpg.logger import Metrics, WandbMirror
 
@@ -73,11 +73,9 @@ def _watched(words: list[str], seconds: float, threads: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         words = ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
         settings: Config = config.compose(words)
-        machine.prepare_cpu(threads)
-        machine.use_precision(settings.agent.precision)
         os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
         device = machine.choose_device(settings.device)
-        rendering.choose_backend(threads, machine.cuda_number(device))
+        machine.prepare(settings, device)
         run = trainer.Trainer(settings, device, device)
         metrics, clock = Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), _Clock(run, seconds)
         run.attach(metrics, WandbMirror(pathlib.Path(folder), "off", "", "", {}))
