@@ -1,6 +1,7 @@
 """The benchmark counts what it times, and its floor and tables say what they mean."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import pytest
 import torch
 from small import call, command
 
-from experiments.benchmarks import compare, gpu_check, learner, offline_pack, peers, tables, timing
+from experiments.benchmarks import compare, gpu_check, learner, offline_pack, peers, tables, timing, training
 from pixel_ddpg import config, onednn
 from pixel_ddpg.graph import one_update
 
 TINY = ("preset=fast", "obs=pixels", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
+QUICK_RUN = (*TINY, "train.start_steps=30", "env.renderings=1", "env.action_repeat=4")
 
 
 def test_contestants_do_equal_work_in_turn():
@@ -35,6 +37,35 @@ def test_contestants_do_equal_work_in_turn():
     assert {name: turn.count for name, turn in turns.items()} == {"a": 7, "b": 7} and len(turns["a"].seconds) == 3
     with pytest.raises(AssertionError, match="not the same work"):
         timing.alternate({"a": (lambda: work("a"), lambda: done["a"]), "b": (lambda: None, lambda: done["b"])}, 1, 1)
+
+
+def test_whole_runs_are_watched_in_turn():
+    """A run that trains on while another is timed, turns of other work, or processes that outlive the measurement."""
+    contestants = [training.Runs((*QUICK_RUN, "train.updates_per_step=0.5")), training.Runs(QUICK_RUN, at_once=2)]
+    alone, two = training.measure(contestants, 2, 1.0)
+    assert multiprocessing.active_children() == []
+    assert [len(together) for together in alone["turns"] + two["turns"]] == [1, 1, 2, 2]
+    for turn in alone["turns"][0] + alone["turns"][1]:
+        assert turn["frames"] == 4 * turn["steps"] == 8 * turn["updates"] > 0 and turn["seconds"] > 0.5
+        assert 0 <= turn["pictures"] - turn["steps"] <= 1  # one more where an episode begins
+    speeds = [sum(turn["frames"] / turn["seconds"] for turn in together) for together in two["turns"]]
+    assert two["frames_per_second"] == speeds and min(speeds) <= two["median"] <= max(speeds)
+    assert alone["memory_bytes"] > 2**27 and alone["drawn_by"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("preset=fats",), "preset"),
+        ((*QUICK_RUN, "frames=200"), "ask for fewer"),
+        (("train.start_steps=-1",), "start_"),
+    ],
+)
+def test_a_run_that_cannot_be_watched_tells_why(words, message):
+    """A measurement that waits for ever for a process that is gone."""
+    with pytest.raises(config.UserError, match=message):
+        training.measure([training.Runs((*words, "obs=state"))], 1, 600)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_stopwatch_counts_each_second_once():
@@ -200,7 +231,7 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     tiny = [*TINY, "task=cheetah-run", "eval.episodes=1", "eval.video_size=0", "wandb=off", "threads=1"]
     monkeypatch.setattr(gpu_check, "COMMAND", (*tiny, "env.action_repeat=50", "eval.every=9000"))
     monkeypatch.setattr(gpu_check, "FRAMES", (50, 100))
-    monkeypatch.setattr(gpu_check, "RUNS", ())
+    monkeypatch.setattr(gpu_check, "RUNS", (((*QUICK_RUN, "agent.conv=[[4,5,4,2]]"), 1),))
     monkeypatch.setattr(gpu_check, "run_tests", lambda: {"code": 0, "summary": "9 passed"})
     monkeypatch.setattr(gpu_check, "measure_compiled", compare)
     monkeypatch.setattr(gpu_check.machine, "prepare_cpu", lambda threads: threads)
@@ -208,8 +239,9 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setitem(learner.CASES, "tiny", TINY)
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.01)
-    code, printed, _ = call("experiments.benchmarks.gpu_check", "rounds=1", f"out={tmp_path / 'a.json'}")
+    code, printed, _ = call("experiments.benchmarks.gpu_check", "rounds=1", "seconds=1", f"out={tmp_path / 'a.json'}")
     found = json.loads((tmp_path / "a.json").read_text())
+    assert found["training"][0]["median"] > 0
     tiny, compiled = found["learner"]
     ways = ["graph, bfloat16", "graph, tf32", "graph, float32", "eager, float32"]
     assert list(tiny["turns"]) == ways and len({turn["count"] for turn in tiny["turns"].values()}) == 1

@@ -22,7 +22,7 @@ class Benchmarks:
     cases: list[str] = field(default_factory=list)  # of the learner, by the beginning of their names; none: all
     threads: list[int] = field(default_factory=list)  # of torch; none: 1 and all, of the learner 2, 4, ... too
     rounds: int = 7  # of each measurement, whose median counts
-    seconds: float = 15.0  # that a whole run is watched for
+    seconds: float = 20.0  # that a whole run is watched for, over all rounds
     drqv2: str = ""  # a checkout of github.com/facebookresearch/drqv2, to measure beside
     out: str = ""  # a .json; none: experiments/benchmarks/results/<processor>-<cores>.json
 
@@ -78,8 +78,9 @@ def main(options: Benchmarks) -> None:
             rendering.draw(out.with_name(f"{out.stem}-pictures.png"))
         elif part == "training":
             found[part] = [
-                training.measure([f"preset={preset}", f"obs={obs}"], options.seconds, threads)
-                for preset in ("fast", "ddpg2016", "drqv2") for obs in ("state", "pixels") for threads in thread_counts
+                row
+                for preset in ("fast", "ddpg2016", "drqv2") for obs in ("state", "pixels")
+                for row in _whole_runs((f"preset={preset}", f"obs={obs}"), thread_counts, options)
             ]  # fmt: skip
         elif part == "tried":
             found[part] = tried.measure(options.rounds)
@@ -98,6 +99,11 @@ def _command() -> str:
     """As it was given, but for the place of somebody's checkout."""
     words = [re.sub(r"^drqv2=.+", "drqv2=<checkout>", word) for word in sys.argv[1:]]
     return " ".join(["python -m experiments.benchmarks", *words])
+
+
+def _whole_runs(words: tuple[str, ...], thread_counts: list[int], options: Benchmarks) -> list[dict]:
+    contestants = [training.Runs(words, threads) for threads in thread_counts]
+    return training.measure(contestants, options.rounds, options.seconds)
 
 
 def _learner(name: str, threads: int, options: Benchmarks) -> dict:

@@ -42,7 +42,7 @@ class GpuCheck:
 
     out: str = "gpu-check.json"
     rounds: int = 5  # of each measurement, whose median counts
-    seconds: float = 15.0  # that a whole run is watched for
+    seconds: float = 15.0  # that a whole run is watched for, over all rounds
 
 
 config.register_command("gpu_check", GpuCheck, "experiments.benchmarks")
@@ -139,9 +139,9 @@ def main(options: GpuCheck) -> int:
     found["learner"].append(attempt("compiled", lambda: measure_compiled(CASES[0], options.rounds)))
     found["training"] = []
     for more, at_once in RUNS:
-        words = ["preset=drqv2", "obs=pixels", "replay.capacity=20000", *more]
-        run = lambda words=words, at_once=at_once: training.measure(words, options.seconds, 1, at_once)  # noqa: E731
-        found["training"].append(attempt(" ".join([*words, f"at_once={at_once}"]), run))
+        runs = training.Runs(("preset=drqv2", "obs=pixels", "replay.capacity=20000", *more), at_once=at_once)
+        work = lambda runs=runs: training.measure([runs], options.rounds, options.seconds)[0]  # noqa: E731
+        found["training"].append(attempt(" ".join([*runs.words, f"at_once={at_once}"]), work))
     files.write_atomically(pathlib.Path(options.out), json.dumps(found, indent=1).encode() + b"\n")
     parts = [found["drawing"], found["command"], *found["learner"], *found["training"]]
     broken = [part["error"] for part in parts if "error" in part]

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import statistics
 
 import psutil
 
@@ -55,23 +54,20 @@ def _ring_bytes(capacity: int) -> int:
     return process.memory_info().rss - before
 
 
-def sharing(seconds: float) -> list[dict]:
-    """Runs at once, one thread each: frames a second of one and of all."""
-    rows = []
-    for at_once in AT_ONCE:
-        speeds = training.measure(list(BASE), seconds, 1, at_once)["frames_per_second"]
-        rows.append({"at_once": at_once, "frames_per_second": speeds, "median": statistics.median(speeds)})
-    return rows
+def sharing(rounds: int, seconds: float) -> list[dict]:
+    """Runs at once, one thread each."""
+    return training.measure([training.Runs(BASE, at_once=count) for count in AT_ONCE], rounds, seconds)
 
 
-def environments(seconds: float) -> list[dict]:
-    """Environments of one run, and one that overlaps, one thread for its learner: frames a second."""
+def environments(rounds: int, seconds: float) -> list[dict]:
+    """Environments of one run, and one that overlaps, one thread for its learner."""
     rows = []
-    for count, overlap in ((1, False), *((count, True) for count in ENVIRONMENTS)):
-        for preset in ("fast", "ddpg2016"):
-            words = [f"preset={preset}", "obs=pixels", f"envs={count}", f"train.overlap={str(overlap).lower()}"]
-            (speed,) = training.measure(words, seconds, 1)["frames_per_second"]
-            rows.append({"preset": preset, "envs": count, "overlap": overlap, "frames_per_second": speed})
+    for preset in ("fast", "ddpg2016"):
+        ways = [(1, False), *((count, True) for count in ENVIRONMENTS)]
+        words = [(f"envs={count}", f"train.overlap={str(overlap).lower()}") for count, overlap in ways]
+        runs = [training.Runs((f"preset={preset}", "obs=pixels", *more)) for more in words]
+        for (count, overlap), row in zip(ways, training.measure(runs, rounds, seconds)):
+            rows.append({"preset": preset, "envs": count, "overlap": overlap, **row})
     return rows
 
 
@@ -79,5 +75,5 @@ def measure(rounds: int, seconds: float) -> dict:
     """All of it."""
     return {
         "words": list(BASE), "rates": dataclasses.asdict(measure_rates()), "update": update_times(rounds),
-        "memory": memory(), "sharing": sharing(seconds), "environments": environments(seconds),
+        "memory": memory(), "sharing": sharing(rounds, seconds), "environments": environments(rounds, seconds),
     }  # fmt: skip

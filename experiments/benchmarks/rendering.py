@@ -20,6 +20,9 @@ QUALITIES: dict[str, dict] = {
     "preset=fast": presets.FAST_PIXELS["env"],
     "default": {},
 }
+SHADOWS: dict[str, dict] = {  # how far exact could go with a smaller map: all of its triangles, less of its shadows
+    f"exact, shadow map of {size}": presets.RENDER["exact"][1] | {"shadow_size": size} for size in (1024, 1)
+}
 
 
 class Scene:
@@ -80,7 +83,7 @@ def draw(path: pathlib.Path, names: tuple[str, ...] = ("cheetah-run", "walker-wa
 def measure(name: str, size: int, rounds: int) -> dict:
     """One task and size: seconds a picture of each, times as fast as dm_control's, mean difference of 255."""
     scenes = {"dm_control": Scene(name, size, None)}
-    scenes |= {label: Scene(name, size, quality) for label, quality in QUALITIES.items()}
+    scenes |= {label: Scene(name, size, quality) for label, quality in (QUALITIES | SHADOWS).items()}
     theirs = scenes["dm_control"].film()
     differences = {label: float(np.abs(scene.film() - theirs).mean()) for label, scene in scenes.items()}
     turns = alternate(

@@ -85,11 +85,25 @@ def training(rows: list[dict]) -> str:
     header = ["run", "threads", "frames/s", "updates/s", "pictures/s", "memory, MiB"]
 
     def cells(row: dict) -> list[str]:
-        (result,) = row["runs"]
-        rates = [f"{result[name] / result['seconds']:.3g}" for name in ("frames", "updates", "pictures")]
-        return [" ".join(row["words"]), str(row["threads"]), *rates, f"{result['memory_bytes'] / 2**20:.0f}"]
+        each = _per_frame(row)
+        rates = [f"{row['median'] * each[name]:.3g}" for name in ("updates", "pictures")]
+        memory = f"{row['memory_bytes'] / 2**20:.0f}"
+        return [" ".join(row["words"]), str(row["threads"]), frames_per_second(row), *rates, memory]
 
     return _table(header, map(cells, rows))
+
+
+def frames_per_second(row: dict, runs: int = 1) -> str:
+    """Of whole runs together, or of each of so many: median (least to most) of the rounds."""
+    values = [value / runs for value in row["frames_per_second"]]
+    return f"{row['median'] / runs:.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def _per_frame(row: dict) -> dict[str, float]:
+    """What a frame of whole runs had, by their counts over all rounds: updates, pictures."""
+    counts = [turn for together in row["turns"] for turn in together]
+    total = {name: sum(turn[name] for turn in counts) for name in ("frames", "updates", "pictures")}
+    return {name: count / total["frames"] for name, count in total.items()}
 
 
 def growth(found: dict) -> str:
@@ -101,11 +115,11 @@ def growth(found: dict) -> str:
     ]
     memory = [[f"{row['capacity']:,}", f"{row['bytes'] / 2**20:.0f}"] for row in found["memory"]]
     sharing = [
-        [str(row["at_once"]), f"{row['median']:.3g}", f"{sum(row['frames_per_second']):.3g}"]
+        [str(row["at_once"]), frames_per_second(row, row["at_once"]), frames_per_second(row)]
         for row in found["sharing"]
     ]
     environments = [
-        [row["preset"], str(row["envs"]), "yes" if row["overlap"] else "no", f"{row['frames_per_second']:.3g}"]
+        [row["preset"], str(row["envs"]), "yes" if row["overlap"] else "no", frames_per_second(row)]
         for row in found["environments"]
     ]
     return "\n\n".join(
@@ -168,60 +182,30 @@ def goals(found: dict) -> str:
     """What was aimed at, and what was measured, one thread."""
     rows = []
 
-    def add(what: str, aim: str, value: float | None, met: Callable[[float], bool]) -> None:
-        rows.append(
-            [
-                what,
-                aim,
-                "not measured" if value is None else f"{value:.2f}",
-                "" if value is None else "yes" if met(value) else "no",
-            ]
-        )
+    def at_least(what: str, aim: float, value: float | None) -> None:
+        add(what, f"{aim:g} or more", value, value is not None and value >= aim)
 
-    for name, what, peer, least in (
+    def add(what: str, aim: str, value: float | None, met: bool) -> None:
+        rows.append([what, aim, *(["not measured", ""] if value is None else [f"{value:.2f}", "yes" if met else "no"])])
+
+    for name, what, peer, aim in (
         (STATE, "state, 400/300, batch 64", PEERS[0], 2.0),
         (DRQV2, "drqv2's recipe, pixels", PEERS[1], 2.5),
     ):
-        row = _row(found, name)
-        ratio = row["times_as_fast_as"].get(peer) if row else None
-        add(
-            f"update: {what}, times as fast as {peer}",
-            f"{least:g} or more",
-            ratio and ratio["median"],
-            lambda v, least=least: v >= least,
-        )
-        if row and peer in row["bfloat16_times_as_fast_as"]:
-            ratio = row["bfloat16_times_as_fast_as"]
-            add(
-                "the same with agent.precision=bfloat16",
-                f"{least:g} or more",
-                ratio[peer]["median"],
-                lambda v, least=least: v >= least,
-            )
-    for name, what, most in ((STATE, "state, 400/300, batch 64", 1.3), (SMALL, "three 3x3 convolutions, 64x64", 1.5)):
-        row = _row(found, name)
-        add(
-            f"update: {what}, times the floor",
-            f"{most:g} or less",
-            row and row["of_floor"],
-            lambda v, most=most: v <= most,
-        )
-    for label, least, most in (("render=exact", 4.0, 0.01), ("render=fast", 10.0, 1.0)):
-        pictures = found.get("rendering", [])
+        row = _row(found, name) or {"times_as_fast_as": {}, "bfloat16_times_as_fast_as": {}}
+        at_least(f"update: {what}, times as fast as {peer}", aim, row["times_as_fast_as"].get(peer, {}).get("median"))
+        if half := row["bfloat16_times_as_fast_as"].get(peer):
+            at_least("the same with agent.precision=bfloat16", aim, half["median"])
+    for name, what, aim in ((STATE, "state, 400/300, batch 64", 1.3), (SMALL, "three 3x3 convolutions, 64x64", 1.5)):
+        value = (_row(found, name) or {}).get("of_floor")
+        add(f"update: {what}, times the floor", f"{aim:g} or less", value, value is not None and value <= aim)
+    pictures = found.get("rendering", [])
+    for label, aim, bound in (("render=exact", 4.0, 0.01), ("render=fast", 10.0, 1.0)):
         slowest = min((row["times_as_fast"][label]["median"] for row in pictures), default=None)
-        worst = max((row["difference"][label] for row in pictures), default=None)
-        add(
-            f"{label}, times as fast as dm_control's, least of {len(pictures)}",
-            f"{least:g} or more",
-            slowest,
-            lambda v, least=least: v >= least,
-        )
-        add(
-            f"{label}, mean difference of 255, most of {len(pictures)}",
-            f"below {most:g}",
-            worst,
-            lambda v, most=most: v < most,
-        )
+        at_least(f"{label}, times as fast as dm_control's, least of {len(pictures)}", aim, slowest)
+        value = max((row["difference"][label] for row in pictures), default=None)
+        what = f"{label}, mean difference of 255, most of {len(pictures)}"
+        add(what, f"below {bound:g}", value, value is not None and value < bound)
     return _table(["goal", "aim", "measured", "met"], rows)
 
 
@@ -234,7 +218,7 @@ GPUS = 64
 def paper_cost(found: dict) -> str:
     """What the paper's whole experiment takes: here, by measured speeds, and on GPUs, on paper. With the arithmetic."""
     runs = {
-        row["words"][1].removeprefix("obs="): row["runs"][0]
+        row["words"][1].removeprefix("obs="): row
         for row in found.get("training", [])
         if row["threads"] == 1 and "preset=ddpg2016" in row["words"]
     }
@@ -246,10 +230,10 @@ def paper_cost(found: dict) -> str:
 
 def _paper_here(found: dict, runs: dict[str, dict]) -> str:
     frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
-    speeds = {obs: run["frames"] / run["seconds"] for obs, run in runs.items()}
+    speeds = {obs: row["median"] for obs, row in runs.items()}
     hours = {obs: frames / speed / 3600 for obs, speed in speeds.items()}
     cores = found["facts"]["cores"]
-    sharing = {row["at_once"]: sum(row["frames_per_second"]) for row in found["growth"]["sharing"]}
+    sharing = {row["at_once"]: row["median"] for row in found["growth"]["sharing"]}
     gain = sharing[max(n for n in sharing if n <= cores)] / sharing[1]
     days = sum(hours.values()) / gain / 24
     return (
@@ -263,11 +247,11 @@ def _paper_here(found: dict, runs: dict[str, dict]) -> str:
 def _paper_on_gpus(runs: dict[str, dict], updates: dict[str, dict]) -> str:
     learning, rest = {}, {}  # seconds of a frame: its updates on a GPU, and on a core all but the updates
     for obs, row in updates.items():
-        work, count = row["work"], runs[obs]["updates"] / runs[obs]["frames"]
+        work, count = row["work"], _per_frame(runs[obs])["updates"]
         flops = work["product_flops"] + work["convolution_flops"]
         moving = work["bytes"] / H100_BANDWIDTH
         learning[obs] = count * (flops / H100_FLOPS + moving + work["operations"] * H100_OPERATION)
-        rest[obs] = runs[obs]["seconds"] / runs[obs]["frames"] - count * row["turns"][OURS]["median"]
+        rest[obs] = 1 / runs[obs]["median"] - count * row["turns"][OURS]["median"]
     frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
     on_gpu, on_cores = (frames * sum(part.values()) / 3600 for part in (learning, rest))
     on_cores /= H100_CORES
@@ -364,11 +348,11 @@ def _swept(quantity: str) -> Callable:
 
 def _shared(axis: plt.Axes, found: dict) -> None:
     rows = found["growth"]["sharing"]
-    axis.plot([row["at_once"] for row in rows], [sum(row["frames_per_second"]) for row in rows], "o-", color="#1f6feb",
+    axis.plot([row["at_once"] for row in rows], [row["median"] for row in rows], "o-", color="#1f6feb",
               label="runs at once: all together, fast")  # fmt: skip
     for preset, colour in (("fast", "#57606a"), ("ddpg2016", "#0a3069")):
         own = [row for row in found["growth"]["environments"] if row["preset"] == preset and row["overlap"]]
-        axis.plot([row["envs"] for row in own], [row["frames_per_second"] for row in own], "s--", color=colour,
+        axis.plot([row["envs"] for row in own], [row["median"] for row in own], "s--", color=colour,
                   label=f"environments of one run: {preset}")  # fmt: skip
     axis.set(title="From pixels, over runs or environments", ylabel="frames/s", ylim=(0, None))
     axis.set_xticks([row["at_once"] for row in rows])

@@ -1,102 +1,172 @@
-"""Whole training, in a process of its own: frames a second, what they are made of, memory."""
+"""Whole training, each run in a process of its own, in turns: frames a second, what they are made of, memory."""
 
-import concurrent.futures
+import contextlib
+import itertools
 import multiprocessing
 import os
 import pathlib
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import psutil
 
 from pixel_ddpg import config, machine, trainer
-from pixel_ddpg.config import Config
+from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.logger import Metrics, WandbMirror
 
 WARM_UP = 20  # agent steps with updates before the clock starts
+READY_SECONDS = 600  # a run that has not warmed up by then has hung
 QUICK = ("train.start_steps=2000", "noise.random_frames=0", "eval.episodes=1", "eval.video_size=0", "wandb=off")
+COUNTED = ("seconds", "frames", "steps", "updates", "pictures")
 
 
-_all_ready: list = []  # in a worker: the barrier where it waits for the others
+@dataclass(frozen=True)
+class Runs:
+    """So many equal runs that share the machine, each with its threads."""
 
-
-def wait_for_all() -> None:
-    """Runs that share the machine are watched at the same time."""
-    for barrier in _all_ready:
-        barrier.wait(timeout=600)
+    words: tuple[str, ...]
+    threads: int = 1
+    at_once: int = 1
 
 
 class _Enough(Exception):
     """Leaves the loop."""
 
 
-class _Clock:
-    """Called after each agent step: when the measured ones began and ended, and what was counted in between."""
+class _Turns:
+    """Called after each agent step: waits for its turn, and tells what was done in it."""
 
-    def __init__(self, run: trainer.Trainer, seconds: float):
-        self._seconds, self._begin = seconds, run.config.train.start_steps + WARM_UP
-        self._first: dict | None = None
-        self.pictures = 0
+    def __init__(self, run: trainer.Trainer, seconds: float, pipe: Connection):
+        self._run, self._seconds, self._pipe = run, seconds, pipe
+        self._begin: dict | None = None
+        self._pictures = 0
         if run.config.obs == "pixels" and not trainer.overlaps(run.config):  # others draw in their own processes
             renderer = run.players[0].environment.environment._renderer
             self._render, renderer.render = renderer.render, self._count
-        self.result: dict = {}
 
     def _count(self):
-        self.pictures += 1
+        self._pictures += 1
         return self._render()
 
+    def _now(self) -> dict:
+        run = self._run
+        counts = (time.perf_counter(), run.frame, run.step, run.updates, self._pictures)
+        return dict(zip(COUNTED, counts))
+
     def __call__(self, run: trainer.Trainer) -> None:
-        if run.step < self._begin:
+        settings = run.config.train
+        if self._begin is None:
+            if run.step >= settings.start_steps + WARM_UP:
+                self._wait()
             return
-        now = {"seconds": time.perf_counter(), "frames": run.frame, "steps": run.step, "updates": run.updates,
-               "pictures": self.pictures}  # fmt: skip
-        if self._first is None:
-            self._first = now
-            wait_for_all()
-            self._first["seconds"] = time.perf_counter()
-        elif now["seconds"] - self._first["seconds"] > self._seconds:
-            self.result = {key: value - self._first[key] for key, value in now.items()}
-            raise _Enough
+        whole = run.step * settings.updates_per_step % 1 == 0  # not in the middle between two updates
+        now = self._now()
+        if whole and now["seconds"] - self._begin["seconds"] > self._seconds:
+            self._wait({name: now[name] - self._begin[name] for name in COUNTED})
 
-
-def _train(words: list[str], seconds: float, threads: int) -> dict:
-    try:
-        return _watched(words, seconds, threads)
-    except BaseException:
-        for barrier in _all_ready:
-            barrier.abort()  # nobody need wait for this one
-        raise
-
-
-def _watched(words: list[str], seconds: float, threads: int) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
-        words = ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
-        settings: Config = config.compose(words)
-        os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
-        device = machine.choose_device(settings.device)
-        machine.prepare(settings, device)
-        run = trainer.Trainer(settings, device, device)
-        metrics, clock = Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), _Clock(run, seconds)
-        run.attach(metrics, WandbMirror(pathlib.Path(folder), "off", "", "", {}))
+    def _wait(self, turn: dict | None = None) -> None:
         try:
-            run.train(clock)
-        except _Enough:
-            family = [psutil.Process(), *psutil.Process().children()]
-            memory = sum(process.memory_info().rss for process in family)
-            drawn_by = run.evaluation.drawn_by() if settings.obs == "pixels" else None
-            return clock.result | {"memory_bytes": memory, "drawn_by": drawn_by}
-        raise config.UserError(f"seconds={seconds}: the run ended before; ask for fewer")
+            self._pipe.send((turn, _facts(self._run)))
+            self._pipe.recv()
+        except (EOFError, OSError):  # nobody asks any more
+            raise _Enough from None
+        self._begin = self._now()
 
 
-def measure(words: list[str], seconds: float, threads: int, at_once: int = 1) -> dict:
-    """So many equal runs at once, each with its threads: frames a second of one, and its counts."""
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(at_once)
-    with concurrent.futures.ProcessPoolExecutor(at_once, context, _all_ready.append, (barrier,)) as pool:
-        results = list(pool.map(_train, *zip(*[(words, seconds, threads)] * at_once)))
+def _facts(run: trainer.Trainer) -> dict:
+    family = [psutil.Process(), *psutil.Process().children()]
     return {
-        "words": words, "threads": threads, "at_once": at_once,
-        "frames_per_second": [result["frames"] / result["seconds"] for result in results],
-        "runs": results,
+        "memory_bytes": sum(process.memory_info().rss for process in family),
+        "drawn_by": run.evaluation.drawn_by() if run.config.obs == "pixels" else None,
+    }
+
+
+def _train(words: Sequence[str], seconds: float, threads: int, pipe: Connection) -> None:
+    """The process of a run: when it could begin a turn, it sends what the one before was and facts of itself."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
+            settings: Config = config.compose(words)
+            config.check(settings)
+            os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
+            device = machine.choose_device(settings.device)
+            machine.prepare(settings, device)
+            run = trainer.Trainer(settings, device, device)
+            mirror = WandbMirror(pathlib.Path(folder), "off", "", "", {})
+            run.attach(Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), mirror)
+            run.train(_Turns(run, seconds, pipe))
+            raise UserError(f"seconds={seconds:g} a turn: the run ended before; ask for fewer")
+    except _Enough:
+        pass
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            pipe.send(error if isinstance(error, UserError) else RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+class _Run:
+    """A run in another process that waits for its turns; it ends with the block."""
+
+    def __init__(self, runs: Runs, seconds: float):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (runs.words, seconds, runs.threads, theirs)
+        self._process = context.Process(target=_train, args=arguments)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._pipe.close()
+        self._process.join(READY_SECONDS)
+        self._process.kill()
+
+    def go(self) -> None:
+        """Begin a turn."""
+        self._pipe.send("go")
+
+    def receive(self) -> tuple[dict | None, dict]:
+        """Its last turn, if it had one, and facts of it, when it could begin another; raises what it failed with."""
+        try:
+            said = self._pipe.recv() if self._pipe.poll(READY_SECONDS) else RuntimeError("a run has hung")
+        except EOFError:
+            said = RuntimeError("a run has ended without a word; killed, or out of memory?")
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+def measure(contestants: Sequence[Runs], rounds: int, seconds: float) -> list[dict]:
+    """All of them in every round, in turn; each is watched for `seconds` in all.
+
+    Per contestant its words, its turns (counts of each of its runs), frames a second of all its runs together in each
+    round and their median, memory in bytes of a run.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = [
+            [stack.enter_context(_Run(runs, seconds / rounds)) for _ in range(runs.at_once)] for runs in contestants
+        ]
+        for process in itertools.chain(*processes):
+            process.receive()
+        found: list[list] = [[] for _ in contestants]
+        for _ in range(rounds):
+            for said, own in zip(found, processes):
+                for process in own:
+                    process.go()
+                said.append([process.receive() for process in own])
+    return [_row(runs, said) for runs, said in zip(contestants, found)]
+
+
+def _row(runs: Runs, said: list[list[tuple[dict, dict]]]) -> dict:
+    turns = [[turn for turn, _ in together] for together in said]
+    speeds = [sum(turn["frames"] / turn["seconds"] for turn in together) for together in turns]
+    facts = said[-1][0][1]
+    return {
+        "words": list(runs.words), "threads": runs.threads, "at_once": runs.at_once, "turns": turns,
+        "frames_per_second": speeds, "median": statistics.median(speeds), **facts,
     }  # fmt: skip
