@@ -9,7 +9,7 @@ for `fast`, from the measurements in experiments/results/.
 RENDER: dict[str, tuple[str, dict]] = {
     "exact": ("pictures as dm_control draws them, to the bit", {"shadow_size": 2048, "slices": 28, "stacks": 16}),
     "fast": (
-        "a twelfth to a fifth of its time, a mean difference below 1/255",
+        "in a fraction of its time, with a mean difference below 1/255",
         {"shadow_size": 128, "slices": 12, "stacks": 4},
     ),
 }

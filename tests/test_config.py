@@ -448,6 +448,16 @@ def test_devices_that_are_there():
             machine.choose_device("cuda")
 
 
+@pytest.mark.parametrize("name, index", [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_a_gpu_is_made_torchs_current_one(monkeypatch, name, index):
+    """torch refuses a device without a number as its current one: every run on a GPU would end in its traceback."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    assert machine.choose_device(name) == torch.device("cuda", index) and chosen == [index]
+
+
 # --- going on with another configuration ---
 
 

@@ -95,13 +95,17 @@ PRESETS = [
 ]  # fmt: skip
 
 
-@needs_onednn
-@pytest.mark.parametrize("preset,obs", PRESETS)
-def test_updates_are_those_of_the_plain_path(preset, obs, monkeypatch):
-    """Everything together, as the presets have it: losses and weights after some updates.
+def nearly_all_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """But for one in twenty, or two: Adam turns the rounding of a gradient that ought to be 0 into whole steps."""
+    return ((one - other).abs() > 1e-5).sum() <= 2 + one.numel() / 20
 
-    Adam turns rounding errors of tiny gradients into whole steps, so weights may differ by a few of those.
-    """
+
+@needs_onednn
+@pytest.mark.parametrize("small", [0, onednn.SMALL])
+@pytest.mark.parametrize("preset,obs", PRESETS)
+def test_updates_are_those_of_the_plain_path(preset, obs, small, monkeypatch):
+    """Everything together, as the presets have it: losses and weights after some updates."""
+    monkeypatch.setattr(onednn, "SMALL", small)
     settings = config.compose([f"preset={preset}", f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"])
     shape = (9, 64, 64) if obs == "pixels" else (9,)
     draws = torch.Generator().manual_seed(2)
@@ -122,10 +126,8 @@ def test_updates_are_those_of_the_plain_path(preset, obs, monkeypatch):
     (plain_losses, plain), (fast_losses, fast) = results
     for name in plain_losses:
         torch.testing.assert_close(fast_losses[name], plain_losses[name], rtol=2e-3, atol=2e-4)
-    rate = max(settings.agent.actor_lr, settings.agent.critic_lr)
     for name in plain:
-        far = (fast[name] - plain[name]).abs() > 1e-5
-        assert far.float().mean() < 0.05 and (fast[name] - plain[name]).abs().max() < 7 * rate, name
+        assert nearly_all_equal(fast[name], plain[name]), name
 
 
 # --- precision ---
@@ -329,10 +331,9 @@ def test_a_graph_does_what_eager_updates_do(preset, obs, precision):
         for name in one:
             torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance / 10)
     assert all(torch.isfinite(tensor).all() for tensor in graphed.values() if tensor.is_floating_point())
-    rate = max(agent.settings.actor_lr, agent.settings.critic_lr)  # Adam turns rounding into whole steps
     for name in eager:
         if name.startswith("network."):
-            assert (eager[name] - graphed[name]).abs().max() < 11 * rate, name
+            assert nearly_all_equal(eager[name], graphed[name]), name
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")

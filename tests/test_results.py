@@ -9,6 +9,7 @@ import pytest
 from small import STATE, call, command, rows, train
 
 from experiments import figures, grid, report, results, runs
+from experiments.benchmarks import tables as benchmark_tables
 from pixel_ddpg import baseline, config, tasks, trainer
 from pixel_ddpg.logger import Metrics
 
@@ -70,6 +71,23 @@ def test_runs_made_again_are_compared_task_by_task(tmp_path):
     half = baseline.score("hopper", 750.0) - baseline.score("hopper", 900.0)
     assert cells(table, "hopper")[-1] == f"{half:+.3f}" and "(1), " in cells(table, "hopper")[4]
     assert "mean difference is +0.000" in results.rerun_table([tmp_path / "then"], [tmp_path / "then"])
+
+
+def test_seeds_that_were_planned_are_tested_alone(tmp_path):
+    """A test over the seeds that raised the suspicion, told as one that confirms it."""
+    for seed, (then, now) in {
+        0: (900.0, 100.0),
+        1: (900.0, 100.0),
+        9: (1.0, 1.0),
+        10: (2.0, 2.0),
+        11: (3.0, 3.0),
+    }.items():
+        for folder, value in (("then", then), ("now", now)):
+            fake_run(tmp_path / folder, value, "task=cart", "obs=state", f"seed={seed}")
+    fake_run(tmp_path / "then", 1.0, "task=hopper", "obs=state")
+    fake_run(tmp_path / "now", 1.0, "task=hopper", "obs=state")
+    table = results.rerun_table([tmp_path / "then"], [tmp_path / "now"])
+    assert "3 and 3 planned seeds (from 9 on), by permutation: p = 1.00" in table and "5 and 5 seeds, by" in table
 
 
 def test_a_run_of_a_preset_that_has_changed_is_refused(tmp_path):
@@ -140,12 +158,16 @@ def test_the_tables_are_those_of_the_files():
     compared = runs.collect([str(results.FOLDER / "figure2")])
     for text in (report.summary(compared), results.quick_note(compared)):
         assert text in (root / "README.md").read_text()
+    assert results.speed_tables() in (root / "README.md").read_text()
+    for path in benchmark_tables.FOLDER.glob("*.json"):
+        assert benchmark_tables.as_text(json.loads(path.read_text())) in path.with_suffix(".md").read_text()
     folders = [results.FOLDER / name for name in results.MEASURED]
     assert results.resources_table(folders) in (root / "README.md").read_text()
     planet6 = results.FOLDER / "planet6"
     assert results.comparison_table(planet6) in (root / "README.md").read_text()
     tables = [results.provenance_table(planet6), results.provenance_table(results.FOLDER / "figure2")]
-    for table in (*tables, results.tuning_table(results.FOLDER / "tuning")):
+    rerun = results.rerun_table(results.BEFORE, results.AFTER)
+    for table in (*tables, rerun, results.tuning_table(results.FOLDER / "tuning")):
         assert table in (results.FOLDER / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
         assert table in (root / "experiments" / "README.md").read_text()

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks import peers
-from experiments.benchmarks.timing import Rates, Stopwatch, Turns, alternate, measure_rates, ratios
+from experiments.benchmarks.timing import Rates, Stopwatch, Turns, alternate, fastest, measure_rates, ratios
 from pixel_ddpg import config, machine, onednn, tasks, trainer
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config
@@ -87,22 +87,47 @@ def updates_made(agent: DDPG) -> int:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what torch is asked for, but for views."""
+    """Counts what torch is asked for, but for views, and keeps the products and convolutions as they were asked for."""
 
-    count = 0
+    HEAVY = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.heavy = 0, []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         self.count += not operation.is_view
+        if operation.overloadpacket.__name__ in self.HEAVY:
+            self.heavy.append((operation, args))
         return operation(*args, **(kwargs or {}))
+
+
+def products_alone(words: tuple[str, ...]) -> float:
+    """Seconds of one update's products and convolutions, each at its own shape, by the faster of torch and oneDNN."""
+    update, *_ = updater(words, plain=True)
+    with Operations() as operations:
+        update()
+    total = 0.0
+    with torch.no_grad():
+        for operation, args in operations.heavy:
+            ways = [lambda operation=operation, args=args: operation(*args)]
+            if operation.overloadpacket.__name__ in ("mm", "addmm") and onednn.AVAILABLE:
+                ways.append(
+                    lambda args=args: torch.ops.mkldnn._linear_pointwise(args[-2], args[-1].t(), None, "none", [], "")
+                )
+            total += min(fastest(way) for way in ways)
+    return total
 
 
 def work_of(words: tuple[str, ...]) -> dict[str, float]:
     """Of one update: flops in products and in convolutions, the bytes that cannot but be moved, and torch's operations.
 
-    The bytes are the batch (bytes read from the ring, written, read again, written as floats and read), Adam's seven
-    passes over parameters, gradients and moments, and the targets' three.
+    The operations are a GPU's, which crops by index. The bytes are the batch (bytes read from the ring, written, read
+    again, written as floats and read), Adam's seven passes over parameters, gradients and moments, and the targets'
+    three.
     """
     update, _, agent, replay = updater(words, plain=True)
+    replay._crops_by_slices = replay._crops_by_index
     update()
     with FlopCounterMode(display=False) as counter, Operations() as operations:
         update()
@@ -166,7 +191,7 @@ def measure(name: str, rounds: int, drqv2: str) -> dict:
     lowest = floor(work, rates)
     return {
         "name": name, "words": list(words), "threads": torch.get_num_threads(), "work": work,
-        "rates": dataclasses.asdict(rates), "floor": lowest,
+        "rates": dataclasses.asdict(rates), "floor": lowest, "products_alone": products_alone(words),
         "turns": {label: turn.as_json() for label, turn in turns.items()},
         "of_floor": turns["ours"].median / lowest,
         "times_as_fast_as": compared("ours", turns),

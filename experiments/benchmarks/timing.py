@@ -86,9 +86,14 @@ def measure_rates(device: torch.device | str = "cpu") -> Rates:
         return Rates(product, convolution, _rate(lambda: target.copy_(source), 2 * source.nbytes))
 
 
-def _rate(work: Callable[[], object], amount: float, turns: int = 12) -> float:
+def _rate(work: Callable[[], object], amount: float) -> float:
+    return amount / fastest(work)
+
+
+def fastest(work: Callable[[], object], turns: int = 12) -> float:
+    """Seconds of the best of several turns, after one that does not count."""
     work()
-    return amount / min(_seconds(work, 1) for _ in range(turns))
+    return min(_seconds(work, 1) for _ in range(turns))
 
 
 class Stopwatch:

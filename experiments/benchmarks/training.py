@@ -19,8 +19,13 @@ from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.logger import Metrics, WandbMirror
 
 WARM_UP = 20  # agent steps with updates before the clock starts
-READY_SECONDS = 600  # a run that has not warmed up by then has hung
-QUICK = ("train.start_steps=2000", "noise.random_frames=0", "eval.episodes=1", "eval.video_size=0", "wandb=off")
+READY_SECONDS = 600  # a run that has not warmed up, or ended its turn, by then has hung
+END_SECONDS = 30  # for a run to notice that nobody asks any more
+NEVER = 10**9
+QUICK = (
+    "train.start_steps=2000", "noise.random_frames=0", "eval.episodes=1", f"eval.every={NEVER}",
+    f"checkpoint_minutes={NEVER}", "eval.video_size=0", "wandb=off",
+)  # fmt: skip
 COUNTED = ("seconds", "frames", "steps", "updates", "pictures")
 
 
@@ -43,9 +48,9 @@ class _Turns:
     def __init__(self, run: trainer.Trainer, seconds: float, pipe: Connection):
         self._run, self._seconds, self._pipe = run, seconds, pipe
         self._begin: dict | None = None
-        self._pictures = 0
-        if run.config.obs == "pixels" and not trainer.overlaps(run.config):  # others draw in their own processes
-            renderer = run.players[0].environment.environment._renderer
+        self._pictures: int | None = None  # what environments in their own processes draw is not seen here
+        if run.config.obs == "pixels" and not trainer.overlaps(run.config):
+            self._pictures, renderer = 0, run.players[0].environment.environment._renderer
             self._render, renderer.render = renderer.render, self._count
 
     def _count(self):
@@ -66,7 +71,8 @@ class _Turns:
         whole = run.step * settings.updates_per_step % 1 == 0  # not in the middle between two updates
         now = self._now()
         if whole and now["seconds"] - self._begin["seconds"] > self._seconds:
-            self._wait({name: now[name] - self._begin[name] for name in COUNTED})
+            turn = {name: None if now[name] is None else now[name] - self._begin[name] for name in COUNTED}
+            self._wait({**turn, "begin": self._begin["seconds"], "end": now["seconds"]})
 
     def _wait(self, turn: dict | None = None) -> None:
         try:
@@ -85,26 +91,28 @@ def _facts(run: trainer.Trainer) -> dict:
     }
 
 
-def _train(words: Sequence[str], seconds: float, threads: int, pipe: Connection) -> None:
+def _train(words: Sequence[str], seconds: float, threads: int, folder: str, pipe: Connection) -> None:
     """The process of a run: when it could begin a turn, it sends what the one before was and facts of itself."""
+    os.setpgrp()  # Ctrl-C is for the benchmark, whose end closes the pipe
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            words = ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
-            settings: Config = config.compose(words)
-            config.check(settings)
-            os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
-            device = machine.choose_device(settings.device)
-            machine.prepare(settings, device)
-            run = trainer.Trainer(settings, device, device)
-            mirror = WandbMirror(pathlib.Path(folder), "off", "", "", {})
-            run.attach(Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), mirror)
-            run.train(_Turns(run, seconds, pipe))
-            raise UserError(f"seconds={seconds:g} a turn: the run ended before; ask for fewer")
+        settings: Config = config.compose(
+            ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
+        )
+        config.check(settings)
+        os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
+        device = machine.choose_device(settings.device)
+        machine.prepare(settings, device)
+        run = trainer.Trainer(settings, device, device)
+        mirror = WandbMirror(pathlib.Path(folder), "off", "", "", {})
+        run.attach(Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), mirror)
+        run.train(_Turns(run, seconds, pipe))
+        raise UserError(f"seconds={seconds:g} a turn: the run ended before; ask for fewer")
     except _Enough:
         pass
     except Exception as error:
+        said = error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {error}", 1)
         with contextlib.suppress(OSError):
-            pipe.send(error if isinstance(error, UserError) else RuntimeError(f"{type(error).__name__}: {error}"))
+            pipe.send(said)
 
 
 class _Run:
@@ -113,7 +121,8 @@ class _Run:
     def __init__(self, runs: Runs, seconds: float):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = (runs.words, seconds, runs.threads, theirs)
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        arguments = (runs.words, seconds, runs.threads, self._folder.name, theirs)
         self._process = context.Process(target=_train, args=arguments)
         self._process.start()
         theirs.close()
@@ -123,20 +132,30 @@ class _Run:
 
     def __exit__(self, *exception):
         self._pipe.close()
-        self._process.join(READY_SECONDS)
+        self._process.join(END_SECONDS)
         self._process.kill()
+        self._process.join()
+        self._folder.cleanup()
 
     def go(self) -> None:
         """Begin a turn."""
-        self._pipe.send("go")
+        with contextlib.suppress(OSError):  # one that is gone tells so by having nothing to say
+            self._pipe.send("go")
 
     def receive(self) -> tuple[dict | None, dict]:
-        """Its last turn, if it had one, and facts of it, when it could begin another; raises what it failed with."""
+        """Its last turn, if it had one, and facts of it, when it could begin another; UserError where it failed."""
         try:
-            said = self._pipe.recv() if self._pipe.poll(READY_SECONDS) else RuntimeError("a run has hung")
-        except EOFError:
-            said = RuntimeError("a run has ended without a word; killed, or out of memory?")
-        if isinstance(said, Exception):
+            if not self._pipe.poll(READY_SECONDS):
+                raise UserError(f"a run that is measured has said nothing for {READY_SECONDS} s", 1)
+            said = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(END_SECONDS)
+            raise UserError(
+                f"the process of a run that is measured has ended (exit code {self._process.exitcode}); was it killed, "
+                "for its memory perhaps?",
+                1,
+            ) from None
+        if isinstance(said, UserError):
             raise said
         return said
 
