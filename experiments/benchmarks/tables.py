@@ -186,7 +186,7 @@ def goals(found: dict) -> str:
         add(what, f"{aim:g} or more", value, value is not None and value >= aim)
 
     def add(what: str, aim: str, value: float | None, met: bool) -> None:
-        rows.append([what, aim, *(["not measured", ""] if value is None else [f"{value:.2f}", "yes" if met else "no"])])
+        rows.append([what, aim, *(["not measured", ""] if value is None else [f"{value:.3f}", "yes" if met else "no"])])
 
     for name, what, peer, aim in (
         (STATE, "state, 400/300, batch 64", PEERS[0], 2.0),
@@ -240,8 +240,8 @@ def _paper_here(found: dict, runs: dict[str, dict]) -> str:
     return (
         f"The paper's whole experiment is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of {FRAMES_OF_PAPER:,} frames from "
         f"each, {frames / 1e6:g} million frames. `ddpg2016` on one core trains at {_each(speeds, 'frames/s')}, without "
-        f"evaluations: {_each(hours, 'h')}. Of {cores} cores here {at_once} do {gain:.2f} times the work of one, with "
-        f"a run on each (`fast` from pixels): {days:,.0f} days."
+        f"evaluations: {_each(hours, 'h')}. {at_once} of them with a run each (`fast` from pixels) do {gain:.2f} times "
+        f"the work of one: {days:,.0f} days."
     )
 
 
