@@ -130,6 +130,32 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, monkeypatch):
         assert nearly_all_equal(fast[name], plain[name]), name
 
 
+@needs_onednn
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_gradients_are_as_near_to_float64s_as_the_plain_paths(obs, monkeypatch):
+    """Rounding that is coarser, or that leans to one side, which thousands of updates add up."""
+    monkeypatch.setattr(onednn, "SMALL", 0)
+    agent, replay = small_pair("fast", obs, "cpu", 40, hidden="[256,256]")
+    batch = replay.sample(64)
+
+    def gradients(fast: bool, agent: DDPG, batch: Batch) -> torch.Tensor:
+        monkeypatch.setattr(onednn, "AVAILABLE", fast)
+        features = agent.encoder(batch.observation)
+        (agent.critic_loss(features, batch)[0] + agent.actor_loss(features)).backward()
+        found = [parameter.grad.double().flatten() for parameter in agent.parameters() if parameter.requires_grad]
+        agent.zero_grad()
+        return torch.cat(found)
+
+    plain, fast = gradients(False, agent, batch), gradients(True, agent, batch)
+    agent.double()
+    agent.encoder._dtype = torch.float64
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    wide = {name: tensor.double() for name, tensor in vars(batch).items() if tensor.is_floating_point()}
+    exact = gradients(False, agent, dataclasses.replace(batch, **wide))
+    assert (fast - exact).norm() < 3 * (plain - exact).norm() < 1e-4 * exact.norm()
+    assert abs((fast - exact) @ exact) < 1e-5 * exact @ exact
+
+
 # --- precision ---
 
 
@@ -279,9 +305,9 @@ def test_an_update_can_be_captured(preset, obs, precision, monkeypatch):
     assert recorded[0] == recorded[1] == recorded[2] and len(recorded[0]) > 50
 
 
-def small_pair(preset, obs, device, steps, precision="float32"):
+def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"):
     """An agent and a replay with some transitions."""
-    words = [f"preset={preset}", f"obs={obs}", "env.size=64", "agent.hidden=[40,30]", f"agent.precision={precision}"]
+    words = [f"preset={preset}", f"obs={obs}", "env.size=64", f"agent.hidden={hidden}", f"agent.precision={precision}"]
     settings = config.compose(words)
     shape = (3 * settings.env.renderings, 64, 64) if obs == "pixels" else (9,)
     stack = settings.env.frame_stack
