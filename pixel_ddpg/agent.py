@@ -1,9 +1,7 @@
 """DDPG: the whole algorithm (Lillicrap et al., 2016, Algorithm 1; Yarats et al., 2021, for what its successors add)."""
 
-import contextlib
 import copy
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -80,7 +78,7 @@ class DDPG(nn.Module):
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:
         """Q(s, a) of one observation and action; of several critics the smallest, as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
-        return self.critic(state, torch.as_tensor(action, device=self.device)[None]).amin().item()
+        return _smallest(self.critic(state, torch.as_tensor(action, device=self.device)[None])).item()
 
     def compile_losses(self) -> None:
         """From now on encoder and losses are torch.compile's kernels; the first update takes a minute."""
@@ -98,8 +96,9 @@ class DDPG(nn.Module):
         critic_loss.backward(retain_graph=self._actor_trains_encoder)
         self.optimizers["critic"].step()
 
-        with _frozen(self.optimizers["critic"].parameters):
-            actor_loss = self.actor_loss(features, noise)
+        self.critic.requires_grad_(False)
+        actor_loss = self.actor_loss(features, noise)
+        self.critic.requires_grad_(True)
         actor_loss.backward()
         self.optimizers["actor"].step()
 
@@ -180,18 +179,6 @@ class DDPG(nn.Module):
             begin = f"optimizer.{name}."
             own = {key.removeprefix(begin): tensor for key, tensor in tensors.items() if key.startswith(begin)}
             optimizer.load_tensors(own)
-
-
-@contextlib.contextmanager
-def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """What is computed in here gives these no gradient."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def _noisy(action: Tensor, noise: Tensor | None) -> Tensor:

@@ -38,18 +38,14 @@ class Stack(nn.Sequential):
         layers = _flat(self)
         followed = zip(layers, [*layers[1:], None])
         return [
-            Step(layer, *_parameters(layer), isinstance(after, nn.ReLU), *KINDS[type(layer)])
+            Step(layer, isinstance(after, nn.ReLU), *KINDS[type(layer)])
             for layer, after in followed
             if not isinstance(layer, nn.ReLU)
         ]
 
     @functools.cached_property
     def _own(self) -> list[nn.Parameter]:
-        return [parameter for step in self._steps for parameter in step[1:3] if parameter is not None]
-
-
-def _parameters(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    return getattr(layer, "weight", None), getattr(layer, "bias", None)
+        return [parameter for step in self._steps for parameter in step.layer.parameters()]
 
 
 def _flat(layers: nn.Sequential) -> list[nn.Module]:
@@ -60,8 +56,6 @@ class Step(NamedTuple):
     """A layer, and the ReLU after it if there is one."""
 
     layer: nn.Module
-    weight: Tensor | None
-    bias: Tensor | None
     rectified: bool
     forward: Callable  # (step, x) to y and the tensors that backward takes
     backward: Callable  # (step, these, dy, is dx wanted, are the parameters' wanted) to dx and those of the parameters
@@ -104,7 +98,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, rectified: bo
 
 
 def _linear(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-    return product(x, step.weight, step.bias, step.rectified), (x, step.weight)
+    layer = step.layer
+    return product(x, layer.weight, layer.bias, step.rectified), (x, layer.weight)
 
 
 def _linear_backward(step: Step, saved: list[Tensor], gradient: Tensor, of_input: bool, of_parameters: bool) -> tuple:
@@ -115,7 +110,7 @@ def _linear_backward(step: Step, saved: list[Tensor], gradient: Tensor, of_input
 
 def _convolution(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     layer, after = step.layer, "relu" if step.rectified else "none"
-    weight, bias = step.weight.to(x.dtype), step.bias.to(x.dtype)
+    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
     sizes = (layer.padding, layer.stride, layer.dilation, layer.groups)
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, after, [], ""), (x, weight)
 
@@ -124,13 +119,13 @@ def _convolution_backward(step: Step, saved, gradient, of_input, of_parameters) 
     layer, wanted = step.layer, [of_input, of_parameters, of_parameters]
     sizes = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
     below, *own = aten.convolution_backward(gradient, *saved, [layer.out_channels], *sizes, wanted)
-    return below, *(each.to(step.weight.dtype) if of_parameters else None for each in own)
+    return below, *(each.to(layer.weight.dtype) if of_parameters else None for each in own)
 
 
 def _layer_norm(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     layer = step.layer
-    y, mean, scale = aten.native_layer_norm(x, layer.normalized_shape, step.weight, step.bias, layer.eps)
-    return y.relu_() if step.rectified else y, (x, mean, scale, step.weight, step.bias)
+    y, mean, scale = aten.native_layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    return y.relu_() if step.rectified else y, (x, mean, scale, layer.weight, layer.bias)
 
 
 def _layer_norm_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
@@ -144,8 +139,8 @@ def _batch_norm(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     if layer.training:
         layer.num_batches_tracked.add_(1)
     how = (layer.running_mean, layer.running_var, layer.training, layer.momentum, layer.eps)
-    y, mean, scale = aten.native_batch_norm(x, step.weight, step.bias, *how)
-    return y.relu_() if step.rectified else y, (x, step.weight, mean, scale)
+    y, mean, scale = aten.native_batch_norm(x, layer.weight, layer.bias, *how)
+    return y.relu_() if step.rectified else y, (x, layer.weight, mean, scale)
 
 
 def _batch_norm_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
