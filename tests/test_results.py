@@ -156,7 +156,7 @@ def test_the_tables_are_those_of_the_files():
     root = results.FOLDER.parent.parent
     assert results.paper_table() in (root / "README.md").read_text()
     compared = runs.collect([str(results.FOLDER / "figure2")])
-    for text in (report.summary(compared), results.quick_note(compared)):
+    for text in (report.summary(compared), results.quick_note(compared, results.AFTER)):
         assert text in (root / "README.md").read_text()
     assert results.speed_tables() in (root / "README.md").read_text()
     for path in benchmark_tables.FOLDER.glob("*.json"):
