@@ -363,16 +363,18 @@ def speed_tables() -> str:
 
 
 def quick_note(found: runs.Found, again: list[pathlib.Path]) -> str:
-    """What `profile=quick` takes on two cores: as many runs as its first seed has, as long as those made again took."""
-    seeds, later = PROFILES["quick"]["seeds"], map(runs.read, runs.find([str(folder) for folder in again]))
-    took: dict[str, list[float]] = {}
-    for run in later:
-        took.setdefault(run.settings.obs, []).append(run.hours)
-    each = {obs: float(np.median(hours)) for obs, hours in sorted(took.items())}
-    counts = collections.Counter(run.settings.obs for run in found.runs)
-    total = seeds * sum(counts[obs] * hours for obs, hours in each.items()) / 2
-    said = " and ".join(f"{counts[obs]} runs from {obs}, {format_hours(hours)} each" for obs, hours in each.items())
-    return f"`profile=quick` is {seeds} seeds of {said} (by the AMD machine): {format_hours(total)} on two cores."
+    """What `profile=quick` takes on two cores: so many runs as its first seed had; those made again tell how long."""
+    seeds, later = PROFILES["quick"]["seeds"], [*map(runs.read, runs.find([str(folder) for folder in again]))]
+    said, total = [], 0.0
+    for obs, count in sorted(collections.Counter(run.settings.obs for run in found.runs).items()):
+        latest = [run.hours for run in later if run.settings.obs == obs]
+        hours = float(np.median(latest or [run.hours for run in found.runs if run.settings.obs == obs]))
+        said.append(f"{count} runs from {obs}, {format_hours(hours)} each")
+        total += seeds * count * hours / 2
+    return (
+        f"`profile=quick` is {seeds} seeds of {' and '.join(said)}, by the median of the latest that were made here: "
+        f"{format_hours(total)} on two cores."
+    )
 
 
 def fill(path: pathlib.Path, name: str, text: str) -> None:
