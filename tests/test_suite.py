@@ -346,7 +346,7 @@ def test_a_lost_node_costs_what_came_since_the_last_checkpoint(tmp_path):
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
-    words = words_of(tmp_path, "seeds=2", "checkpoint_minutes=0.01", f"address={cluster.address}")
+    words = words_of(tmp_path, "seeds=2", "frames=12000", "checkpoint_minutes=0.01", f"address={cluster.address}")
     try:
         driver = start("experiments.suite", *words)
         wait_until(lambda: all(checkpoint.checkpoints(folder(tmp_path, seed)) for seed in (0, 1)), driver)
