@@ -53,6 +53,10 @@ def published() -> dict[str, dict[str, float]]:
     return {row["method"]: {task: float(row[task]) for task in tasks.PLANET6} for row in rows}
 
 
+def _runs_in(folders: list[pathlib.Path]) -> list[runs.Run]:
+    return [runs.read(path) for path in runs.find([str(folder) for folder in folders])]
+
+
 def final_return(run: runs.Run) -> float | None:
     """The mean return of the first evaluation at 100k frames or after; None for a run that is not there yet."""
     return next((value for frame, value in run.curve if frame >= FRAMES), None)
@@ -61,7 +65,7 @@ def final_return(run: runs.Run) -> float | None:
 def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
     """(preset, obs, task) -> final return of each seed; UserError for a run of a preset that has since changed."""
     found: dict[tuple[str, str, str], list[float]] = {}
-    for run in map(runs.read, runs.find([str(folder)])):
+    for run in _runs_in([folder]):
         if run.changes:
             changed = f"{run.settings.preset} as it is now ({' '.join(run.changes)})"
             raise config.UserError(f"{run.folder} is not {changed}: run it again")
@@ -109,7 +113,7 @@ def _seeds(values: list[float]) -> str:
 def provenance_table(folder: pathlib.Path) -> str:
     """Markdown: command, commit and machine of each run."""
     lines = ["| run | return at 100k | hours | threads | commit |", "|---|---|---|---|---|"]
-    for run in map(runs.read, runs.find([str(folder)])):
+    for run in _runs_in([folder]):
         threads = sorted({str(part["threads"]) for part in run.facts})
         value = final_return(run)
         shown = "missing" if value is None else f"{value:.1f}"
@@ -284,7 +288,7 @@ def resources_table(folders: list[pathlib.Path]) -> str:
     columns = ["preset", "from", "machine", "runs", "memory of a run", "a million frames of replay", "frames/s"]
     lines = [f"| {' | '.join([*columns, f'{FRAMES:,} frames'])} |", "|---|---|---|---|---|---|---|---|"]
     groups: dict[tuple[str, str, str], list[runs.Run]] = {}
-    for run in map(runs.read, runs.find([str(folder) for folder in folders])):
+    for run in _runs_in(folders):
         facts = run.facts[-1]
         if any(row.get("updates_per_second") for row in run.of_kind("train")):
             host = facts["gpu"] or f"{facts['cpu']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
@@ -313,17 +317,13 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     then, now = (_scores(folders) for folders in (before, after))
     header = ["task", "from", "scores then (seed)", "commits", "scores now (seed)", "commits", "difference of means"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    differences = []
-    tested = ""
+    differences, tested = [], ""
     for key in sorted(then.keys() & now, key=lambda key: (key[2], key[0])):
         old, new = ([score for _, score, _ in each[key]] for each in (then, now))
         differences.append(np.mean(new) - np.mean(old))
-        for name, seeds in (("seeds", None), (f"planned seeds (from {PLANNED[0]} on)", PLANNED)):
-            each = [[score for seed, score, _ in every[key] if not seeds or seed in seeds] for every in (then, now)]
-            if min(map(len, each)) >= 3:
-                p = scipy.stats.permutation_test(each, lambda a, b: np.mean(a) - np.mean(b), rng=0).pvalue
-                counts = f"{len(each[0])} and {len(each[1])} {name}"
-                tested += f" {key[0]} from {key[2]}, {counts}, by permutation: p = {p:.2f}."
+        tested += _permuted(key, "seeds", old, new)
+        planned = ([score for seed, score, _ in each[key] if seed in PLANNED] for each in (then, now))
+        tested += _permuted(key, f"planned seeds (from {PLANNED[0]} on)", *planned)
         cells = [key[0], key[2]]
         for each in (then, now):
             cells.append(", ".join(f"{score:.3f} ({seed})" for seed, score, _ in sorted(each[key])))
@@ -340,10 +340,18 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     )
 
 
+def _permuted(key: tuple[str, str, str], name: str, old: list[float], new: list[float]) -> str:
+    """Whether the means of a task's scores differ, as a sentence; nothing where a code has fewer than three."""
+    if min(len(old), len(new)) < 3:
+        return ""
+    p = scipy.stats.permutation_test((old, new), lambda a, b: np.mean(a) - np.mean(b), rng=0).pvalue
+    return f" {key[0]} from {key[2]}, {len(old)} and {len(new)} {name}, by permutation: p = {p:.2f}."
+
+
 def _scores(folders: list[pathlib.Path]) -> dict[tuple[str, str, str], list[tuple[int, float, list[str]]]]:
     """(task, preset, obs) -> (seed, final score, commits) of every run."""
     found: dict[tuple[str, str, str], list[tuple[int, float, list[str]]]] = {}
-    for run in map(runs.read, runs.find([str(folder) for folder in folders])):
+    for run in _runs_in(folders):
         if (final := final_return(run)) is not None:
             row = (run.settings.seed, runs.score(run.task, final), run.commits)
             found.setdefault((run.task, *run.variant), []).append(row)
@@ -364,7 +372,7 @@ def speed_tables() -> str:
 
 def quick_note(found: runs.Found, again: list[pathlib.Path]) -> str:
     """What `profile=quick` takes on two cores: so many runs as its first seed had; those made again tell how long."""
-    seeds, later = PROFILES["quick"]["seeds"], [*map(runs.read, runs.find([str(folder) for folder in again]))]
+    seeds, later = PROFILES["quick"]["seeds"], _runs_in(again)
     said, total = [], 0.0
     for obs, count in sorted(collections.Counter(run.settings.obs for run in found.runs).items()):
         latest = [run.hours for run in later if run.settings.obs == obs]

@@ -95,15 +95,19 @@ PRESETS = [
 ]  # fmt: skip
 
 
-def nearly_all_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """But for one in twenty, or two: Adam turns the rounding of a gradient that ought to be 0 into whole steps."""
-    return ((one - other).abs() > 1e-5).sum() <= 2 + one.numel() / 20
+def nearly_all_equal(one: torch.Tensor, other: torch.Tensor, most: float, spare: int) -> bool:
+    """But for less than one in twenty and a few to spare, none of them by `most` or more.
+
+    Adam turns rounding errors of tiny gradients into whole steps, so weights may differ by a few of those.
+    """
+    far = (one - other).abs()
+    return (far > 1e-5).sum() - spare < 0.05 * far.numel() and far.max() < most
 
 
 @needs_onednn
-@pytest.mark.parametrize("small", [0, onednn.SMALL])
+@pytest.mark.parametrize("small, spare", [(0, 2), (onednn.SMALL, 0)])
 @pytest.mark.parametrize("preset,obs", PRESETS)
-def test_updates_are_those_of_the_plain_path(preset, obs, small, monkeypatch):
+def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypatch):
     """Everything together, as the presets have it: losses and weights after some updates."""
     monkeypatch.setattr(onednn, "SMALL", small)
     settings = config.compose([f"preset={preset}", f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"])
@@ -126,8 +130,9 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, monkeypatch):
     (plain_losses, plain), (fast_losses, fast) = results
     for name in plain_losses:
         torch.testing.assert_close(fast_losses[name], plain_losses[name], rtol=2e-3, atol=2e-4)
+    rate = max(settings.agent.actor_lr, settings.agent.critic_lr)
     for name in plain:
-        assert nearly_all_equal(fast[name], plain[name]), name
+        assert nearly_all_equal(fast[name], plain[name], 7 * rate, spare), name
 
 
 @needs_onednn
@@ -357,9 +362,10 @@ def test_a_graph_does_what_eager_updates_do(preset, obs, precision):
         for name in one:
             torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance / 10)
     assert all(torch.isfinite(tensor).all() for tensor in graphed.values() if tensor.is_floating_point())
+    rate = max(agent.settings.actor_lr, agent.settings.critic_lr)
     for name in eager:
         if name.startswith("network."):
-            assert nearly_all_equal(eager[name], graphed[name]), name
+            assert nearly_all_equal(eager[name], graphed[name], 11 * rate, 2), name
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")

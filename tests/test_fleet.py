@@ -148,7 +148,7 @@ def test_a_signal_to_all_is_for_the_one_that_trains_and_leaves_no_process(tmp_pa
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
     assert len(remotes) >= 2 and checkpoint.checkpoints(tmp_path / "run")
-    wait_for(lambda: not any(remote.is_running() for remote in remotes))
+    wait_for(lambda: not any(remote.is_running() for remote in remotes), 20)
 
 
 def test_an_environment_that_is_killed_is_told_in_one_line(tmp_path):

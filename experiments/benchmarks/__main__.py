@@ -1,6 +1,7 @@
 """python -m experiments.benchmarks: speed of learner, renderer and whole runs, beside peers and the computed floor."""
 
 import datetime
+import itertools
 import json
 import pathlib
 import re
@@ -77,11 +78,10 @@ def main(options: Benchmarks) -> None:
             ]
             rendering.draw(out.with_name(f"{out.stem}-pictures.png"))
         elif part == "training":
-            found[part] = [
-                row
-                for preset in ("fast", "ddpg2016", "drqv2") for obs in ("state", "pixels")
-                for row in _whole_runs((f"preset={preset}", f"obs={obs}"), thread_counts, options)
-            ]  # fmt: skip
+            found[part] = []
+            for preset, obs in itertools.product(("fast", "ddpg2016", "drqv2"), ("state", "pixels")):
+                runs = [training.Runs((f"preset={preset}", f"obs={obs}"), threads) for threads in thread_counts]
+                found[part] += training.measure(runs, options.rounds, options.seconds)
         elif part == "tried":
             found[part] = tried.measure(options.rounds)
         else:
@@ -99,11 +99,6 @@ def _command() -> str:
     """As it was given, but for the place of somebody's checkout."""
     words = [re.sub(r"^drqv2=.+", "drqv2=<checkout>", word) for word in sys.argv[1:]]
     return " ".join(["python -m experiments.benchmarks", *words])
-
-
-def _whole_runs(words: tuple[str, ...], thread_counts: list[int], options: Benchmarks) -> list[dict]:
-    contestants = [training.Runs(words, threads) for threads in thread_counts]
-    return training.measure(contestants, options.rounds, options.seconds)
 
 
 def _learner(name: str, threads: int, options: Benchmarks) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import statistics
 from collections.abc import Callable, Iterable
 
 import matplotlib.pyplot as plt
@@ -16,10 +17,14 @@ PEERS = ("Stable-Baselines3", "DrQ-v2's code")
 SMALL, STATE, DRQV2 = "three 3x3 convolutions, pixels", "400/300 at batch 64, state", "drqv2, pixels"
 
 
+def _spread(values: list[float]) -> str:
+    """Median (least to most) of the rounds."""
+    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
 def milliseconds(turn: dict) -> str:
-    """Median (least to most)."""
-    values = [1000 * seconds for seconds in turn["seconds"]]
-    return f"{1000 * turn['median']:.3g} ({min(values):.3g} to {max(values):.3g})"
+    """Of one contestant's turns."""
+    return _spread([1000 * seconds for seconds in turn["seconds"]])
 
 
 def times(ratio: dict) -> str:
@@ -94,9 +99,8 @@ def training(rows: list[dict]) -> str:
 
 
 def frames_per_second(row: dict, runs: int = 1) -> str:
-    """Of whole runs together, or of each of so many: median (least to most) of the rounds."""
-    values = [value / runs for value in row["frames_per_second"]]
-    return f"{row['median'] / runs:.3g} ({min(values):.3g} to {max(values):.3g})"
+    """Of whole runs together, or of each of so many."""
+    return _spread([value / runs for value in row["frames_per_second"]])
 
 
 def _per_frame(row: dict) -> dict[str, float]:
