@@ -12,7 +12,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -308,8 +307,15 @@ def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, 
     }
     for name, value in rows.items() if known else list(rows.items())[:3]:
         console.print(f"[bold]{name:9}[/bold] {value}")
-    for reason in dict.fromkeys(f"{job.task} {job.obs}: {cost['why']}" for job, cost in costs.items() if "why" in cost):
-        console.print(f"[red]not measured[/red] {reason}")
+    reasons: dict[str, list[str]] = {}
+    for job, cost in costs.items():
+        if "why" in cost:
+            reasons.setdefault(cost["why"], []).append(f"{job.task} {job.obs}")
+    if costs and not known:
+        raise config.UserError(f"no run can begin: {'; '.join(reasons)}", 1)
+    for why_not, names in reasons.items():
+        alike = ", ".join(dict.fromkeys(names))
+        console.print(f"[red]not measured[/red] {alike}: {why_not}")
     if needed > free:
         raise config.UserError(
             f"the runs need {size(needed)} of disk, {size(free)} are free for {plan.out}: free some, choose another "
@@ -418,7 +424,6 @@ def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
     """Run what is unfinished; False after Ctrl-C or SIGTERM, which let each run save first."""
     running, waiting, retries = {}, list(costs), dict.fromkeys(costs, plan.retries)
     start, cores = starter(plan), share(plan)["num_cpus"]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while running or waiting:
             # Ray keeps no order among runs of different memory: it gets few at a time, also of a growing cluster.
@@ -447,8 +452,6 @@ def run_all(plan: Suite, costs: dict[Job, dict], board: Board) -> bool:
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=SAVE_SECONDS)
         return False
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def starter(plan: Suite) -> Callable:

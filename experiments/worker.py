@@ -26,6 +26,7 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
         settings = config.compose(words)
         try:
             device = machine.choose_device(settings.device)
+            trainer.check_device(settings, device)
             machine.prepare(settings, device)
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
             agent = trainer.make_agent(settings, device)

@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import pathlib
-import signal
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from pixel_ddpg import config, files, machine, presets, tasks
+from pixel_ddpg import config, files, fleet, machine, presets, tasks
 from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episode
 from pixel_ddpg.list import select
@@ -237,9 +236,8 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
     workers = max(1, min(cores, len(jobs)))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it: Ctrl-C is ours
-            running = {pool.submit(function, *job, threads=max(1, cores // workers)): job for job in jobs}
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            with fleet.deaf_children():
+                running = {pool.submit(function, *job, threads=max(1, cores // workers)): job for job in jobs}
             for done in as_completed(running):
                 try:
                     yield running[done], done.result()

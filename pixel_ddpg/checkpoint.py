@@ -161,7 +161,8 @@ def load_checkpoint(
                     shutil.rmtree(newer)
             return tensors, state
         except (FileNotFoundError, ValueError, SafetensorError) as error:
-            print(f"pixel_ddpg: {path} cannot be read ({error}); trying the one before", file=sys.stderr)
+            then = "" if path == found[0] else "; trying the one before"
+            print(f"pixel_ddpg: {path} cannot be read ({error}){then}", file=sys.stderr)
             unreadable.append(path)
         except OSError as error:  # it may pass: a network disk, too many open files
             raise UserError(f"{path} cannot be read ({error}); nothing was changed, try again", code=1) from None

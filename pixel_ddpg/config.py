@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -226,7 +227,7 @@ def print_help(name: str) -> None:
     """Every key with its default and what its comment says of it (Hydra's own --help takes seconds for each group)."""
     print(f"python -m {PACKAGES[name]}.{name} key=value ...", RUN_HELP if name == "run" else "", sep="\n")
     rows = list(_described(SCHEMAS[name], compose([], name)))
-    width = max(len(f"{key}={default}") for key, default, _ in rows if len(f"{key}={default}") < 40)
+    width = max((len(f"{key}={default}") for key, default, _ in rows if len(f"{key}={default}") < 40), default=0)
     for key, default, comment in rows:
         print(f"{f'{key}={default}':{width}}  {comment}".rstrip())
 
@@ -296,7 +297,8 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Turns UserError, what the disk refuses and Ctrl-C into one line on stderr and an exit code."""
+    """Turns UserError, what the disk refuses, Ctrl-C and SIGTERM into one line on stderr and an exit code."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
         return
@@ -308,6 +310,10 @@ def one_line_errors():
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
+        elif error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+            message = (
+                f"{error.strerror}: ask for fewer environments or runs, or raise the limits (ulimit -n, ulimit -u)"
+            )
         elif error.filename:
             message = f"{error.filename}: {error.strerror}; choose another file or folder"
         else:
@@ -320,6 +326,8 @@ def one_line_errors():
         code = 1
     except KeyboardInterrupt:
         message, code = "interrupted", 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"pixel_ddpg: {message}", file=sys.stderr)
     sys.exit(code)
 
@@ -392,7 +400,7 @@ def nearest(word: str, names: list[str]) -> str:
     if found:
         return f"; did you mean {' or '.join(plain[name] for name in found)}?"
     if len(names) <= 8:
-        return f"; there are {', '.join(names)}"
+        return f"; there are {', '.join(names)}" if names else "; it takes none"
     return "; `python -m pixel_ddpg.list` shows all" if set(names) <= set(tasks.CATALOGUE) else "; see --help"
 
 
@@ -470,6 +478,8 @@ AT_MOST = {
     "agent.critics": 100,
     "env.size": LARGEST_PICTURE,
     "env.shadow_size": 8192,
+    "env.slices": 128,
+    "env.stacks": 128,
     "train.updates_per_step": 1000,
 }
 AT_LEAST = {

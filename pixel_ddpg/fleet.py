@@ -1,8 +1,12 @@
 """The environments that training plays in: one in this process, or several that each have their own."""
 
+import contextlib
 import math
 import multiprocessing
 import os
+import signal
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 import dm_env
@@ -14,6 +18,17 @@ from pixel_ddpg.environment import Environment, observation_shape
 
 REMOTE_BYTES = 2**28  # of memory that an environment's process takes
 ANSWER_SECONDS = 600  # an environment that says nothing for so long has hung
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started in here never hear Ctrl-C: it is for the one that started them."""
+    resource_tracker.ensure_running()  # which would let it through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Local:
@@ -55,7 +70,8 @@ class Remote:
         self._shared = context.RawArray("B", math.prod(self._shape) * self._dtype.itemsize)
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(config, seed, theirs, self._shared), daemon=True)
-        self._process.start()
+        with deaf_children():
+            self._process.start()
         theirs.close()
         self.frames = 0
 
@@ -93,7 +109,7 @@ class Remote:
 
 def _serve(config: Config, seed: int, pipe: Connection, shared) -> None:
     """The other process: calls come, results go, until nobody asks any more."""
-    os.setpgrp()  # Ctrl-C, and what `timeout` sends, are for the one that trains, which still needs this one to save
+    os.setpgrp()  # what `timeout` sends is for the one that trains, which still needs this one to save
     os.environ["LP_NUM_THREADS"] = "1"
     rendering.choose_backend(1)
     try:

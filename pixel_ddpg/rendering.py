@@ -14,7 +14,10 @@ from pixel_ddpg.config import UserError
 
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 EGL_CUDA_DEVICE_NV = 0x323A  # of EGL_NV_device_cuda
-MEND_GL = "leave MUJOCO_GL unset, or install a software one with `apt-get install libegl1 libgl1-mesa-dri`"
+MEND_GL = (
+    "leave MUJOCO_GL and MUJOCO_EGL_DEVICE_ID unset, or install a software one with `apt-get install libegl1 "
+    "libgl1-mesa-dri`"
+)
 
 
 def available_threads() -> int:
@@ -74,6 +77,9 @@ def gl_failures_explained():
         with warnings.catch_warnings(action="ignore"):  # GLFW's, about the display that is not there
             yield
     except UserError:
+        raise
+    except KeyboardInterrupt as error:
+        _forget(error)
         raise
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]

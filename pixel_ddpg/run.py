@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
 import secrets
@@ -15,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pixel_ddpg import checkpoint, files, machine, replay, tasks, trainer
+from pixel_ddpg import checkpoint, files, machine, rendering, replay, tasks, trainer
 from pixel_ddpg import config as config_module
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Config, UserError
@@ -124,14 +123,14 @@ def print_plan(
     disk = disk_needed(config, agent)
     to_do = checkpoint.to_do(pathlib.Path(config.run_dir), config.frames) if found else 1
     hours = estimate_hours(config, environment, agent, device) * to_do
-    updates = max(0, math.ceil(config.frames / config.env.action_repeat) - config.train.start_steps + 1)
-    updates = math.floor(updates * config.train.updates_per_step)
-    pixels = config.obs == "pixels"
+    pixels, cores = config.obs == "pixels", rendering.available_threads()
+    of_cores = f", more than the {cores} cores that it may use: slower" if threads > cores else ""
+    updates = trainer.planned_updates(config)
     rows = {
         "task": f"{config.task} from {config.obs}, {config.frames:,} frames, action repeat {config.env.action_repeat}",
         "preset": f"{config.preset}, seed {config.seed}",
         "observation": f"{environment.observation_spec().dtype} {environment.observation_spec().shape}",
-        "device": f"{device_name(device)}, {threads} CPU thread{'s' * (threads > 1)}",
+        "device": f"{device_name(device)}, {threads} CPU thread{'s' * (threads > 1)}{of_cores}",
         **({"environments": f"{config.envs}, each in a process of its own"} if trainer.overlaps(config) else {}),
         "rendering": environment.drawn_by() if pixels else "none",
         "replay": f"{slots * config.env.action_repeat:,} frames, {machine.format_bytes(nbytes)}, {why}",

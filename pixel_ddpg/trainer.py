@@ -69,6 +69,14 @@ def overlaps(config: Config) -> bool:
     return config.train.overlap or config.envs > 1
 
 
+def planned_updates(config: Config) -> int:
+    """How many a whole run makes, where every step has as many frames as it repeats its action."""
+    ratio, count = config.train.updates_per_step, config.envs
+    steps = count * math.ceil(config.frames / (config.env.action_repeat * count))
+    first, last = count * math.ceil(config.train.start_steps / count), steps - count * overlaps(config)
+    return max(0, math.floor(last * ratio) - math.floor((first - count) * ratio))
+
+
 @dataclasses.dataclass
 class Player:
     """One of the environments that training plays in: where its episode stands, and how it explores."""
@@ -393,7 +401,11 @@ def read_config(run_dir: pathlib.Path) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(f"{path} is not of this version ({str(error).splitlines()[0]})") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not text
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]})", code=1) from None
+        raise UserError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}): choose another folder, or start anew "
+            "with resume=false overwrite=true",
+            1,
+        ) from None
 
 
 def write_config(config: Config, run_dir: pathlib.Path) -> None:
@@ -412,7 +424,8 @@ def read_status(run_dir: pathlib.Path) -> dict:
         status = json.loads((run_dir / "status.json").read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return status if isinstance(status, dict) else {}
+    whole = isinstance(status, dict) and isinstance(status.get("frame"), int)
+    return status if whole else {}
 
 
 def is_done(run_dir: pathlib.Path, frames: int) -> bool:

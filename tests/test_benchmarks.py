@@ -4,15 +4,19 @@ import itertools
 import json
 import multiprocessing
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
 import zipfile
 
+import psutil
 import pytest
 import torch
-from small import call, command
+from small import STATE, call, command, start
 
+from experiments.benchmarks import __main__ as benchmarks
 from experiments.benchmarks import compare, gpu_check, learner, offline_pack, peers, tables, timing, training
 from pixel_ddpg import config, onednn
 from pixel_ddpg.graph import one_update
@@ -164,20 +168,94 @@ def test_drqv2_that_is_not_there_is_told():
     code, _, err = call(
         "experiments.benchmarks.__main__", "parts=[learner]", "cases=[drqv2]", "drqv2=nowhere", "out=a.json"
     )
-    assert code == 2 and "there is no drqv2.py" in err and err.count("\n") == 1
+    assert code == 2 and "drqv2=nowhere (No module" in err and err.count("\n") == 1
+
+
+def test_another_checkout_than_drqv2s_is_told(tmp_path, monkeypatch):
+    """A traceback from within other code of that name, after minutes."""
+    monkeypatch.delitem(sys.modules, "drqv2", raising=False)
+    (tmp_path / "drqv2.py").touch()
+    (tmp_path / "replay_buffer.py").touch()
+    with pytest.raises(config.UserError, match="no DrQV2Agent"):
+        peers.import_drqv2(str(tmp_path))
+    for name in ("drqv2", "replay_buffer"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.parametrize(
     ("word", "part"),
     [
         ("parts=[lerner]", "did you mean learner"), ("cases=[slow]", "unknown case"), ("rounds=0", "above 0"),
-        ("out=a.txt", "must end in .json"), ("threads=[0]", "above 0"),
+        ("out=a.txt", "must end in .json"), ("threads=[0]", "above 0"), ("threads=[1000]", "cores"),
+        ("seconds=nan", "above 0"), ("parts=[]", "must name something"), ("out=/proc/a.json", "/proc/a.json"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(word, part):
     """A traceback, or hours of measuring before it."""
     code, _, err = call("experiments.benchmarks.__main__", word)
-    assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
+    assert code in (1, 2) and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"facts": {}, "learner": [{"name": "old"}]}'])
+def test_a_file_that_cannot_be_shown_is_left_alone(content, tmp_path):
+    """A traceback after minutes of measuring, or a file of something else that is written over."""
+    out = tmp_path / "speed.json"
+    out.write_text(content)
+    code, _, err = call("experiments.benchmarks.__main__", "parts=[learner]", f"out={out}")
+    assert code == 2 and "no benchmark of this version" in err and err.count("\n") == 1
+    assert out.read_text() == content
+
+
+def test_rows_are_kept_as_they_come_and_none_is_lost(tmp_path, monkeypatch, capsys):
+    """Minutes of measuring that Ctrl-C takes; rows of a case that is not measured again; rows of two commits in one."""
+
+    def row(name, threads, seconds):
+        turns = {"ours": {"seconds": [seconds], "median": seconds}}
+        ratio = {"torch's path": {"median": 1.0, "least": 1.0, "most": 1.0}}
+        kept = {"of_floor": 1.0, "floor": 1.0, "products_alone": 1.0, "stages": {}, "bfloat16_times_as_fast_as": {}}
+        return {"name": name, "threads": threads, "turns": turns, "times_as_fast_as": ratio, **kept}
+
+    def interrupted():
+        yield row("a", 1, 3.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "rounds=1"])
+    facts = {"versions": {}, "gpu": None, "cpu": "a", "cores": 2, "python": "3", "commit": "1" * 40}
+    found = benchmarks.Found(tmp_path / "a.json", facts)
+    found.add("learner", iter([row("a", 1, 1.0), row("b", 1, 1.0), row("a", 2, 1.0)]))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "cases=[a]"])
+    found = benchmarks.Found(tmp_path / "a.json", facts)
+    part = benchmarks.Benchmarks(cases=["a"])
+    found.refuse_losses(part)
+    with pytest.raises(KeyboardInterrupt):
+        found.add("learner", interrupted())
+    read = tables.read(tmp_path / "a.json")
+    medians = {(row["name"], row["threads"]): row["turns"]["ours"]["median"] for row in read["learner"]}
+    assert medians == {("a", 1): 3.0, ("b", 1): 1.0, ("a", 2): 1.0} and capsys.readouterr().out.count("ms") == 4
+    commands = read["made"]["learner"]["command"]
+    assert commands.endswith("benchmarks rounds=1; python -m experiments.benchmarks 'cases=[a]'")
+    later = benchmarks.Found(tmp_path / "a.json", facts | {"commit": "2" * 40})
+    with pytest.raises(config.UserError, match="learner of commit 1111"):
+        later.refuse_losses(part)
+    later.refuse_losses(benchmarks.Benchmarks(parts=["training"], threads=[1]))
+    later.add("learner", iter([row("c", 1, 1.0)]))
+    assert [row["name"] for row in tables.read(tmp_path / "a.json")["learner"]] == ["c"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_benchmark_that_is_stopped_leaves_no_process_and_no_folder(tmp_path, number):
+    """Tracebacks of runs that were importing; 90 MB in /tmp; half a minute until it ends."""
+    words = ["parts=[training]", f"out={tmp_path / 'a.json'}", "threads=[1]"]
+    (tmp_path / "tmp").mkdir()
+    environment = {"TMPDIR": str(tmp_path / "tmp")}
+    process = start("experiments.benchmarks", *words, start_new_session=True, env=environment)
+    runs = lambda: [p for p in psutil.Process(process.pid).children(True) if "spawn_main" in "".join(p.cmdline())]  # noqa: E731
+    while not (begun := runs()) and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=600)
+    assert (process.returncode, err) == (130, "pixel_ddpg: interrupted\n")
+    assert not any(run.is_running() for run in begun) and list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_the_command_measures_and_draws(tmp_path):
@@ -187,14 +265,15 @@ def test_the_command_measures_and_draws(tmp_path):
     kept = {"case": "old", "way": "a way", "first": 1.0, "turns": {"changed": {"seconds": [1.0], "median": 1.0}}}
     kept["times_as_fast"] = {"median": 1.0, "least": 1.0, "most": 1.0}
     made = {"command": "before", "commit": "0" * 40, "date": "2026-01-01"}
-    out.write_text(json.dumps({"tried": [kept], "made": {"tried": made}}))
+    facts = {"versions": {}, "gpu": None, "cpu": "a", "cores": 2, "python": "3", "commit": "0" * 40}
+    out.write_text(json.dumps({"facts": facts, "tried": [kept], "made": {"tried": made}}))
     words = ["parts=[learner]", "cases=[400/300]", "rounds=1", "threads=[1]", f"out={out}"]
     code, printed, err = command("experiments.benchmarks", *words)
     assert code == 0, err
     found = json.loads(out.read_text())
     assert found["learner"][0]["name"].startswith("400/300") and found["tried"] == [kept]
     assert out.with_suffix(".png").stat().st_size > 10_000 and "of floor" in printed
-    assert found["made"]["tried"] == made and found["made"]["learner"]["command"].endswith(" ".join(words))
+    assert found["made"]["tried"] == made and found["made"]["learner"]["command"].endswith(shlex.join(words))
     goals = tables.goals(found).splitlines()
     assert len(goals) == 2 + 8 and sum("not measured" in line for line in goals) >= 6
 
@@ -205,9 +284,24 @@ def test_this_checkout_beside_another_commit():
     for obs in ("state", "pixels"):
         words = ["task=cheetah-run", f"obs={obs}", "frames=3000"]
         found = compare.compare(os.environ.get("BASE", "HEAD~1"), words, rounds=3)
-        print(f"\n{obs}: {found['ratio']['median']:.2f} times as fast ({found['ratio']['least']:.2f} to "
-              f"{found['ratio']['most']:.2f})")  # fmt: skip
+        print(f"\n{compare.as_text(found)}")
         assert found["updates"]["base"] == found["updates"]["this"]
+
+
+def test_a_comparison_says_which_is_faster_and_refuses_what_it_cannot_time(monkeypatch):
+    """JSON whose ratio may mean either; a division by no episodes; a word that is overridden without a word."""
+    seconds = {"base": [2.0, 3.0], "this": [1.0, 1.0]}
+    updates = {"base": [10], "this": [9]}
+    found = {"words": ["obs=state"], "seconds": seconds, "updates": updates, "ratio": timing.ratios(*seconds.values())}
+    assert compare.as_text(found) == (
+        "obs=state: this checkout is 2.50 (2.00 to 3.00) times as fast as the base; 9 updates, the base 10"
+    )
+    monkeypatch.setattr(compare, "read_rows", lambda path: [{"kind": "train"}])
+    words = [*STATE, "frames=100", "eval.every=9000"]
+    with pytest.raises(config.UserError, match="ask for more frames="):
+        compare.train(compare.ROOT, words)
+    code, _, err = call("experiments.benchmarks.compare", "run=['obs=state']")
+    assert code == 2 and "not a run's to say" in err
 
 
 def test_a_base_that_is_no_commit_is_told():
@@ -300,6 +394,15 @@ def test_a_wheel_without_a_folder_is_a_wheel(tmp_path):
     assert not (target / "thing/big").exists()
     with zipfile.ZipFile(wheel) as archive:
         assert "thing/big" not in archive.read("thing-1.0.dist-info/RECORD").decode()
+
+
+@pytest.mark.parametrize("word, part", [("python=3.9", "3.11 or 3.12"), ("python=3.12", "needs the network")])
+def test_an_offline_pack_that_cannot_be_made_leaves_nothing(word, part, tmp_path, monkeypatch):
+    """Half a folder, which the next try finds not empty."""
+    for name, value in {"INDEX_URL": "http://127.0.0.1:9", "RETRIES": "0", "NO_INDEX": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    code, _, err = call("experiments.benchmarks.offline_pack", f"out={tmp_path / 'pack'}", word)
+    assert code != 0 and part in err and err.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_an_offline_pack_overwrites_nothing(tmp_path):

@@ -170,7 +170,7 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
     assert (tmp_path / "a file of the user").exists()
 
 
-@pytest.mark.parametrize("status", [None, "", "{", "[]", '{"state": "done"}'])
+@pytest.mark.parametrize("status", [None, "", "{", "[]", '{"state": "done"}', '{"state": "done", "frame": "x"}'])
 def test_a_run_killed_before_its_first_row_begins_anew(status, tmp_path):
     """'has results but no checkpoint' where there are no results, or a traceback from half a status.json."""
     words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]
@@ -372,6 +372,7 @@ MISTAKES = {
     ("pixel_ddpg.play", "agent=planer"): "did you mean planner",
     ("pixel_ddpg.play", "agent=."): "is not a run",
     ("pixel_ddpg.baseline", "task=cart", "episodes=1000000000"): "at most",
+    ("pixel_ddpg.doctor", "foo=1"): "unknown key 'foo'; it takes none",
     ("pixel_ddpg.baseline", "task=cart", "out=/dev/null"): "choose another out=",
     ("pixel_ddpg.run", "run_dir=/proc/nothing"): "cannot",
     ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=here"): "GiB",

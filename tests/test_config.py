@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import errno
 import importlib
 import math
 import os
@@ -320,6 +321,7 @@ def test_an_exponent_is_told_how_to_be_written():
         "env.size=${nothing}", "env.size=???", "settings=fast-state", "hydra.foo=1", "agent=null",
         "run_dir=", "run_dir=' '", "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9",
         "eval.video_size=100000", "agent.critics=1000000000", "agent.hidden=[1000000000]",
+        "env.slices=3000", "env.stacks=129",
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_in_one_line(word):
@@ -335,6 +337,14 @@ def test_too_little_memory_is_told_in_one_line(capsys):
     assert capsys.readouterr().err.startswith("pixel_ddpg: out of memory")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), config.one_line_errors():
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_what_the_system_has_no_more_of_is_told_in_one_line(capsys):
+    """`ulimit -n 64` and envs=16: a traceback."""
+    with pytest.raises(SystemExit) as end, config.one_line_errors():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert end.value.code == 1
+    assert "fewer environments" in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("word", ["run_dir=???", "frames=null", "seed=range(1,3)"])
@@ -523,7 +533,7 @@ def test_command_shows_its_configuration(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["pixel_ddpg.run", "pixel_ddpg.play", "experiments.suite"])
+@pytest.mark.parametrize("module", ["pixel_ddpg.run", "pixel_ddpg.play", "pixel_ddpg.doctor", "experiments.suite"])
 def test_help_names_its_own_command_and_every_key(module, tmp_path):
     """A help headed with a command that does not exist, a key without its default, a comment of another field."""
     result = subprocess.run(

@@ -1,6 +1,7 @@
 """Several environments at once: the same environments, in processes of their own."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import time
@@ -59,6 +60,7 @@ def test_several_environments_train_with_the_same_ratio_and_resume_to_the_bit(tm
     assert whole.frame >= 3400 and whole.step == whole.frame // 8
     due = sum(1 for step in range(21, whole.step - 2) if int(step * 0.5) > int((step - 1) * 0.5))
     assert abs(whole.updates - due) <= 2
+    assert whole.updates == trainer.planned_updates(whole.config)
     assert len(whole.replay) > 0.9 * whole.step
     firsts = [stream._tables["elements"][0] for stream in whole.replay.streams]
     assert not any(np.array_equal(firsts[0], other) for other in firsts[1:])
@@ -82,7 +84,7 @@ def test_one_environment_that_overlaps_steps_while_updates_are_made_and_resumes_
     for owner, name in ((fleet.Remote, "send"), (fleet.Remote, "receive"), (trainer.Trainer, "_learn")):
         watch(owner, name)
     whole = train(words, tmp_path / "whole")
-    assert events.count("_learn") == whole.updates > 50
+    assert events.count("_learn") == whole.updates == trainer.planned_updates(whole.config) > 50
     followed = [before for before, event in itertools.pairwise(events) if event == "_learn"]
     assert set(followed) <= {"send", "_learn"}
     train(words, tmp_path / "parts", stop_at_step=102)
@@ -149,6 +151,29 @@ def test_a_signal_to_all_is_for_the_one_that_trains_and_leaves_no_process(tmp_pa
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
     assert len(remotes) >= 2 and checkpoint.checkpoints(tmp_path / "run")
     wait_for(lambda: not any(remote.is_running() for remote in remotes), 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_the_environments_begin_is_told_in_one_line(tmp_path, number):
+    """Tracebacks of processes that were importing, or a run that blames memory."""
+    process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}", start_new_session=True)
+    wait_for(lambda: children(process) or process.poll() is not None)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 130 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1, err
+
+
+def test_children_are_deaf_and_their_parent_is_not():
+    """A mask that the first process of all undoes, as multiprocessing's tracker does, or that stays."""
+    before, context = signal.pthread_sigmask(signal.SIG_BLOCK, ()), multiprocessing.get_context("spawn")
+    with fleet.deaf_children():
+        child = context.Process(target=time.sleep, args=(60,))
+        child.start()
+    mask = next(line for line in open(f"/proc/{child.pid}/status") if line.startswith("SigBlk"))  # noqa: SIM115
+    child.kill()
+    child.join()
+    assert int(mask.split()[1], 16) >> (signal.SIGINT - 1) & 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_an_environment_that_is_killed_is_told_in_one_line(tmp_path):

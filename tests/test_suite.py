@@ -195,6 +195,20 @@ def test_what_cannot_be_measured_stops_no_other(monkeypatch):
     assert bad == {"why": "no GL"} and good.get("hours"), good
 
 
+def test_a_suite_of_which_no_run_can_begin_is_refused(tmp_path, capsys):
+    """Hours of runs that all fail, or exit code 0 of a plan for them; a line for each of 54 runs."""
+    words = ["tasks=[cart,cartpole]", "obs=state", "preset=fast", "seeds=2", f"out={tmp_path}"]
+    settled = plan(*words, "agent.precision=tf32", "device=cpu")
+    jobs = suite.make_jobs(settled)
+    costs = dict(zip(jobs, worker.measure([list(job.words) for job in jobs], time.time())))
+    with pytest.raises(config.UserError, match="no run can begin: agent.precision=tf32 is for a GPU") as caught:
+        suite.print_plan(Console(quiet=True), settled, jobs, costs, 2, "")
+    assert caught.value.code == 1 and str(caught.value).count("tf32") == 1
+    costs[jobs[0]] = {"hours": 1.0, "memory": 1, "disk": 1, "kept": 1}
+    suite.print_plan(Console(), settled, jobs, costs, 2, "")
+    assert capsys.readouterr().out.count("not measured") == 1
+
+
 def test_disk_that_a_run_has_taken_is_not_asked_again(tmp_path, monkeypatch):
     """A suite that cannot go on because its own replays fill the disk."""
     settled = plan("tasks=cartpole", "obs=state", "preset=fast", "seeds=1", f"out={tmp_path}")

@@ -76,6 +76,7 @@ def test_8_schedules_and_budgets_count_frames(tmp_path):
     evaluated = [row["frame"] for row in rows(tmp_path) if row["kind"] == "eval"]
     assert evaluated == [0, 704, 1400, 1600]
     assert run.updates == sum(int(step * 0.5) - int((step - 1) * 0.5) for step in range(20, 201))
+    assert run.updates == trainer.planned_updates(run.config)
     run.frame = run.config.noise.frames // 2
     run._update()
     assert run.agent.noise_scale.item() == pytest.approx((run.config.noise.start + run.config.noise.end) / 2)

@@ -3,14 +3,17 @@
 import datetime
 import itertools
 import json
+import math
 import pathlib
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 
-from experiments.benchmarks import growth, learner, rendering, tables, training, tried
+from experiments.benchmarks import growth, learner, peers, rendering, tables, training, tried
 from pixel_ddpg import config, files, machine
 from pixel_ddpg import rendering as gl
 
@@ -33,22 +36,86 @@ config.register_command("benchmarks", Benchmarks, "experiments")
 
 def check(options: Benchmarks) -> None:
     """UserError for what cannot be measured."""
+    if not options.parts:
+        raise config.UserError(f"parts= must name something: {', '.join(tables.PARTS)}")
     for part in options.parts:
         if part not in tables.PARTS:
             raise config.UserError(f"unknown part '{part}'{config.nearest(part, list(tables.PARTS))}")
     for case in options.cases:
         if not any(name.startswith(case) for name in learner.CASES):
             raise config.UserError(f"unknown case '{case}'; there are {'; '.join(learner.CASES)}")
-    if options.rounds < 1 or options.seconds <= 0 or any(threads < 1 for threads in options.threads):
+    if options.rounds < 1 or not 0 < options.seconds < math.inf or any(threads < 1 for threads in options.threads):
         raise config.UserError("rounds, seconds and threads must be above 0")
+    if max(options.threads, default=1) > (cores := gl.available_threads()):
+        raise config.UserError(f"threads={max(options.threads)} is more than the {cores} cores there are")
     if options.out and not options.out.endswith(".json"):
         raise config.UserError(f"out={options.out} must end in .json")
+    if options.drqv2:
+        peers.import_drqv2(options.drqv2)
 
 
 def default_out(facts: dict) -> pathlib.Path:
     """One file for each kind of machine."""
     name = re.sub(r"[^a-z0-9]+", "-", f"{facts['gpu'] or facts['cpu']} {facts['cores']} cores".lower()).strip("-")
     return tables.FOLDER / f"{name}.json"
+
+
+def learner_rows(options: Benchmarks, thread_counts: list[int]) -> Iterator[dict]:
+    """Updates of each case."""
+    cases = [name for name in learner.CASES if not options.cases or name.startswith(tuple(options.cases))]
+    for threads, name in itertools.product(thread_counts, cases):
+        torch.set_num_threads(threads)
+        try:
+            yield learner.measure(name, options.rounds, options.drqv2)
+        finally:
+            torch.set_num_threads(1)
+
+
+def training_rows(options: Benchmarks, thread_counts: list[int]) -> Iterator[dict]:
+    """Whole runs of each preset."""
+    for preset, obs in itertools.product(("fast", "ddpg2016", "drqv2"), ("state", "pixels")):
+        runs = [training.Runs((f"preset={preset}", f"obs={obs}"), threads) for threads in thread_counts]
+        yield from training.measure(runs, options.rounds, options.seconds)
+
+
+class Found:
+    """A benchmark's file: rows are put into it as they are measured; those of another commit are not kept."""
+
+    def __init__(self, path: pathlib.Path, facts: dict):
+        self.path, self.all = path, tables.read(path) | {"facts": facts}
+        self._made = self.all.setdefault("made", {})
+
+    def refuse_losses(self, options: Benchmarks) -> None:
+        """UserError where a part is to be measured in part, and the rest of it is of another commit."""
+        for part, in_part in {"learner": options.cases or options.threads, "training": options.threads}.items():
+            if in_part and part in options.parts and part in self.all and not self._is_of_this_code(part):
+                raise config.UserError(
+                    f"{self.path} has {part} of commit {self._made[part]['commit']}: leave out cases= and threads=, so "
+                    "that all of it is measured again, or choose another out="
+                )
+
+    def add(self, part: str, measured: Iterator[dict]) -> None:
+        """Each row in place of one that is of the same, and told."""
+        names, line = tables.ROWS[part]
+        key = lambda row: str([row[name] for name in names])  # noqa: E731
+        rows = {key(row): row for row in self.all.get(part, []) if self._is_of_this_code(part)}
+        for row in measured:
+            rows[key(row)] = row
+            print(f"    {line(row)}", flush=True)
+            self.save(part, list(rows.values()))
+
+    def save(self, part: str, content: list | dict) -> None:
+        """With how it was made."""
+        commands = self._made[part]["command"].split("; ") if self._is_of_this_code(part) else []
+        self.all[part] = content
+        self._made[part] = {
+            "command": "; ".join(dict.fromkeys([*commands, _command()])), "commit": self.all["facts"]["commit"],
+            "date": datetime.date.today().isoformat(),
+        }  # fmt: skip
+        files.write_atomically(self.path, json.dumps(self.all, indent=1).encode() + b"\n")
+
+    def _is_of_this_code(self, part: str) -> bool:
+        return part in self._made and self._made[part]["commit"] == self.all["facts"]["commit"]
 
 
 @config.command("benchmarks")
@@ -61,54 +128,36 @@ def main(options: Benchmarks) -> None:
     facts["versions"]["stable-baselines3"] = machine.version("stable-baselines3")
     out = pathlib.Path(options.out) if options.out else default_out(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
-    found = json.loads(out.read_text()) if out.exists() else {}
-    found |= {"facts": facts, "made": found.get("made", {})}
-    thread_counts = options.threads or sorted({1, cores})
-    of_learner = options.threads or sorted({cores, *(2**power for power in range(cores.bit_length()))})
-    cases = [name for name in learner.CASES if not options.cases or name.startswith(tuple(options.cases))]
+    files.check_writable(out)
+    found = Found(out, facts)
+    found.refuse_losses(options)
+    powers = {2**power for power in range(cores.bit_length())}
+    measured = {
+        "learner": lambda: learner_rows(options, options.threads or sorted({cores, *powers})),
+        "rendering": lambda: (
+            rendering.measure(task, size, options.rounds) for task in rendering.TASKS for size in rendering.SIZES
+        ),
+        "training": lambda: training_rows(options, options.threads or sorted({1, cores})),
+        "tried": lambda: tried.measure(options.rounds),
+    }
     for part in options.parts:
         print(f"{part} ...", flush=True)
-        if part == "learner":
-            same_code = found["made"].get(part, {}).get("commit") == facts["commit"]
-            kept = [row for row in found.get(part, []) if row["name"] not in cases and same_code]
-            found[part] = kept + [_learner(name, threads, options) for threads in of_learner for name in cases]
-        elif part == "rendering":
-            found[part] = [
-                rendering.measure(task, size, options.rounds) for task in rendering.TASKS for size in rendering.SIZES
-            ]
-            rendering.draw(out.with_name(f"{out.stem}-pictures.png"))
-        elif part == "training":
-            found[part] = []
-            for preset, obs in itertools.product(("fast", "ddpg2016", "drqv2"), ("state", "pixels")):
-                runs = [training.Runs((f"preset={preset}", f"obs={obs}"), threads) for threads in thread_counts]
-                found[part] += training.measure(runs, options.rounds, options.seconds)
-        elif part == "tried":
-            found[part] = tried.measure(options.rounds)
+        if part == "growth":
+            found.save(part, growth.measure(options.rounds, options.seconds))
         else:
-            found[part] = growth.measure(options.rounds, options.seconds)
-        today = datetime.date.today().isoformat()
-        found["made"][part] = {"command": _command(), "commit": facts["commit"], "date": today}
-        files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
+            found.add(part, measured[part]())
+        if part == "rendering":
+            rendering.draw(out.with_name(f"{out.stem}-pictures.png"))
     tables.write(out)
-    print(tables.as_text(found))
-    tables.plot(found, out.with_suffix(".png"))
+    print(tables.as_text(found.all))
+    tables.plot(found.all, out.with_suffix(".png"))
     print(f"{out}, and its tables and plots beside it")
 
 
 def _command() -> str:
     """As it was given, but for the place of somebody's checkout."""
     words = [re.sub(r"^drqv2=.+", "drqv2=<checkout>", word) for word in sys.argv[1:]]
-    return " ".join(["python -m experiments.benchmarks", *words])
-
-
-def _learner(name: str, threads: int, options: Benchmarks) -> dict:
-    torch.set_num_threads(threads)
-    try:
-        row = learner.measure(name, options.rounds, options.drqv2)
-    finally:
-        torch.set_num_threads(1)
-    print(tables.learner_line(row), flush=True)
-    return row
+    return shlex.join(["python", "-m", "experiments.benchmarks", *words])
 
 
 if __name__ == "__main__":

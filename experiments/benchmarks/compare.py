@@ -1,7 +1,6 @@
 """python -m experiments.benchmarks.compare base=HEAD~1: training speed of two commits, by the real command of each."""
 
 import contextlib
-import json
 import os
 import pathlib
 import subprocess
@@ -10,11 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from experiments.benchmarks.tables import times
 from experiments.benchmarks.timing import ratios
 from pixel_ddpg import config
 from pixel_ddpg.logger import read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
+SETTLED = {"threads": 1, "wandb": "off", "eval.video_size": 0, "eval.episodes": 1}
 
 
 @dataclass
@@ -48,14 +49,18 @@ def worktree(commit: str) -> Iterator[pathlib.Path]:
 def train(tree: pathlib.Path, words: list[str]) -> dict[str, float]:
     """Seconds a frame after the first episodes, and how many updates the run made."""
     with tempfile.TemporaryDirectory() as folder:
-        settled = ["threads=1", "wandb=off", "eval.video_size=0", "eval.episodes=1", f"run_dir={folder}/run"]
+        settled = [f"{key}={value}" for key, value in SETTLED.items()]
         done = subprocess.run(
-            [sys.executable, "-m", "pixel_ddpg.run", *settled, *words],
+            [sys.executable, "-m", "pixel_ddpg.run", *settled, f"run_dir={folder}/run", *words],
             env={**os.environ, "PYTHONPATH": str(tree)}, cwd=tree, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
             raise config.UserError(f"{tree}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
         rows = [row for row in read_rows(pathlib.Path(folder, "run", "metrics.jsonl")) if row["kind"] == "train"][1:]
+        if not rows:
+            raise config.UserError(
+                f"{' '.join(words)}: no second episode ends within these frames; ask for more frames="
+            )
         seconds = sum(1 / row["frames_per_second"] for row in rows) / len(rows)
         return {"seconds": seconds, "updates": rows[-1]["update"]}
 
@@ -72,13 +77,24 @@ def compare(base: str, words: list[str], rounds: int) -> dict:
     return {"words": words, "seconds": seconds, "updates": updates, "ratio": ratios(seconds["base"], seconds["this"])}
 
 
+def as_text(found: dict) -> str:
+    """What was found, in a line."""
+    ratio, updates = found["ratio"], found["updates"]
+    told = {name: "/".join(f"{count:,.0f}" for count in counts) for name, counts in updates.items()}
+    made = f"{told['this']} updates" + (f", the base {told['base']}" if told["this"] != told["base"] else "")
+    return f"{' '.join(found['words'])}: this checkout is {times(ratio)} times as fast as the base; {made}"
+
+
 @config.command("compare")
 def main(options: Compare) -> None:
     if options.rounds < 1 or options.frames < 2000:
         raise config.UserError("rounds must be at least 1 and frames at least 2000")
+    for word in options.run:
+        if word.split("=")[0] in ("obs", "frames", *SETTLED):
+            raise config.UserError(f"run=[{word}]: that is not a run's to say here")
     for obs in ("state", "pixels"):
         words = ["task=cheetah-run", f"obs={obs}", f"frames={options.frames}", *options.run]
-        print(json.dumps(compare(options.base, words, options.rounds)), flush=True)
+        print(as_text(compare(options.base, words, options.rounds)), flush=True)
 
 
 if __name__ == "__main__":

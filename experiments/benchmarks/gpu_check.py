@@ -129,6 +129,8 @@ def attempt(what: str, work) -> dict:
 def main(options: GpuCheck) -> int:
     if not torch.cuda.is_available():
         raise config.UserError(f"no CUDA device here (torch {torch.__version__}); make bench measures a CPU")
+    out = pathlib.Path(options.out)
+    files.check_writable(out)
     machine.prepare_cpu(0)
     rendering.choose_backend(gpu=0)
     found: dict = {"facts": machine.facts(torch.device(DEVICE), torch.get_num_threads())}
@@ -142,12 +144,12 @@ def main(options: GpuCheck) -> int:
         runs = training.Runs(("preset=drqv2", "obs=pixels", "replay.capacity=20000", *more), at_once=at_once)
         work = lambda runs=runs: training.measure([runs], options.rounds, options.seconds)[0]  # noqa: E731
         found["training"].append(attempt(" ".join([*runs.words, f"at_once={at_once}"]), work))
-    files.write_atomically(pathlib.Path(options.out), json.dumps(found, indent=1).encode() + b"\n")
+    files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
     parts = [found["drawing"], found["command"], *found["learner"], *found["training"]]
     broken = [part["error"] for part in parts if "error" in part]
     for line in [found["tests"].get("summary", "no tests"), *broken]:
         print(line)
-    print(f"{options.out}: please send it")
+    print(f"{out}: please send it")
     return 1 if broken or found["tests"].get("code") != 0 else 0
 
 

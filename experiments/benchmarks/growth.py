@@ -8,6 +8,7 @@ import psutil
 
 from experiments.benchmarks import learner, training
 from experiments.benchmarks.timing import alternate, measure_rates
+from pixel_ddpg import fleet
 from pixel_ddpg.replay import Replay
 
 BASE = ("preset=fast", "obs=pixels")
@@ -41,7 +42,9 @@ def memory() -> list[dict]:
     rows = []
     for capacity in CAPACITIES:
         with concurrent.futures.ProcessPoolExecutor(1, context) as fresh:
-            rows.append({"capacity": capacity, "bytes": fresh.submit(_ring_bytes, capacity).result()})
+            with fleet.deaf_children():
+                filling = fresh.submit(_ring_bytes, capacity)
+            rows.append({"capacity": capacity, "bytes": filling.result()})
     return rows
 
 
@@ -72,8 +75,13 @@ def environments(rounds: int, seconds: float) -> list[dict]:
 
 
 def measure(rounds: int, seconds: float) -> dict:
-    """All of it."""
-    return {
-        "words": list(BASE), "rates": dataclasses.asdict(measure_rates()), "update": update_times(rounds),
-        "memory": memory(), "sharing": sharing(rounds, seconds), "environments": environments(rounds, seconds),
+    """All of it, each part told when it begins."""
+    parts = {
+        "update": lambda: update_times(rounds), "memory": memory, "sharing": lambda: sharing(rounds, seconds),
+        "environments": lambda: environments(rounds, seconds),
     }  # fmt: skip
+    found = {"words": list(BASE), "rates": dataclasses.asdict(measure_rates())}
+    for name, part in parts.items():
+        print(f"    {name} ...", flush=True)
+        found[name] = part()
+    return found

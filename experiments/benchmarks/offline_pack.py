@@ -22,6 +22,7 @@ WHEELS = (
     "hypothesis", "sortedcontainers",
 )  # fmt: skip
 FROM_SOURCE = ("antlr4-python3-runtime",)  # has no wheel, and is the same for every Python
+PYTHONS = ("3.11", "3.12")
 UNUSED = {
     "dm_control": (
         "dm_control/locomotion/*", "dm_control/manipulation/*", "dm_control/entities/*", "dm_control/blender/*",
@@ -51,7 +52,10 @@ def pip(*words: str) -> None:
     """pip, quietly; UserError with its last word where it fails."""
     done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
     if done.returncode:
-        raise config.UserError(f"pip {words[0]}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
+        why = (done.stderr.splitlines() or ["failed"])[-1]
+        raise config.UserError(
+            f"pip {words[0]} ({why}): it needs the network, or a folder of wheels (PIP_FIND_LINKS)", 1
+        )
 
 
 def pinned(names: tuple[str, ...]) -> list[str]:
@@ -81,13 +85,18 @@ def main(options: OfflinePack) -> None:
     out = pathlib.Path(options.out)
     if out.exists() and any(out.iterdir()):
         raise config.UserError(f"out={out} is not empty: choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    if options.python not in ("", *PYTHONS):
+        raise config.UserError(f"python={options.python}: this project needs {' or '.join(PYTHONS)}")
     python = ["--python-version", options.python] if options.python else []
-    pip("download", "--quiet", "--no-deps", "--only-binary=:all:", *python, "--dest", str(out), *pinned(WHEELS))
-    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), *pinned(FROM_SOURCE))
-    for name, patterns in UNUSED.items():
-        for wheel in out.glob(f"{name}-*.whl"):
-            without(wheel, patterns)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as place:  # whole, or not at all
+        wheels = pathlib.Path(place) / out.name
+        pip("download", "--quiet", "--no-deps", "--only-binary=:all:", *python, "--dest", str(wheels), *pinned(WHEELS))
+        pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), *pinned(FROM_SOURCE))
+        for name, patterns in UNUSED.items():
+            for wheel in wheels.glob(f"{name}-*.whl"):
+                without(wheel, patterns)
+        wheels.replace(out)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(list(out.iterdir()))} wheels, {size / 1e6:.1f} MB. On the machine with torch, in a checkout:")
     print(f"    python3 -m pip install --no-index --no-deps {out}/*.whl")

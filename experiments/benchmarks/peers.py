@@ -7,6 +7,7 @@ import random
 import shutil
 import sys
 import tempfile
+import types
 import warnings
 from collections.abc import Callable
 
@@ -48,19 +49,29 @@ def stable_baselines3(settings: Config, replay: Replay) -> Peer | None:
     return lambda: model.train(1, settings.replay.batch_size), lambda: model._n_updates
 
 
+def import_drqv2(path: str) -> tuple[types.ModuleType, types.ModuleType]:
+    """Its modules drqv2 and replay_buffer; UserError where the folder does not have them."""
+    folder = pathlib.Path(path)
+    names, needed = ("drqv2", "replay_buffer"), ("DrQV2Agent", "make_replay_loader")
+    sys.path.insert(0, str(folder))
+    try:
+        theirs = tuple(importlib.import_module(name) for name in names)
+        why = "".join(f"no {name}" for module, name in zip(theirs, needed) if not hasattr(module, name))
+    except Exception as error:  # whatever that code does
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+    finally:
+        sys.path.remove(str(folder))
+    if why:
+        raise UserError(f"drqv2={path} ({why}): name a checkout of github.com/facebookresearch/drqv2")
+    return theirs
+
+
 def drqv2(path: str, settings: Config, replay: Replay) -> Peer:
     """DrQ-v2's agent and replay from a checkout of its repository, on pictures of the same size.
 
     One thing of it is mended: numpy's integers, with which it seeds its workers, are no seeds since Python 3.11.
     """
-    folder = pathlib.Path(path)
-    if not (folder / "drqv2.py").is_file():
-        raise UserError(f"drqv2={path}: there is no drqv2.py; name a checkout of github.com/facebookresearch/drqv2")
-    sys.path.insert(0, str(folder))
-    try:
-        theirs, buffers = importlib.import_module("drqv2"), importlib.import_module("replay_buffer")
-    finally:
-        sys.path.remove(str(folder))
+    theirs, buffers = import_drqv2(path)
     warnings.filterwarnings("ignore", module="torch.utils.data")  # four workers, and pinned memory, without a GPU
     buffers._worker_init_fn = _seed_worker
     size, stack, agent = settings.env.size, settings.env.frame_stack, settings.agent

@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator
 
 from experiments.panels import STYLE
 from pixel_ddpg import files
+from pixel_ddpg.config import UserError
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 OURS, PLAIN, HALF = "ours", "torch's path", "bfloat16"
@@ -39,6 +40,22 @@ def learner_line(row: dict) -> str:
         f"{row['name']}, {row['threads']} threads: {milliseconds(row['turns'][OURS])} ms an update, "
         f"{row['of_floor']:.2f} x floor; {others}"
     )
+
+
+def rendering_line(row: dict) -> str:
+    """One scene in a line of text."""
+    others = ", ".join(f"{ratio['median']:.1f} x {name}" for name, ratio in row["times_as_fast"].items())
+    return f"{row['task']} at {row['size']}: {milliseconds(row['turns']['dm_control'])} ms by dm_control; {others}"
+
+
+def training_line(row: dict) -> str:
+    """One run in a line of text."""
+    return f"{' '.join(row['words'])}, {row['threads']} threads: {frames_per_second(row)} frames/s"
+
+
+def tried_line(row: dict) -> str:
+    """One way in a line of text."""
+    return f"{row['case']}, {row['way']}: {times(row['times_as_fast'])} times as fast"
 
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -175,6 +192,28 @@ def as_text(found: dict) -> str:
             if name == "learner":
                 parts.append(stages(found[name]))
     return "\n\n".join(parts)
+
+
+ROWS: dict[str, tuple[tuple[str, ...], Callable[[dict], str]]] = {  # what tells rows apart, and one in a line of text
+    "learner": (("name", "threads"), learner_line),
+    "rendering": (("task", "size"), rendering_line),
+    "training": (("words", "threads"), training_line),
+    "tried": (("case", "way"), tried_line),
+}
+
+
+def read(path: pathlib.Path) -> dict:
+    """A benchmark's JSON, empty where there is none yet; UserError for one that this version cannot show."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        as_text(found)
+        goals(found)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise UserError(f"{path} is no benchmark of this version ({why}): choose another out=, or delete it") from None
+    return found
 
 
 def _row(found: dict, name: str, threads: int = 1) -> dict | None:

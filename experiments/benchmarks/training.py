@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-from pixel_ddpg import config, machine, trainer
+from pixel_ddpg import config, fleet, machine, trainer
 from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.logger import Metrics, WandbMirror
 
@@ -93,7 +93,6 @@ def _facts(run: trainer.Trainer) -> dict:
 
 def _train(words: Sequence[str], seconds: float, threads: int, folder: str, pipe: Connection) -> None:
     """The process of a run: when it could begin a turn, it sends what the one before was and facts of itself."""
-    os.setpgrp()  # Ctrl-C is for the benchmark, whose end closes the pipe
     try:
         settings: Config = config.compose(
             ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
@@ -124,15 +123,17 @@ class _Run:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         arguments = (runs.words, seconds, runs.threads, self._folder.name, theirs)
         self._process = context.Process(target=_train, args=arguments)
-        self._process.start()
+        with fleet.deaf_children():
+            self._process.start()
         theirs.close()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, *exception):
         self._pipe.close()
-        self._process.join(END_SECONDS)
+        if kind is None:
+            self._process.join(END_SECONDS)
         self._process.kill()
         self._process.join()
         self._folder.cleanup()

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +98,8 @@ WAYS: dict[str, tuple[Callable[[DDPG, Replay], None], bool, bool]] = {  # ..., t
 }
 
 
-def measure(rounds: int) -> list[dict]:
+def measure(rounds: int) -> Iterator[dict]:
     """One thread: seconds of an update with each way, how many times as fast as without, and the first update's."""
-    rows = []
     for case in CASES:
         words = learner.CASES[case]
         for name, (change, plain, of_pixels) in WAYS.items():
@@ -112,9 +111,8 @@ def measure(rounds: int) -> list[dict]:
             changed[0]()
             first = time.perf_counter() - start
             turns = alternate({"ours": ours[:2], "changed": changed[:2]}, rounds)
-            rows.append({
+            yield {
                 "case": case, "way": name, "first": first,
                 "turns": {key: turn.as_json() for key, turn in turns.items()},
                 "times_as_fast": ratios(turns["ours"].seconds, turns["changed"].seconds),
-            })  # fmt: skip
-    return rows
+            }  # fmt: skip
