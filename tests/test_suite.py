@@ -201,7 +201,7 @@ def test_a_suite_of_which_no_run_can_begin_is_refused(tmp_path, capsys):
     settled = plan(*words, "agent.precision=tf32", "device=cpu")
     jobs = suite.make_jobs(settled)
     costs = dict(zip(jobs, worker.measure([list(job.words) for job in jobs], time.time())))
-    with pytest.raises(config.UserError, match="no run can begin: agent.precision=tf32 is for a GPU") as caught:
+    with pytest.raises(config.UserError, match=r"no run can begin: agent\.precision=tf32 is for a GPU") as caught:
         suite.print_plan(Console(quiet=True), settled, jobs, costs, 2, "")
     assert caught.value.code == 1 and str(caught.value).count("tf32") == 1
     costs[jobs[0]] = {"hours": 1.0, "memory": 1, "disk": 1, "kept": 1}
