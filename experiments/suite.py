@@ -12,6 +12,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -210,6 +211,7 @@ def cluster(plan: Suite) -> Iterator[None]:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         mend = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
         raise config.UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {mend}", 1) from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
     try:
         if plan.threads > (cores := largest_machine()):
             raise config.UserError(f"threads={plan.threads} is more than the {cores} cores of the largest machine")
@@ -282,7 +284,7 @@ def makespan(hours: list[float], at_once: int) -> float:
 
 
 def print_plan(console: Console, plan: Suite, jobs: list[Job], costs: dict[Job, dict], at_once: int, why: str) -> None:
-    """What is going to happen, at what cost; UserError where the disk is too small."""
+    """What is going to happen, at what cost; UserError where no run can begin or the disk is too small."""
     variants = list(dict.fromkeys(f"{job.preset} {job.obs}" for job in jobs))
     known = [cost for cost in costs.values() if "hours" in cost]
     largest = {key: max((cost[key] for cost in known), default=0) for key in ("memory", "disk")}

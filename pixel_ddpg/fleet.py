@@ -22,13 +22,20 @@ ANSWER_SECONDS = 600  # an environment that says nothing for so long has hung
 
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that are started in here never hear Ctrl-C: it is for the one that started them."""
-    resource_tracker.ensure_running()  # which would let it through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    """Processes that are started in here never hear Ctrl-C; the one that starts them does when it has done so."""
+    heard: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in signals}
+    resource_tracker.ensure_running()  # which would undo the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 class Local:
@@ -100,6 +107,8 @@ class Remote:
 
     def _ended(self) -> None:
         self._process.join(5)
+        if self._process.exitcode == -signal.SIGTERM:  # sent to all, before it had a group of its own
+            raise KeyboardInterrupt
         raise UserError(
             f"the process of an environment has ended (exit code {self._process.exitcode}; killed, or out of memory?); "
             "the same command goes on from the last checkpoint",

@@ -16,6 +16,7 @@ from pixel_ddpg import rendering
 from pixel_ddpg.config import Config, UserError
 
 PACKAGES = ("torch", "mujoco", "dm-control", "gymnasium", "numpy", "hydra-core", "wandb", "opencv-python", "av")
+CODE = (":(top)", ":(top,exclude)experiments/benchmarks/results")
 CGROUPS = (  # folder, limit, what all its processes take, and the part of that which is only cache
     (pathlib.Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -122,12 +123,17 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of this code, with + for changes that are not committed; None outside a checkout."""
+    """The commit of this code, with + for changes that are not committed; None outside a checkout.
+
+    What a benchmark writes is no code.
+    """
     folder = pathlib.Path(__file__).parent
     try:
         git = ["git", "-C", str(folder)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", *CODE], capture_output=True, text=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed else "")

@@ -70,7 +70,7 @@ def overlaps(config: Config) -> bool:
 
 
 def planned_updates(config: Config) -> int:
-    """How many a whole run makes, where every step has as many frames as it repeats its action."""
+    """How many a whole run makes, where every step has as many frames as it repeats its action and can be drawn."""
     ratio, count = config.train.updates_per_step, config.envs
     steps = count * math.ceil(config.frames / (config.env.action_repeat * count))
     first, last = count * math.ceil(config.train.start_steps / count), steps - count * overlaps(config)

@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+import psutil
 import torch
 
 from pixel_ddpg import checkpoint, config, trainer
@@ -82,6 +83,16 @@ def start(module: str, *words: str, **options) -> subprocess.Popen:
         [sys.executable, "-m", module, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment, **options,
     )  # fmt: skip
+
+
+def spawned(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that it, or one of them, has started by multiprocessing."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "spawn_main" in "".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def command(module: str, *words: str, **options) -> tuple[int, str, str]:

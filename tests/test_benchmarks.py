@@ -11,14 +11,13 @@ import sys
 import time
 import zipfile
 
-import psutil
 import pytest
 import torch
-from small import STATE, call, command, start
+from small import STATE, call, command, spawned, start
 
 from experiments.benchmarks import __main__ as benchmarks
 from experiments.benchmarks import compare, gpu_check, learner, offline_pack, peers, tables, timing, training
-from pixel_ddpg import config, onednn
+from pixel_ddpg import config, machine, onednn
 from pixel_ddpg.graph import one_update
 
 TINY = ("preset=fast", "obs=pixels", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
@@ -173,13 +172,14 @@ def test_drqv2_that_is_not_there_is_told():
 
 def test_another_checkout_than_drqv2s_is_told(tmp_path, monkeypatch):
     """A traceback from within other code of that name, after minutes."""
-    monkeypatch.delitem(sys.modules, "drqv2", raising=False)
+    for name in ("drqv2", "replay_buffer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "drqv2.py").touch()
     (tmp_path / "replay_buffer.py").touch()
     with pytest.raises(config.UserError, match="no DrQV2Agent"):
         peers.import_drqv2(str(tmp_path))
     for name in ("drqv2", "replay_buffer"):
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,19 @@ def test_another_checkout_than_drqv2s_is_told(tmp_path, monkeypatch):
     [
         ("parts=[lerner]", "did you mean learner"), ("cases=[slow]", "unknown case"), ("rounds=0", "above 0"),
         ("out=a.txt", "must end in .json"), ("threads=[0]", "above 0"), ("threads=[1000]", "cores"),
-        ("seconds=nan", "above 0"), ("parts=[]", "must name something"), ("out=/proc/a.json", "/proc/a.json"),
+        ("seconds=nan", "above 0"), ("parts=[]", "must name something"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(word, part):
     """A traceback, or hours of measuring before it."""
     code, _, err = call("experiments.benchmarks.__main__", word)
-    assert code in (1, 2) and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
+    assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured():
+    """Minutes of measuring whose result has no place."""
+    code, printed, err = call("experiments.benchmarks.__main__", "parts=[learner]", "out=/proc/a.json")
+    assert (code, printed) == (1, "") and "/proc/a.json" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"facts": {}, "learner": [{"name": "old"}]}'])
@@ -206,8 +212,9 @@ def test_a_file_that_cannot_be_shown_is_left_alone(content, tmp_path):
     assert out.read_text() == content
 
 
-def test_rows_are_kept_as_they_come_and_none_is_lost(tmp_path, monkeypatch, capsys):
-    """Minutes of measuring that Ctrl-C takes; rows of a case that is not measured again; rows of two commits in one."""
+@pytest.mark.parametrize("unlike", ["2" * 40, "1" * 40 + "+", None])
+def test_rows_are_kept_as_they_come_and_none_is_lost(tmp_path, monkeypatch, capsys, unlike):
+    """Minutes of measuring that Ctrl-C takes; rows of a case that is not measured again; rows of two codes in one."""
 
     def row(name, threads, seconds):
         turns = {"ours": {"seconds": [seconds], "median": seconds}}
@@ -234,12 +241,16 @@ def test_rows_are_kept_as_they_come_and_none_is_lost(tmp_path, monkeypatch, caps
     assert medians == {("a", 1): 3.0, ("b", 1): 1.0, ("a", 2): 1.0} and capsys.readouterr().out.count("ms") == 4
     commands = read["made"]["learner"]["command"]
     assert commands.endswith("benchmarks rounds=1; python -m experiments.benchmarks 'cases=[a]'")
-    later = benchmarks.Found(tmp_path / "a.json", facts | {"commit": "2" * 40})
-    with pytest.raises(config.UserError, match="learner of commit 1111"):
+    later = benchmarks.Found(tmp_path / "a.json", facts | {"commit": unlike})
+    with pytest.raises(config.UserError, match="learner of other code"):
         later.refuse_losses(part)
     later.refuse_losses(benchmarks.Benchmarks(parts=["training"], threads=[1]))
-    later.add("learner", iter([row("c", 1, 1.0)]))
-    assert [row["name"] for row in tables.read(tmp_path / "a.json")["learner"]] == ["c"]
+    for name in ("c", "d"):
+        later.add("learner", iter([row(name, 1, 1.0)]))
+    names = [row["name"] for row in tables.read(tmp_path / "a.json")["learner"]]
+    assert names == (["c", "d"] if unlike == "2" * 40 else ["d"])
+    with pytest.raises(config.UserError, match="of another machine"):
+        benchmarks.Found(tmp_path / "a.json", facts | {"cpu": "another"})
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -249,8 +260,7 @@ def test_a_benchmark_that_is_stopped_leaves_no_process_and_no_folder(tmp_path, n
     (tmp_path / "tmp").mkdir()
     environment = {"TMPDIR": str(tmp_path / "tmp")}
     process = start("experiments.benchmarks", *words, start_new_session=True, env=environment)
-    runs = lambda: [p for p in psutil.Process(process.pid).children(True) if "spawn_main" in "".join(p.cmdline())]  # noqa: E731
-    while not (begun := runs()) and process.poll() is None:
+    while not (begun := spawned(process)) and process.poll() is None:
         time.sleep(0.1)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=600)
@@ -265,7 +275,7 @@ def test_the_command_measures_and_draws(tmp_path):
     kept = {"case": "old", "way": "a way", "first": 1.0, "turns": {"changed": {"seconds": [1.0], "median": 1.0}}}
     kept["times_as_fast"] = {"median": 1.0, "least": 1.0, "most": 1.0}
     made = {"command": "before", "commit": "0" * 40, "date": "2026-01-01"}
-    facts = {"versions": {}, "gpu": None, "cpu": "a", "cores": 2, "python": "3", "commit": "0" * 40}
+    facts = machine.facts(torch.device("cpu"), 1) | {"commit": "0" * 40}
     out.write_text(json.dumps({"facts": facts, "tried": [kept], "made": {"tried": made}}))
     words = ["parts=[learner]", "cases=[400/300]", "rounds=1", "threads=[1]", f"out={out}"]
     code, printed, err = command("experiments.benchmarks", *words)
@@ -301,7 +311,7 @@ def test_a_comparison_says_which_is_faster_and_refuses_what_it_cannot_time(monke
     with pytest.raises(config.UserError, match="ask for more frames="):
         compare.train(compare.ROOT, words)
     code, _, err = call("experiments.benchmarks.compare", "run=['obs=state']")
-    assert code == 2 and "not a run's to say" in err
+    assert code == 2 and "compare sets that itself" in err
 
 
 def test_a_base_that_is_no_commit_is_told():

@@ -7,9 +7,8 @@ import signal
 import time
 
 import numpy as np
-import psutil
 import pytest
-from small import PIXELS, STATE, assert_same_run, command, make_trainer, rows, start, train
+from small import PIXELS, STATE, assert_same_run, command, make_trainer, rows, spawned, start, train
 
 from pixel_ddpg import checkpoint, config, fleet, trainer
 from pixel_ddpg.config import UserError
@@ -113,14 +112,6 @@ def test_pixels_of_several_environments_reach_the_replay(tmp_path):
         np.testing.assert_array_equal(newest._tables["elements"][newest.next_slot - 1], player.environment.element)
 
 
-def children(process) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "spawn_main" in "".join(child.cmdline())
-    ]
-
-
 def wait_for(condition, seconds=600):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -145,7 +136,7 @@ def test_a_signal_to_all_is_for_the_one_that_trains_and_leaves_no_process(tmp_pa
     """Tracebacks of the environments' processes, a run that cannot save, processes that stay."""
     process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}", start_new_session=True)
     wait_for(lambda: trained(tmp_path / "run") or process.poll() is not None)
-    remotes = children(process)
+    remotes = spawned(process)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
@@ -153,11 +144,12 @@ def test_a_signal_to_all_is_for_the_one_that_trains_and_leaves_no_process(tmp_pa
     wait_for(lambda: not any(remote.is_running() for remote in remotes), 20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_while_the_environments_begin_is_told_in_one_line(tmp_path, number):
+@pytest.mark.parametrize("number, pause", [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGTERM, 1)])
+def test_ctrl_c_while_the_environments_begin_is_told_in_one_line(tmp_path, number, pause):
     """Tracebacks of processes that were importing, or a run that blames memory."""
     process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}", start_new_session=True)
-    wait_for(lambda: children(process) or process.poll() is not None)
+    wait_for(lambda: spawned(process) or process.poll() is not None)
+    time.sleep(pause)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1, err
@@ -180,7 +172,7 @@ def test_an_environment_that_is_killed_is_told_in_one_line(tmp_path):
     """A run that waits for ever, or a traceback of a broken pipe."""
     process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}")
     wait_for(lambda: trained(tmp_path / "run") or process.poll() is not None)
-    children(process)[-1].kill()
+    spawned(process)[-1].kill()
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1 and "the process of an environment has ended" in err and "Traceback" not in err
 

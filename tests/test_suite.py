@@ -342,11 +342,12 @@ def test_killed_workers_and_drivers_change_no_result(tmp_path):
     assert set(words) <= set(shlex.split(said))  # as typed
 
 
-def test_ctrl_c_saves_and_reports(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_reports(tmp_path, number):
     """An interrupted suite that loses what ran, or leaves no report."""
     driver = start("experiments.suite", *words_of(tmp_path, "seeds=1", "frames=400000"), start_new_session=True)
     wait_until(lambda: frame(tmp_path) > 1000, driver)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     out, err = driver.communicate(timeout=120)
     assert driver.returncode == 130 and "the same command goes on" in out, (out, err)
     assert "Traceback" not in out + err

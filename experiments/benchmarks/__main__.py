@@ -79,25 +79,35 @@ def training_rows(options: Benchmarks, thread_counts: list[int]) -> Iterator[dic
 
 
 class Found:
-    """A benchmark's file: rows are put into it as they are measured; those of another commit are not kept."""
+    """A benchmark's file: rows are put into it as they are measured; those of other code are not kept.
+
+    UserError for the file of another machine.
+    """
 
     def __init__(self, path: pathlib.Path, facts: dict):
-        self.path, self.all = path, tables.read(path) | {"facts": facts}
+        before = tables.read(path)
+        for name in ("cpu", "cores"):
+            if before and before["facts"][name] != facts[name]:
+                raise config.UserError(f"{path} is of another machine ({before['facts'][name]}): choose another out=")
+        self.path, self.all = path, before | {"facts": facts}
         self._made = self.all.setdefault("made", {})
 
     def refuse_losses(self, options: Benchmarks) -> None:
-        """UserError where a part is to be measured in part, and the rest of it is of another commit."""
+        """UserError where a part is to be measured in part, and the rest of it is of other code."""
         for part, in_part in {"learner": options.cases or options.threads, "training": options.threads}.items():
             if in_part and part in options.parts and part in self.all and not self._is_of_this_code(part):
                 raise config.UserError(
-                    f"{self.path} has {part} of commit {self._made[part]['commit']}: leave out cases= and threads=, so "
-                    "that all of it is measured again, or choose another out="
+                    f"{self.path} has {part} of other code (commit {self._made[part]['commit']}): leave out cases= and "
+                    "threads=, so that all of it is measured again, or choose another out="
                 )
 
     def add(self, part: str, measured: Iterator[dict]) -> None:
         """Each row in place of one that is of the same, and told."""
         names, line = tables.ROWS[part]
-        key = lambda row: str([row[name] for name in names])  # noqa: E731
+
+        def key(row: dict) -> str:
+            return str([row[name] for name in names])
+
         rows = {key(row): row for row in self.all.get(part, []) if self._is_of_this_code(part)}
         for row in measured:
             rows[key(row)] = row
@@ -115,7 +125,9 @@ class Found:
         files.write_atomically(self.path, json.dumps(self.all, indent=1).encode() + b"\n")
 
     def _is_of_this_code(self, part: str) -> bool:
-        return part in self._made and self._made[part]["commit"] == self.all["facts"]["commit"]
+        commit = self.all["facts"]["commit"]
+        known = commit is not None and not commit.endswith("+")
+        return known and part in self._made and self._made[part]["commit"] == commit
 
 
 @config.command("benchmarks")
@@ -133,19 +145,19 @@ def main(options: Benchmarks) -> None:
     found.refuse_losses(options)
     powers = {2**power for power in range(cores.bit_length())}
     measured = {
-        "learner": lambda: learner_rows(options, options.threads or sorted({cores, *powers})),
-        "rendering": lambda: (
+        "learner": learner_rows(options, options.threads or sorted({cores, *powers})),
+        "rendering": (
             rendering.measure(task, size, options.rounds) for task in rendering.TASKS for size in rendering.SIZES
         ),
-        "training": lambda: training_rows(options, options.threads or sorted({1, cores})),
-        "tried": lambda: tried.measure(options.rounds),
-    }
+        "training": training_rows(options, options.threads or sorted({1, cores})),
+        "tried": tried.measure(options.rounds),
+    }  # each begins when it is asked for a row
     for part in options.parts:
         print(f"{part} ...", flush=True)
         if part == "growth":
             found.save(part, growth.measure(options.rounds, options.seconds))
         else:
-            found.add(part, measured[part]())
+            found.add(part, measured[part])
         if part == "rendering":
             rendering.draw(out.with_name(f"{out.stem}-pictures.png"))
     tables.write(out)

@@ -15,7 +15,8 @@ from pixel_ddpg import config
 from pixel_ddpg.logger import read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
-SETTLED = {"threads": 1, "wandb": "off", "eval.video_size": 0, "eval.episodes": 1}
+SETTLED = ("threads=1", "wandb=off", "eval.video_size=0", "eval.episodes=1")
+OWN = ("obs", "frames", "run_dir", *(word.split("=")[0] for word in SETTLED))
 
 
 @dataclass
@@ -49,9 +50,8 @@ def worktree(commit: str) -> Iterator[pathlib.Path]:
 def train(tree: pathlib.Path, words: list[str]) -> dict[str, float]:
     """Seconds a frame after the first episodes, and how many updates the run made."""
     with tempfile.TemporaryDirectory() as folder:
-        settled = [f"{key}={value}" for key, value in SETTLED.items()]
         done = subprocess.run(
-            [sys.executable, "-m", "pixel_ddpg.run", *settled, f"run_dir={folder}/run", *words],
+            [sys.executable, "-m", "pixel_ddpg.run", *SETTLED, f"run_dir={folder}/run", *words],
             env={**os.environ, "PYTHONPATH": str(tree)}, cwd=tree, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
@@ -90,8 +90,8 @@ def main(options: Compare) -> None:
     if options.rounds < 1 or options.frames < 2000:
         raise config.UserError("rounds must be at least 1 and frames at least 2000")
     for word in options.run:
-        if word.split("=")[0] in ("obs", "frames", *SETTLED):
-            raise config.UserError(f"run=[{word}]: that is not a run's to say here")
+        if word.split("=")[0] in OWN:
+            raise config.UserError(f"run=[{word}]: compare sets that itself")
     for obs in ("state", "pixels"):
         words = ["task=cheetah-run", f"obs={obs}", f"frames={options.frames}", *options.run]
         print(as_text(compare(options.base, words, options.rounds)), flush=True)

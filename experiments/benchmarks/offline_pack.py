@@ -7,6 +7,7 @@ import base64
 import fnmatch
 import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -88,15 +89,14 @@ def main(options: OfflinePack) -> None:
     if options.python not in ("", *PYTHONS):
         raise config.UserError(f"python={options.python}: this project needs {' or '.join(PYTHONS)}")
     python = ["--python-version", options.python] if options.python else []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as place:  # whole, or not at all
-        wheels = pathlib.Path(place) / out.name
+    with tempfile.TemporaryDirectory() as place:  # so that `out` is whole, or not there
+        wheels = pathlib.Path(place) / "wheels"
         pip("download", "--quiet", "--no-deps", "--only-binary=:all:", *python, "--dest", str(wheels), *pinned(WHEELS))
         pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), *pinned(FROM_SOURCE))
         for name, patterns in UNUSED.items():
             for wheel in wheels.glob(f"{name}-*.whl"):
                 without(wheel, patterns)
-        wheels.replace(out)
+        shutil.copytree(wheels, out, dirs_exist_ok=True)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(list(out.iterdir()))} wheels, {size / 1e6:.1f} MB. On the machine with torch, in a checkout:")
     print(f"    python3 -m pip install --no-index --no-deps {out}/*.whl")
