@@ -11,15 +11,29 @@ import sys
 import time
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from small import STATE, call, command, spawned, start
 
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import compare, gpu_check, learner, offline_pack, peers, tables, timing, training
+from experiments.benchmarks import (
+    compare,
+    environment,
+    gpu_check,
+    learner,
+    offline_pack,
+    peers,
+    tables,
+    timing,
+    training,
+    tried,
+)
 from pixel_ddpg import config, machine, onednn
 from pixel_ddpg.graph import one_update
 
+# torch.compile takes seconds to do so; the other is a bound, and says so
+UNLIKE = ("torch.compile of the losses", "pictures not divided by 255")
 TINY = ("preset=fast", "obs=pixels", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
 QUICK_RUN = (*TINY, "train.start_steps=30", "env.renderings=1", "env.action_repeat=4")
 
@@ -146,6 +160,33 @@ def test_a_case_is_measured_with_its_stages(monkeypatch):
         assert not onednn.AVAILABLE
     assert available == onednn.AVAILABLE
     assert "ms an update" in tables.learner_line(row) and "tiny" in tables.learner([row])
+
+
+@pytest.mark.parametrize("name", [name for name in tried.WAYS if name not in UNLIKE])
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_what_was_tried_computes_the_same(name, obs):
+    """A way that is slower, or faster, because it does something else."""
+    change, plain, cases = tried.WAYS[name]
+    if f"fast, {obs}" not in cases:
+        return
+    words = ("preset=fast", f"obs={obs}", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
+    batch_size, losses = 4, []
+    for changed in (False, True):
+        _, _, agent, replay = learner.updater(words, plain)
+        if changed:
+            change(agent, replay)
+        rows = [agent.update(replay.sample(batch_size)) for _ in range(3)]
+        losses.append([[row[key].item() for key in ("critic_loss", "actor_loss", "q")] for row in rows])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-6)
+
+
+def test_an_environments_steps_are_counted_and_shown():
+    """A part that is timed with fewer steps or pictures than the others."""
+    row = json.loads(json.dumps(environment.measure("ddpg2016", 1, units=3)))
+    assert len({turn["count"] for turn in row["turns"].values()}) == 1
+    assert row["pictures"] == 3 and row["frames"]["pixels"] == 3 and row["drawn_by"]
+    assert list(row["turns"]) == ["state", "physics", "pictures", "both"]
+    assert "| ddpg2016 | " in tables.environment([row]) and "both" in tables.environment_line(row)
 
 
 def test_stable_baselines3_does_the_same_updates():

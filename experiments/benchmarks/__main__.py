@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from experiments.benchmarks import growth, learner, peers, rendering, tables, training, tried
+from experiments.benchmarks import environment, growth, learner, peers, rendering, tables, training, tried
 from pixel_ddpg import config, files, machine
 from pixel_ddpg import rendering as gl
 
@@ -22,7 +22,7 @@ from pixel_ddpg import rendering as gl
 class Benchmarks:
     """Options of the command."""
 
-    parts: list[str] = field(default_factory=lambda: list(tables.PARTS))  # learner, rendering, training, growth, tried
+    parts: list[str] = field(default_factory=lambda: list(tables.PARTS))  # all of them
     cases: list[str] = field(default_factory=list)  # of the learner, by the beginning of their names; none: all
     threads: list[int] = field(default_factory=list)  # of torch; none: 1 and all, of the learner 2, 4, ... too
     rounds: int = 7  # of each measurement, whose median counts
@@ -73,7 +73,7 @@ def learner_rows(options: Benchmarks, thread_counts: list[int]) -> Iterator[dict
 
 def training_rows(options: Benchmarks, thread_counts: list[int]) -> Iterator[dict]:
     """Whole runs of each preset."""
-    for preset, obs in itertools.product(("fast", "ddpg2016", "drqv2"), ("state", "pixels")):
+    for preset, obs in itertools.product(environment.PRESETS, environment.OBSERVATIONS):
         runs = [training.Runs((f"preset={preset}", f"obs={obs}"), threads) for threads in thread_counts]
         yield from training.measure(runs, options.rounds, options.seconds)
 
@@ -149,6 +149,7 @@ def main(options: Benchmarks) -> None:
         "rendering": (
             rendering.measure(task, size, options.rounds) for task in rendering.TASKS for size in rendering.SIZES
         ),
+        "environment": (environment.measure(preset, options.rounds) for preset in environment.PRESETS),
         "training": training_rows(options, options.threads or sorted({1, cores})),
         "tried": tried.measure(options.rounds),
     }  # each begins when it is asked for a row

@@ -48,6 +48,11 @@ def rendering_line(row: dict) -> str:
     return f"{row['task']} at {row['size']}: {milliseconds(row['turns']['dm_control'])} ms by dm_control; {others}"
 
 
+def environment_line(row: dict) -> str:
+    """One preset in a line of text."""
+    return f"{row['preset']}: " + ", ".join(f"{name} {steps_per_second(row, name)} steps/s" for name in row["turns"])
+
+
 def training_line(row: dict) -> str:
     """One run in a line of text."""
     return f"{' '.join(row['words'])}, {row['threads']} threads: {frames_per_second(row)} frames/s"
@@ -100,6 +105,26 @@ def rendering(rows: list[dict]) -> str:
             for row in rows
         ),
     )
+
+
+def environment(rows: list[dict]) -> str:
+    """Steps without an agent."""
+    header = ["preset", "frames a step, state", "steps/s", "frames a step, pixels", "pictures a step"]
+    header += ["physics alone, steps/s", "pictures alone, steps/s", "both, steps/s"]
+
+    def cells(row: dict) -> list[str]:
+        state, *parts = (steps_per_second(row, name) for name in ("state", "physics", "pictures", "both"))
+        return [
+            row["preset"], str(row["frames"]["state"]), state, str(row["frames"]["pixels"]), str(row["pictures"]),
+            *parts,
+        ]  # fmt: skip
+
+    return _table(header, map(cells, rows))
+
+
+def steps_per_second(row: dict, name: str) -> str:
+    """Of one part of an environment's steps."""
+    return _spread([1 / seconds for seconds in row["turns"][name]["seconds"]])
 
 
 def training(rows: list[dict]) -> str:
@@ -173,6 +198,7 @@ def tried(rows: list[dict]) -> str:
 PARTS: dict[str, tuple[str, Callable]] = {
     "learner": ("Updates of the learner, sampling included", learner),
     "rendering": ("Pictures", rendering),
+    "environment": ("Steps of cheetah-run without an agent", environment),
     "training": ("Whole runs on cheetah-run", training),
     "growth": ("How it grows", growth),
     "tried": ("What else was tried", tried),
@@ -197,6 +223,7 @@ def as_text(found: dict) -> str:
 ROWS: dict[str, tuple[tuple[str, ...], Callable[[dict], str]]] = {  # what tells rows apart, and one in a line of text
     "learner": (("name", "threads"), learner_line),
     "rendering": (("task", "size"), rendering_line),
+    "environment": (("preset",), environment_line),
     "training": (("words", "threads"), training_line),
     "tried": (("case", "way"), tried_line),
 }

@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from experiments.benchmarks import learner
 from experiments.benchmarks.timing import alternate, ratios
+from pixel_ddpg.adam import Adam
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.replay import Batch, Replay
 
-CASES = ("400/300 at batch 64, state", "fast, state", "fast, pixels")
+STATE, PIXELS = "fast, state", "fast, pixels"
+CASES = ("400/300 at batch 64, state", STATE, PIXELS)
 CHUNK = 16
 
 
@@ -83,18 +85,83 @@ def drawn_ahead(agent: DDPG, replay: Replay) -> None:
     replay.sample = sample
 
 
+def unscaled(agent: DDPG, replay: Replay) -> None:
+    """Pictures of 0 to 255: what a division by 255 within the first layer's weights could gain at most."""
+    encoder = agent.encoder
+    encoder.forward = lambda pictures: encoder.convolutions(
+        pictures.contiguous(memory_format=torch.channels_last).to(torch.float32)
+    ).flatten(1)
+
+
+def seen_together(agent: DDPG, replay: Replay) -> None:
+    """Both observations of a batch in one pass of the encoder, where each has its own, the next one's without graph."""
+    encoder, update = agent.encoder, agent.update
+    see = encoder.forward
+
+    def together(batch: Batch) -> dict[str, Tensor]:
+        halves = iter(see(torch.cat([batch.observation, batch.next_observation])).split(len(batch.reward)))
+        encoder.forward = lambda pictures: next(halves)
+        return update(batch)
+
+    agent.update = together
+
+
+class Together(nn.Module):
+    """All estimates of a critic as one stack of batched products: features (B, f), actions (B, a) to (critics, B)."""
+
+    def __init__(self, critic: nn.Module):
+        super().__init__()
+        self.head, self._kinds = critic.head, []
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        modules = [[m for m in estimate.after.modules() if not list(m.children())] for estimate in critic.estimates]
+        for alike in zip(*modules):
+            self._kinds.append(type(alike[0]))
+            if not isinstance(alike[0], nn.ReLU):
+                weights = torch.stack([module.weight.detach() for module in alike])
+                linear = isinstance(alike[0], nn.Linear)
+                self.weights.append(weights.transpose(1, 2).contiguous() if linear else weights[:, None])
+                self.biases.append(torch.stack([module.bias.detach() for module in alike])[:, None])
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([self.head(features), action], dim=-1).expand(len(self.weights[0]), -1, -1)
+        parameters = iter(zip(self.weights, self.biases))
+        for kind in self._kinds:
+            if kind is nn.ReLU:
+                x = functional.relu(x)
+                continue
+            weight, bias = next(parameters)
+            if kind is nn.Linear:
+                x = torch.baddbmm(bias, x, weight)
+            else:
+                x = functional.layer_norm(x, x.shape[-1:]) * weight + bias
+        return x.squeeze(-1)
+
+
+def critics_together(agent: DDPG, replay: Replay) -> None:
+    """Both critics in one batched product a layer."""
+    old = agent.optimizers["critic"]
+    target = Together(agent.targets["critic"])
+    agent.critic, agent.targets["critic"] = Together(agent.critic), target.requires_grad_(False)
+    agent.optimizers["critic"] = Adam(agent.critic, old.lr)
+    agent._online = [*agent.critic.parameters()]
+    agent._slow = [*target.parameters()]
+
+
 def _scaled(agent: DDPG, pictures: Tensor) -> Tensor:
     return pictures.to(torch.float32).div_(255).sub_(agent.settings.pixel_offset)
 
 
-WAYS: dict[str, tuple[Callable[[DDPG, Replay], None], bool, bool]] = {  # ..., torch's path, pixels only
-    "torch.compile of the losses": (compiled, True, False),
-    "torch.optim's Adam": (torchs_adam, False, False),
-    "channels first": (channels_first, False, True),
-    f"the encoder in chunks of {CHUNK}": (in_chunks, False, True),
-    "the first convolution as im2col and product": (columns, False, True),
-    "crops by index": (by_index, False, True),
-    "batches drawn by another thread": (drawn_ahead, False, False),
+WAYS: dict[str, tuple[Callable[[DDPG, Replay], None], bool, tuple[str, ...]]] = {  # ..., torch's path, for which cases
+    "torch.compile of the losses": (compiled, True, CASES),
+    "torch.optim's Adam": (torchs_adam, False, CASES),
+    "both critics in one batched product": (critics_together, False, (STATE, PIXELS)),
+    "channels first": (channels_first, False, (PIXELS,)),
+    f"the encoder in chunks of {CHUNK}": (in_chunks, False, (PIXELS,)),
+    "both observations in one pass of the encoder": (seen_together, False, (PIXELS,)),
+    "the first convolution as im2col and product": (columns, False, (PIXELS,)),
+    "pictures not divided by 255": (unscaled, False, (PIXELS,)),
+    "crops by index": (by_index, False, (PIXELS,)),
+    "batches drawn by another thread": (drawn_ahead, False, CASES),
 }
 
 
@@ -102,8 +169,8 @@ def measure(rounds: int) -> Iterator[dict]:
     """One thread: seconds of an update with each way, how many times as fast as without, and the first update's."""
     for case in CASES:
         words = learner.CASES[case]
-        for name, (change, plain, of_pixels) in WAYS.items():
-            if of_pixels and "obs=pixels" not in words:
+        for name, (change, plain, cases) in WAYS.items():
+            if case not in cases:
                 continue
             ours, changed = learner.updater(words), learner.updater(words, plain)
             change(*changed[2:])
