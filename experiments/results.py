@@ -35,7 +35,9 @@ PUBLISHED = (
     "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
 )
 FRAMES = 100_000
-PLANNED = range(9, 16)  # seeds of runs made again that were settled on before any of them ran
+# Seeds of runs made again that were settled on before the code of before ran any of them.
+PLANNED = {"movingGripper": range(9, 16)}
+PLANNED_ELSE = range(1, 3)
 POLICIES = ("random", *baseline.SETTINGS)
 
 
@@ -311,32 +313,41 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
     """Markdown: runs that were made again with later code beside the first ones, and whether they differ.
 
     Each has its own scale, so it is tested over tasks, by their means over seeds: Wilcoxon's signed-rank test of the
-    differences of final scores, and the 95% percentile interval of their mean over 10,000 draws of the tasks; where
-    both codes ran three seeds or more, also by permutation of these, and of the planned ones alone.
+    differences of final scores, and the 95% percentile interval of their mean over 10,000 draws of the tasks; then the
+    same of planned seeds alone. Where both codes ran three seeds or more, also by permutation of these.
     """
     then, now = (_scores(folders) for folders in (before, after))
     header = ["task", "from", "scores then (seed)", "commits", "scores now (seed)", "commits", "difference of means"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    differences, tested = [], ""
+    differences, planned_differences, tested = [], [], []
     for key in sorted(then.keys() & now, key=lambda key: (key[2], key[0])):
         old, new = ([score for _, score, _ in each[key]] for each in (then, now))
         differences.append(np.mean(new) - np.mean(old))
-        tested += _permuted(key, "seeds", old, new)
-        planned = ([score for seed, score, _ in each[key] if seed in PLANNED] for each in (then, now))
-        tested += _permuted(key, f"planned seeds (from {PLANNED[0]} on)", *planned)
+        tested.append(_permuted(key, "seeds", old, new))
+        seeds = PLANNED.get(key[0], PLANNED_ELSE)
+        planned = [[score for seed, score, _ in each[key] if seed in seeds] for each in (then, now)]
+        tested.append(_permuted(key, f"planned seeds ({seeds[0]} to {seeds[-1]})", *planned))
+        if all(planned):
+            planned_differences.append(np.mean(planned[1]) - np.mean(planned[0]))
         cells = [key[0], key[2]]
         for each in (then, now):
             cells.append(", ".join(f"{score:.3f} ({seed})" for seed, score, _ in sorted(each[key])))
             cells.append(", ".join(sorted({commit for *_, commits in each[key] for commit in commits})))
         lines.append(f"| {' | '.join(cells)} | {differences[-1]:+.3f} |")
+    told = [_over_tasks("all seeds", differences), _over_tasks("planned seeds", planned_differences), *tested]
+    return "\n".join([*lines, "", " ".join(filter(None, told))]).rstrip()
+
+
+def _over_tasks(seeds: str, differences: list[float]) -> str:
+    """Whether the differences of several tasks' means are of one sign, as a sentence; nothing for fewer than two."""
     if len(differences) < 2:
-        return "\n".join(lines)
+        return ""
     draws = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     p = scipy.stats.wilcoxon(differences).pvalue
-    return "\n".join(lines) + (
-        f"\n\nOver these {len(differences)} the mean difference is {np.mean(differences):+.3f} of a score "
-        f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}.{tested}"
+    return (
+        f"By {seeds}, over {len(differences)} rows, the mean difference is {np.mean(differences):+.3f} of a score "
+        f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}."
     )
 
 
@@ -345,7 +356,7 @@ def _permuted(key: tuple[str, str, str], name: str, old: list[float], new: list[
     if min(len(old), len(new)) < 3:
         return ""
     p = scipy.stats.permutation_test((old, new), lambda a, b: np.mean(a) - np.mean(b), rng=0).pvalue
-    return f" {key[0]} from {key[2]}, {len(old)} and {len(new)} {name}, by permutation: p = {p:.2f}."
+    return f"{key[0]} from {key[2]}, {len(old)} and {len(new)} {name}, by permutation: p = {p:.2f}."
 
 
 def _scores(folders: list[pathlib.Path]) -> dict[tuple[str, str, str], list[tuple[int, float, list[str]]]]:

@@ -75,19 +75,16 @@ def test_runs_made_again_are_compared_task_by_task(tmp_path):
 
 def test_seeds_that_were_planned_are_tested_alone(tmp_path):
     """A test over the seeds that raised the suspicion, told as one that confirms it."""
-    for seed, (then, now) in {
-        0: (900.0, 100.0),
-        1: (900.0, 100.0),
-        9: (1.0, 1.0),
-        10: (2.0, 2.0),
-        11: (3.0, 3.0),
-    }.items():
-        for folder, value in (("then", then), ("now", now)):
-            fake_run(tmp_path / folder, value, "task=cart", "obs=state", f"seed={seed}")
-    fake_run(tmp_path / "then", 1.0, "task=hopper", "obs=state")
-    fake_run(tmp_path / "now", 1.0, "task=hopper", "obs=state")
+    seeds = {"movingGripper": (0, 1, 9, 10, 11), "hopper": (0, 1), "cart": (0, 2)}
+    for task, chosen in seeds.items():
+        for seed in chosen:
+            planned = seed > 0 if task != "movingGripper" else seed >= 9
+            for folder, value in (("then", 900.0), ("now", 900.0 if planned else 100.0)):
+                fake_run(tmp_path / folder, value + planned * seed, f"task={task}", "obs=state", f"seed={seed}")
     table = results.rerun_table([tmp_path / "then"], [tmp_path / "now"])
-    assert "3 and 3 planned seeds (from 9 on), by permutation: p = 1.00" in table and "5 and 5 seeds, by" in table
+    assert "By all seeds, over 3 rows, the mean difference is -" in table
+    assert "By planned seeds, over 3 rows, the mean difference is +0.000" in table
+    assert "3 and 3 planned seeds (9 to 15), by permutation: p = 1.00" in table and "5 and 5 seeds, by" in table
 
 
 def test_a_run_of_a_preset_that_has_changed_is_refused(tmp_path):
