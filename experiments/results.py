@@ -19,13 +19,13 @@ import scipy.stats
 from experiments import report, runs
 from experiments.benchmarks import tables
 from experiments.figures import REFERENCE, learning_curves
-from experiments.profiles import PROFILES
+from experiments.profiles import PROFILES, SETS
 from pixel_ddpg import baseline, config, files, machine, presets, rendering, tasks, trainer
 from pixel_ddpg.run import format_hours, replay_bytes
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 MEASURED = ("planet6", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
-BEFORE = [FOLDER / "figure2", FOLDER / "rerun" / "before"]  # runs of the code without the fast paths
+BEFORE = [FOLDER / name for name in ("planet6", "figure2", "rerun/before")]  # runs of the code without the fast paths
 AFTER = [FOLDER / "rerun" / "after"]
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 SCORED = ("pixels", "state")
@@ -36,8 +36,7 @@ PUBLISHED = (
 )
 FRAMES = 100_000
 # Seeds of runs made again that were settled on before the code of before ran any of them.
-PLANNED = {"movingGripper": range(9, 16)}
-PLANNED_ELSE = range(1, 3)
+PLANNED = dict.fromkeys(SETS["figure2"], range(1, 3)) | {"movingGripper": range(9, 16)}
 POLICIES = ("random", *baseline.SETTINGS)
 
 
@@ -324,9 +323,9 @@ def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
         old, new = ([score for _, score, _ in each[key]] for each in (then, now))
         differences.append(np.mean(new) - np.mean(old))
         tested.append(_permuted(key, "seeds", old, new))
-        seeds = PLANNED.get(key[0], PLANNED_ELSE)
+        seeds = PLANNED.get(key[0], ())
         planned = [[score for seed, score, _ in each[key] if seed in seeds] for each in (then, now)]
-        tested.append(_permuted(key, f"planned seeds ({seeds[0]} to {seeds[-1]})", *planned))
+        tested.append(_permuted(key, "planned seeds", *planned))
         if all(planned):
             planned_differences.append(np.mean(planned[1]) - np.mean(planned[0]))
         cells = [key[0], key[2]]
@@ -386,7 +385,7 @@ def quick_note(found: runs.Found, again: list[pathlib.Path]) -> str:
     seeds, later = PROFILES["quick"]["seeds"], _runs_in(again)
     said, total = [], 0.0
     for obs, count in sorted(collections.Counter(run.settings.obs for run in found.runs).items()):
-        latest = [run.hours for run in later if run.settings.obs == obs]
+        latest = [run.hours for run in later if run.settings.obs == obs and run.task in SETS["figure2"]]
         hours = float(np.median(latest or [run.hours for run in found.runs if run.settings.obs == obs]))
         said.append(f"{count} runs from {obs}, {format_hours(hours)} each")
         total += seeds * count * hours / 2
