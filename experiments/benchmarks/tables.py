@@ -20,7 +20,11 @@ SMALL, STATE, DRQV2 = "three 3x3 convolutions, pixels", "400/300 at batch 64, st
 
 def _spread(values: list[float]) -> str:
     """Median (least to most) of the rounds."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    middle, least, most = (
+        f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        for value in (statistics.median(values), min(values), max(values))
+    )
+    return f"{middle} ({least} to {most})"
 
 
 def milliseconds(turn: dict) -> str:
