@@ -208,7 +208,7 @@ def cluster(plan: Suite) -> Iterator[None]:
             cores = rendering.available_threads()
             ray.init("local", num_cpus=cores, object_store_memory=80 * 2**20, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = config.first_line(error)
         mend = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
         raise config.UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {mend}", 1) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own

@@ -43,7 +43,7 @@ def publish(found: Found, where: str, out: pathlib.Path, summary: str) -> str:
         report.save()
         keep(report, path, report.id)
     except Exception as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = config.first_line(error)
         raise config.UserError(f"W&B does not take the report ({why}); the runs are there, try again", 1) from None
     return report.url
 

@@ -25,8 +25,7 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
     for words in runs:
         settings = config.compose(words)
         try:
-            device = machine.choose_device(settings.device)
-            trainer.check_device(settings, device)
+            device = trainer.choose_device(settings)
             machine.prepare(settings, device)
             environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, 0)
             agent = trainer.make_agent(settings, device)
@@ -37,7 +36,7 @@ def measure(runs: list[list[str]], asked: float) -> list[dict]:
             free = [machine.free_memory(each) for each in (device, torch.device("cpu"))]
             in_ram = replay.place(nbytes, device, *free)[0].type == "cpu"
         except Exception as error:  # whatever it is, the other runs go on
-            found.append({"why": (str(error).splitlines() or [type(error).__name__])[0]})
+            found.append({"why": config.first_line(error)})
             continue
         base = base or machine.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
         networks = run.checkpoint_bytes(agent)

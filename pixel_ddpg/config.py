@@ -285,6 +285,11 @@ def command(name: str) -> Callable:
     return decorate
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, or its type's name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _open_closed_streams() -> None:
     """What the caller has closed (>&-) goes nowhere, and no other file gets its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import sys
 
-from pixel_ddpg.config import UserError
+from pixel_ddpg.config import UserError, first_line
 
 
 class Metrics:
@@ -116,7 +116,7 @@ class WandbMirror:
         try:
             yield
         except Exception as error:
-            self._run, self.failed = None, (str(error).splitlines() or [type(error).__name__])[0]
+            self._run, self.failed = None, first_line(error)
             print(f"pixel_ddpg: no W&B mirror from here on ({self.failed}); wandb=offline or off", file=sys.stderr)
 
     def write(self, row: dict) -> None:

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from pixel_ddpg.config import UserError
+from pixel_ddpg.config import UserError, first_line
 
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 EGL_CUDA_DEVICE_NV = 0x323A  # of EGL_NV_device_cuda
@@ -82,7 +82,7 @@ def gl_failures_explained():
         _forget(error)
         raise
     except Exception as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = first_line(error)
         backend = os.environ.get("MUJOCO_GL")
         _forget(error)
         if not backend and sys.platform == "linux":

@@ -41,8 +41,7 @@ console = Output(highlight=False, soft_wrap=True)
 def main(config: Config) -> None:
     config_module.check(config)
     run_dir = pathlib.Path(config.run_dir)
-    device = machine.choose_device(config.device)
-    trainer.check_device(config, device)
+    device = trainer.choose_device(config)
     with files.locked(run_dir, "run_dir"):
         if config.resume and trainer.is_done(run_dir, config.frames):
             refuse_changes(config, run_dir)

@@ -112,8 +112,9 @@ def _players(config: Config, stream: dict[str, int]) -> list[Player]:
     return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
 
 
-def check_device(config: Config, device: torch.device) -> None:
-    """UserError for what only a GPU does."""
+def choose_device(config: Config) -> torch.device:
+    """The device a run trains on; UserError for one that is not there, and for what only a GPU does."""
+    device = machine.choose_device(config.device)
     for_a_gpu = {
         "train.cuda_graph=true": config.train.cuda_graph, "train.compile=true": config.train.compile,
         "agent.precision=tf32": config.agent.precision == "tf32",
@@ -121,6 +122,7 @@ def check_device(config: Config, device: torch.device) -> None:
     for word, asked in for_a_gpu.items():
         if asked and device.type != "cuda":
             raise UserError(f"{word} is for a GPU: leave it out, as this run trains on device={device}")
+    return device
 
 
 class Trainer:
@@ -424,8 +426,7 @@ def read_status(run_dir: pathlib.Path) -> dict:
         status = json.loads((run_dir / "status.json").read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    whole = isinstance(status, dict) and isinstance(status.get("frame"), int)
-    return status if whole else {}
+    return status if isinstance(status, dict) and isinstance(status.get("frame"), int) else {}
 
 
 def is_done(run_dir: pathlib.Path, frames: int) -> bool:

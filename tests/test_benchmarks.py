@@ -162,14 +162,13 @@ def test_a_case_is_measured_with_its_stages(monkeypatch):
     assert "ms an update" in tables.learner_line(row) and "tiny" in tables.learner([row])
 
 
-@pytest.mark.parametrize("name", [name for name in tried.WAYS if name not in UNLIKE])
-@pytest.mark.parametrize("obs", ["state", "pixels"])
-def test_what_was_tried_computes_the_same(name, obs):
+@pytest.mark.parametrize(
+    "name, case", [(name, case) for name, way in tried.WAYS.items() if name not in UNLIKE for case in way[-1]]
+)
+def test_what_was_tried_computes_the_same(name, case):
     """A way that is slower, or faster, because it does something else."""
-    change, plain, cases = tried.WAYS[name]
-    if f"fast, {obs}" not in cases:
-        return
-    words = ("preset=fast", f"obs={obs}", "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
+    change, plain, _ = tried.WAYS[name]
+    words = (*learner.CASES[case], "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
     batch_size, losses = 4, []
     for changed in (False, True):
         _, _, agent, replay = learner.updater(words, plain)
@@ -299,8 +298,7 @@ def test_a_benchmark_that_is_stopped_leaves_no_process_and_no_folder(tmp_path, n
     """Tracebacks of runs that were importing; 90 MB in /tmp; half a minute until it ends."""
     words = ["parts=[training]", f"out={tmp_path / 'a.json'}", "threads=[1]"]
     (tmp_path / "tmp").mkdir()
-    environment = {"TMPDIR": str(tmp_path / "tmp")}
-    process = start("experiments.benchmarks", *words, start_new_session=True, env=environment)
+    process = start("experiments.benchmarks", *words, start_new_session=True, env={"TMPDIR": str(tmp_path / "tmp")})
     while not (begun := spawned(process)) and process.poll() is None:
         time.sleep(0.1)
     os.killpg(process.pid, number)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import gymnasium
 import numpy as np
 
-from pixel_ddpg.config import Config, UserError
+from pixel_ddpg.config import Config, UserError, first_line
 from pixel_ddpg.replay import Replay
 
 Peer = tuple[Callable[[], None], Callable[[], int]]  # one update, and how many it has made by its own count
@@ -52,18 +52,18 @@ def stable_baselines3(settings: Config, replay: Replay) -> Peer | None:
 def import_drqv2(path: str) -> tuple[types.ModuleType, types.ModuleType]:
     """Its modules drqv2 and replay_buffer; UserError where the folder does not have them."""
     folder = pathlib.Path(path)
-    names, needed = ("drqv2", "replay_buffer"), ("DrQV2Agent", "make_replay_loader")
     sys.path.insert(0, str(folder))
     try:
-        theirs = tuple(importlib.import_module(name) for name in names)
-        why = "".join(f"no {name}" for module, name in zip(theirs, needed) if not hasattr(module, name))
+        theirs, buffers = importlib.import_module("drqv2"), importlib.import_module("replay_buffer")
+        for module, name in ((theirs, "DrQV2Agent"), (buffers, "make_replay_loader")):
+            if not hasattr(module, name):
+                raise ImportError(f"no {name}")
     except Exception as error:  # whatever that code does
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
+        raise UserError(f"drqv2={path} ({why}): name a checkout of github.com/facebookresearch/drqv2") from None
     finally:
         sys.path.remove(str(folder))
-    if why:
-        raise UserError(f"drqv2={path} ({why}): name a checkout of github.com/facebookresearch/drqv2")
-    return theirs
+    return theirs, buffers
 
 
 def drqv2(path: str, settings: Config, replay: Replay) -> Peer:

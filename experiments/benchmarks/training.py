@@ -99,7 +99,7 @@ def _train(words: Sequence[str], seconds: float, threads: int, folder: str, pipe
         )
         config.check(settings)
         os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
-        device = machine.choose_device(settings.device)
+        device = trainer.choose_device(settings)
         machine.prepare(settings, device)
         run = trainer.Trainer(settings, device, device)
         mirror = WandbMirror(pathlib.Path(folder), "off", "", "", {})

@@ -139,10 +139,9 @@ class Together(nn.Module):
 
 def critics_together(agent: DDPG, replay: Replay) -> None:
     """Both critics in one batched product a layer."""
-    old = agent.optimizers["critic"]
     target = Together(agent.targets["critic"])
     agent.critic, agent.targets["critic"] = Together(agent.critic), target.requires_grad_(False)
-    agent.optimizers["critic"] = Adam(agent.critic, old.lr)
+    agent.optimizers["critic"] = Adam(agent.critic, agent.optimizers["critic"].lr)
     agent._online = [*agent.critic.parameters()]
     agent._slow = [*target.parameters()]
 
