@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -116,13 +116,27 @@ def drawing() -> dict:
     return {"cuda_numbers": rendering.cuda_numbers()} | {name: os.environ.get(name) for name in variables}
 
 
-def attempt(what: str, work) -> dict:
+def attempt(what: str, work: Callable[[], dict]) -> dict:
     """What the work gives, or how it failed: the rest is worth sending all the same."""
     print(f"{what} ...", flush=True)
     try:
         return work()
     except Exception as error:
         return {"what": what, "error": f"{type(error).__name__}: {error}"}
+
+
+def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
+    """What is done: its part of the JSON, its name, the work."""
+    yield "tests", "tests", run_tests
+    yield "drawing", "drawing", drawing
+    yield "command", "command", run_command
+    for name in CASES:
+        yield "learner", name, lambda name=name: measure(name, options.rounds)
+    yield "learner", "compiled", lambda: measure_compiled(CASES[0], options.rounds)
+    for more, at_once in RUNS:
+        runs = training.Runs(("preset=drqv2", "obs=pixels", "replay.capacity=20000", *more), at_once=at_once)
+        what = " ".join([*runs.words, f"at_once={at_once}"])
+        yield "training", what, lambda runs=runs: training.measure([runs], options.rounds, options.seconds)[0]
 
 
 @config.command("gpu_check")
@@ -133,18 +147,11 @@ def main(options: GpuCheck) -> int:
     files.check_writable(out)
     machine.prepare_cpu(0)
     rendering.choose_backend(gpu=0)
-    found: dict = {"facts": machine.facts(torch.device(DEVICE), torch.get_num_threads())}
-    found["tests"] = attempt("tests", run_tests)
-    found["drawing"] = attempt("drawing", drawing)
-    found["command"] = attempt("command", run_command)
-    found["learner"] = [attempt(name, lambda name=name: measure(name, options.rounds)) for name in CASES]
-    found["learner"].append(attempt("compiled", lambda: measure_compiled(CASES[0], options.rounds)))
-    found["training"] = []
-    for more, at_once in RUNS:
-        runs = training.Runs(("preset=drqv2", "obs=pixels", "replay.capacity=20000", *more), at_once=at_once)
-        work = lambda runs=runs: training.measure([runs], options.rounds, options.seconds)[0]  # noqa: E731
-        found["training"].append(attempt(" ".join([*runs.words, f"at_once={at_once}"]), work))
-    files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
+    found: dict = {"facts": machine.facts(torch.device(DEVICE), torch.get_num_threads()), "learner": [], "training": []}
+    for part, what, work in steps(options):
+        result = attempt(what, work)
+        found[part] = [*found[part], result] if part in found else result
+        files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
     parts = [found["drawing"], found["command"], *found["learner"], *found["training"]]
     broken = [part["error"] for part in parts if "error" in part]
     for line in [found["tests"].get("summary", "no tests"), *broken]:
