@@ -64,15 +64,18 @@ class DDPG(nn.Module):
         self._online = [t for name in self.targets for t in _averaged(getattr(self, name))]
         self._slow = [t for target in self.targets.values() for t in _averaged(target)]
 
-    @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The policy's action, without noise: float32 (a,) in [-1, 1] for one observation."""
         return self.act_all(observation[None])[0]
 
-    @torch.no_grad()
     def act_all(self, observations: np.ndarray) -> np.ndarray:
         """The same for several observations: float32 (B, a)."""
-        return self.actor(self.encoder(torch.as_tensor(observations, device=self.device))).cpu().numpy()
+        return self.actions(torch.as_tensor(observations, device=self.device)).cpu().numpy()
+
+    @torch.no_grad()
+    def actions(self, observations: Tensor) -> Tensor:
+        """The same where they lie."""
+        return self.actor(self.encoder(observations))
 
     @torch.no_grad()
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:

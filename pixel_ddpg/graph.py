@@ -1,5 +1,8 @@
-"""The whole update as one CUDA graph: sampling, augmentation, both losses, Adam and targets, without the CPU."""
+"""CUDA graphs, without the CPU: the whole update (sampling, augmentation, losses, Adam, targets), and acting."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +17,16 @@ def one_update(agent: DDPG, replay: Replay, batch_size: int) -> dict[str, Tensor
     return agent.update(replay.draw(batch_size))
 
 
+def _warm_up(device: torch.device, work: Callable[[], object]) -> None:
+    """On another stream, as a capture needs it."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            work()
+    torch.cuda.current_stream(device).wait_stream(side)
+
+
 class GraphedUpdate:
     """`one_update`, captured once and replayed at each call: what eager calls do, with the same random numbers.
 
@@ -22,15 +35,11 @@ class GraphedUpdate:
     """
 
     def __init__(self, agent: DDPG, replay: Replay, batch_size: int):
+        self._reads = agent, replay  # by address: they must not end before the graph does
         memory = {name: tensor.clone() for name, tensor in agent.tensors().items()}
         states = [(generator, generator.get_state()) for generator in (replay.draws, replay.shifts)]
         replay.announce()
-        side = torch.cuda.Stream(agent.device)
-        side.wait_stream(torch.cuda.current_stream(agent.device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                one_update(agent, replay, batch_size)
-        torch.cuda.current_stream(agent.device).wait_stream(side)
+        _warm_up(agent.device, lambda: one_update(agent, replay, batch_size))
         self._graph = torch.cuda.CUDAGraph()
         for generator in (replay.draws, replay.shifts, agent.noise_draws):
             self._graph.register_generator_state(generator)
@@ -44,3 +53,28 @@ class GraphedUpdate:
         """One update; 0-d tensors."""
         self._graph.replay()
         return {name: value.clone() for name, value in self._metrics.items()}
+
+
+class GraphedPolicy:
+    """`agent.act_all` as graphs, one for each number of observations that it is asked for."""
+
+    def __init__(self, agent: DDPG):
+        self._agent = agent
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """Actions (B, a) of observations (B, ...), whose shape and type are always the same."""
+        if len(observations) not in self._graphs:
+            self._graphs[len(observations)] = self._capture(observations)
+        graph, seen, actions = self._graphs[len(observations)]
+        seen.copy_(torch.as_tensor(observations), non_blocking=True)
+        graph.replay()
+        return actions.cpu().numpy()
+
+    def _capture(self, observations: np.ndarray) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        seen = torch.as_tensor(observations, device=self._agent.device)
+        _warm_up(self._agent.device, lambda: self._agent.actions(seen))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            actions = self._agent.actions(seen)
+        return graph, seen, actions

@@ -65,7 +65,7 @@ class Stream:
         """A step from the newest observation to `element`. `discount` is 0 only where the task terminated."""
         start = self.next_slot - 1
         at = start % self.slots
-        self._tables["actions"][at] = torch.as_tensor(action)
+        self._tables["actions"][at].copy_(torch.as_tensor(action), non_blocking=True)
         self._tables["rewards"][at], self._tables["discounts"][at] = reward, discount
         transition = self._transitions % self.slots
         self._slot_of[transition] = at
@@ -78,7 +78,7 @@ class Stream:
 
     def _write(self, element: np.ndarray, last: bool) -> None:
         at = self.next_slot % self.slots
-        self._tables["elements"][at] = torch.as_tensor(element)
+        self._tables["elements"][at].copy_(torch.as_tensor(element), non_blocking=True)  # a GPU goes on meanwhile
         self._tables["lasts"][at], self._tables["ages"][at] = last, self._age
         overwritten = self.next_slot - self.slots
         self.next_slot += 1
@@ -192,9 +192,8 @@ class Replay:
 
     def announce(self) -> None:
         """Tell the device which transitions are whole now."""
-        for number, stream in enumerate(self.streams):
-            self._ranges[0, number].fill_(stream.oldest)
-            self._ranges[1, number].fill_(max(stream.oldest, stream.end))
+        oldest, end = zip(*((stream.oldest, max(stream.oldest, stream.end)) for stream in self.streams))
+        self._ranges.copy_(torch.tensor([oldest, end]), non_blocking=True)
 
     def draw(self, size: int) -> Batch:
         """What `sample` gives, of the transitions last announced; nothing here depends on numbers that the CPU has."""
@@ -205,6 +204,10 @@ class Replay:
         transition = number + (end - ends)[stream]
         part = stream * self._part
         return self.gather(part + self._slot_of[part + transition % self._part])
+
+    def compile_crops(self) -> None:
+        """From now on crops are torch.compile's kernel, on a GPU."""
+        self._crops_by_index = torch.compile(self._crops_by_index)
 
     def gather(self, slots: Tensor) -> Batch:
         """The transitions that start at these slots; see Batch."""

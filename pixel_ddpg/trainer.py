@@ -24,7 +24,7 @@ from pixel_ddpg.config import Config, UserError
 from pixel_ddpg.environment import Environment, element_shape, observation_shape
 from pixel_ddpg.episodes import run_episodes
 from pixel_ddpg.exploration import Exploration, scheduled_scale
-from pixel_ddpg.graph import GraphedUpdate
+from pixel_ddpg.graph import GraphedPolicy, GraphedUpdate
 from pixel_ddpg.logger import Metrics, WandbMirror
 from pixel_ddpg.replay import Replay
 from pixel_ddpg.values import Values
@@ -138,8 +138,7 @@ class Trainer:
         self.players = _players(config, stream)
         self.evaluation = Environment(task, config.obs, config.env, 0)
         self.agent = make_agent(config, device)
-        if config.train.compile:
-            self.agent.compile_losses()
+        self._act_all = GraphedPolicy(self.agent) if config.train.cuda_graph else self.agent.act_all
         self.replay = Replay(
             replay_element(config),
             task.action_dim,
@@ -152,6 +151,9 @@ class Trainer:
             device=replay_device,
             seed=stream["replay"],
         )
+        if config.train.compile:
+            self.agent.compile_losses()
+            self.replay.compile_crops()
         self.frame = self.step = self.updates = self.evaluations = 0
         self._hours_before, self._started = 0.0, time.monotonic()
         self._sums: dict[str, torch.Tensor] = {}
@@ -246,7 +248,7 @@ class Trainer:
     def _actions(self) -> list[np.ndarray]:
         if self.players[0].exploration.is_random(self.frame):
             return [player.exploration.random_action() for player in self.players]
-        means = self._finite(self.agent.act_all(np.stack([player.time_step.observation for player in self.players])))
+        means = self._finite(self._act_all(np.stack([player.time_step.observation for player in self.players])))
         return [player.exploration(mean, self.frame) for player, mean in zip(self.players, means)]
 
     def _update(self) -> None:
@@ -310,7 +312,7 @@ class Trainer:
         self.evaluations = math.floor(self.frame / settings.every) + 1
 
     def _act(self, observation: np.ndarray) -> np.ndarray:
-        return self._finite(self.agent.act(observation))
+        return self._finite(self._act_all(observation[None])[0])
 
     def _finite(self, actions: np.ndarray) -> np.ndarray:
         if not np.isfinite(actions).all():
