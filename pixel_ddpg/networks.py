@@ -4,30 +4,57 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pixel_ddpg.config import Agent
 from pixel_ddpg.onednn import Stack
 
+HALF_CHANNELS = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d that ignores input channels beyond its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        more = x.shape[1] - self.in_channels
+        weight = functional.pad(self.weight, (0,) * 5 + (more,)) if more else self.weight
+        return self._conv_forward(x, weight, self.bias)
+
+
+class Linear(nn.Linear):
+    """nn.Linear whose product is in its input's type; float32 comes out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        return functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype)).float()
+
 
 class Encoder(nn.Module):
-    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map, float32 (B, features)."""
+    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map (B, features).
+
+    float32; with precision bfloat16 on a GPU, bfloat16, where half of the bytes are half of the time.
+    """
 
     def __init__(self, channels: int, settings: Agent):
         super().__init__()
         layers: list[nn.Module] = []
         for filters, kernel, stride, padding in settings.conv:
-            layers += [nn.Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
+            layers += [Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
             channels = filters
         self.convolutions = Stack(*layers)
         self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        self.register_buffer("_offset", torch.tensor(-settings.pixel_offset), persistent=False)
+        self.register_buffer("_offset", torch.tensor(-settings.pixel_offset, dtype=self._dtype), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
+        half, gpu = self._dtype == torch.bfloat16, observation.device.type != "cpu"
+        if half and gpu:
+            observation = functional.pad(observation, (0,) * 5 + (-observation.shape[1] % HALF_CHANNELS,))
         pixels = observation.contiguous(memory_format=torch.channels_last).to(self._dtype)  # in turn: bytes move faster
-        torch.add(self._offset, pixels, alpha=1 / 255, out=pixels)
-        half = self._dtype == torch.bfloat16
+        pixels = torch.add(self._offset, pixels, alpha=1 / 255, out=None if gpu else pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, half, cache_enabled=False):  # as a graph needs it
-            return self.convolutions(pixels).flatten(1).float()
+            features = self.convolutions(pixels).flatten(1)
+        return features if gpu else features.float()
 
 
 class Actor(nn.Module):
@@ -42,7 +69,7 @@ class Actor(nn.Module):
         for size in settings.hidden:
             layers.append(_layer(width, size, settings.layer_norm, settings.batch_norm))
             width = size
-        self.policy = Stack(*layers, nn.Linear(width, action_dim))
+        self.policy = Stack(*layers, Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.policy(features).tanh()
@@ -76,7 +103,7 @@ class _Q(nn.Module):
                 width += action_dim * (index == settings.action_layer)
                 after.append(_layer(width, size, settings.layer_norm, False))
             width = size
-        self.before, self.after = Stack(*before), Stack(*after, nn.Linear(width, 1))
+        self.before, self.after = Stack(*before), Stack(*after, Linear(width, 1))
 
     def forward(self, head: Tensor, action: Tensor) -> Tensor:
         return self.after(torch.cat([self.before(head), action], dim=-1)).squeeze(-1)
@@ -87,12 +114,12 @@ def _head(features: int, settings: Agent) -> tuple[nn.Module, int]:
     if not settings.feature_dim:
         return Stack(), features
     width = settings.feature_dim
-    return Stack(nn.Linear(features, width), nn.LayerNorm(width), nn.Tanh()), width
+    return Stack(Linear(features, width), nn.LayerNorm(width), nn.Tanh()), width
 
 
 def _layer(inputs: int, outputs: int, layer_norm: bool, batch_norm: bool) -> nn.Sequential:
     norms = [nn.BatchNorm1d(outputs)] * batch_norm + [nn.LayerNorm(outputs)] * layer_norm
-    return nn.Sequential(nn.Linear(inputs, outputs), *norms, nn.ReLU())
+    return nn.Sequential(Linear(inputs, outputs), *norms, nn.ReLU())
 
 
 @torch.no_grad()

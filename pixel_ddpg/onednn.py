@@ -38,7 +38,7 @@ class Stack(nn.Sequential):
         layers = _flat(self)
         followed = zip(layers, [*layers[1:], None])
         return [
-            Step(layer, isinstance(after, nn.ReLU), *KINDS[type(layer)])
+            Step(layer, isinstance(after, nn.ReLU), *next(KINDS[kind] for kind in KINDS if isinstance(layer, kind)))
             for layer, after in followed
             if not isinstance(layer, nn.ReLU)
         ]

@@ -197,20 +197,35 @@ class Replay:
 
     def draw(self, size: int) -> Batch:
         """What `sample` gives, of the transitions last announced; nothing here depends on numbers that the CPU has."""
+        number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws)
+        return self.gather(self._slots(number))
+
+    def _slots(self, number: Tensor) -> Tensor:
+        """Where the transitions begin that large random numbers stand for."""
         oldest, end = self._ranges
         ends = (end - oldest).cumsum(0)
-        number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws) % ends[-1]
+        number = number % ends[-1]
         stream = torch.searchsorted(ends, number, right=True)
         transition = number + (end - ends)[stream]
         part = stream * self._part
-        return self.gather(part + self._slot_of[part + transition % self._part])
+        return part + self._slot_of[part + transition % self._part]
 
-    def compile_crops(self) -> None:
-        """From now on crops are torch.compile's kernel, on a GPU."""
-        self._crops_by_index = torch.compile(self._crops_by_index)
+    def compile_gather(self) -> None:
+        """From now on what a draw does with its random numbers is torch.compile's kernels, on a GPU."""
+        self._slots, self._gather = torch.compile(self._slots), torch.compile(self._gather)
 
     def gather(self, slots: Tensor) -> Batch:
         """The transitions that start at these slots; see Batch."""
+        return Batch(*self._gather(slots, *(self._draw_shifts(len(slots)) for _ in range(2))))
+
+    def _draw_shifts(self, size: int) -> Tensor:
+        """How far each picture of a batch is moved down and right, (2, B)."""
+        shifts = torch.zeros(2, size, dtype=torch.int64, device=self.device)
+        if self._shift and self.elements.dim() == 4:
+            shifts.random_(-self._shift, self._shift + 1, generator=self.shifts)
+        return shifts
+
+    def _gather(self, slots: Tensor, shifts: Tensor, next_shifts: Tensor) -> tuple[Tensor, ...]:
         reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
         end = self._moved(slots, 1)
         for _ in range(self._n_step - 1):
@@ -218,28 +233,25 @@ class Replay:
             reward += torch.where(goes_on, discount * self.rewards[end], 0.0)
             discount *= torch.where(goes_on, self._gamma * self.discounts[end], 1.0)
             end = self._moved(end, goes_on)
-        return Batch(self._observations(slots), self.actions[slots], reward, discount, self._observations(end))
+        observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
+        return observation, self.actions[slots], reward, discount, next_observation
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
         """So many slots further round each one's stream."""
         return slots - slots % self._part + (slots + by) % self._part
 
-    def _observations(self, slots: Tensor) -> Tensor:
-        """The stacks that end at these slots; within an episode's first steps its first element repeats."""
+    def _observations(self, slots: Tensor, shifts: Tensor) -> Tensor:
+        """The stacks that end at these slots; within an episode's first steps its first element repeats.
+
+        Of pictures uint8 (B, stack * c, H, W), each sample an integer crop of the edge-padded picture, by its own draw.
+        """
         stacked = slots[:, None]
         if self._stack > 1:
             stacked = self._moved(stacked, -torch.minimum(self._offsets, self.ages[slots][:, None]))
         if self.elements.dim() == 2:
             return self.elements[stacked].flatten(1)
-        return self._pictures(stacked)
-
-    def _pictures(self, stacked: Tensor) -> Tensor:
-        """uint8 (B, stack * c, H, W), each sample an integer crop of the edge-padded picture, by its own draw."""
-        shift = torch.zeros(2, len(stacked), dtype=torch.int64, device=self.device)
-        if self._shift:
-            shift.random_(-self._shift, self._shift + 1, generator=self.shifts)
         crops = self._crops_by_slices if self.device.type == "cpu" else self._crops_by_index
-        return crops(stacked, shift).flatten(1, 2)
+        return crops(stacked, shifts).flatten(1, 2)
 
     def _crops_by_index(self, stacked: Tensor, shift: Tensor) -> Tensor:
         """Rows are copied whole from the ring, already in their shifted order; columns are then moved in each row."""

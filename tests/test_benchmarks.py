@@ -398,6 +398,7 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "RUNS", (((*QUICK_RUN, "agent.conv=[[4,5,4,2]]"), 1),))
     monkeypatch.setattr(gpu_check, "run_tests", lambda: {"code": 0, "summary": "9 passed"})
     monkeypatch.setattr(gpu_check, "measure_compiled", compare)
+    monkeypatch.setattr(gpu_check.rendering_benchmark, "PICTURES", 2)
     monkeypatch.setattr(gpu_check.machine, "prepare_cpu", lambda threads: threads)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -405,7 +406,7 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.01)
     code, printed, _ = call("experiments.benchmarks.gpu_check", "rounds=1", "seconds=1", f"out={tmp_path / 'a.json'}")
     found = json.loads((tmp_path / "a.json").read_text())
-    assert found["training"][0]["median"] > 0
+    assert found["training"][0]["median"] > 0 and found["rendering"]["times_as_fast"]["render=fast"]["median"] > 0
     tiny, compiled = found["learner"]
     ways = ["graph, bfloat16", "graph, tf32", "graph, float32", "eager, float32"]
     assert list(tiny["turns"]) == ways and len({turn["count"] for turn in tiny["turns"].values()}) == 1

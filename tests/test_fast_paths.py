@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import command
 from torch import nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -18,8 +20,8 @@ from pixel_ddpg import config, machine, onednn
 from pixel_ddpg.adam import Adam
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Agent
-from pixel_ddpg.graph import GraphedUpdate, one_update
-from pixel_ddpg.networks import Encoder
+from pixel_ddpg.graph import GraphedPolicy, GraphedUpdate, one_update
+from pixel_ddpg.networks import Conv2d, Encoder, Linear
 from pixel_ddpg.onednn import Stack
 from pixel_ddpg.replay import Batch, Replay
 
@@ -337,15 +339,24 @@ def add_steps(replay, steps):
         replay.add(element(), random.uniform(-1, 1, 2).astype(np.float32), random.random(), 1.0, number % 5 == 4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("preset,obs", PRESETS)
-def test_a_graph_does_what_eager_updates_do(preset, obs, precision):
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "preset,obs,precision,compiled",
+    [
+        *((*pair, precision, False) for precision in ("float32", "bfloat16") for pair in PRESETS),
+        ("drqv2", "pixels", "float32", True),
+    ],
+)
+def test_a_graph_does_what_eager_updates_do(preset, obs, precision, compiled):
     """Weights that a warm-up moved, random numbers that a graph repeats, transitions that it never sees."""
+    if compiled and not shutil.which("gcc"):
+        pytest.skip("torch.compile needs a C compiler here")
     results, streams = [], []
     for graphed in (False, True):
         torch.manual_seed(0)
         agent, replay = small_pair(preset, obs, "cuda", 40, precision)
+        if graphed and compiled:
+            agent.compile_losses(), replay.compile_gather()
         graph = GraphedUpdate(agent, replay, 8) if graphed else None
         losses = []
         for _ in range(5):
@@ -366,6 +377,72 @@ def test_a_graph_does_what_eager_updates_do(preset, obs, precision):
     for name in eager:
         if name.startswith("network."):
             assert nearly_all_equal(eager[name], graphed[name], 11 * rate, 2), name
+
+
+@pytest.mark.cuda
+def test_a_graph_keeps_what_it_reads():
+    """Memory that another tensor has been given, once nobody else held the replay."""
+    losses = []
+    for forgotten in (False, True):
+        agent, replay = small_pair("fast", "state", "cuda", 40)
+        graph = GraphedUpdate(agent, replay, 8)
+        if forgotten:
+            del agent, replay
+            gc.collect()
+            _others = [torch.full((size,), 10**9, device="cuda") for size in (2, 8, 64, 512, 4096) for _ in range(99)]
+        losses.append([graph()["critic_loss"].item() for _ in range(3)])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset,obs", PRESETS)
+def test_a_graphed_policy_acts_as_the_agent_does(preset, obs, precision):
+    """Weights of the day it was captured; observations of another call, or of another number of environments."""
+    agent, replay = small_pair(preset, obs, "cuda", 40, precision)
+    policy = GraphedPolicy(agent)
+    for number in (1, 3, 1, 3):
+        observations = replay.sample(number).observation.cpu().numpy()
+        np.testing.assert_allclose(policy(observations), agent.act_all(observations), atol=1e-5)
+        agent.update(replay.sample(8))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("obs", ["pixels", "state"])
+def test_a_gpu_is_never_waited_for(obs):
+    """A copy or a number for which the CPU stops until all updates before it are done."""
+    agent, replay = small_pair("drqv2", obs, "cuda", 40)
+    graph = GraphedUpdate(agent, replay, 8)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for update in (graph, lambda: one_update(agent, replay, 8)):
+            add_steps(replay, 7)
+            replay.announce()
+            update()
+            agent.noise_scale.fill_(0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_channels_beyond_a_layers_own_change_nothing():
+    """Padding, which bfloat16 on a GPU brings, that has weights."""
+    torch.manual_seed(0)
+    layer, x = Conv2d(9, 4, 3, 2, 1), torch.randn(2, 16, 8, 8)
+    torch.testing.assert_close(layer(x), layer(x[:, :9].contiguous()))
+
+
+def test_a_product_of_half_precision_is_nearly_the_whole_one():
+    """A result, or gradients of the weights, that stay in half precision."""
+    torch.manual_seed(0)
+    layer, x = Linear(50, 7), torch.randn(8, 50).bfloat16()
+    y = layer(x)
+    y.square().sum().backward()
+    half = [y, layer.weight.grad, layer.bias.grad]
+    layer.zero_grad()
+    plain = functional.linear(x.float(), layer.weight, layer.bias)
+    plain.square().sum().backward()
+    for mine, yours in zip(half, [plain, layer.weight.grad, layer.bias.grad]):
+        assert mine.dtype == torch.float32 and far(mine, yours) < 0.01
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")

@@ -1,6 +1,7 @@
 """The replay against a naive list of transitions, and each silent bug that a ring of frames invites."""
 
 import json
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -497,7 +498,7 @@ def test_place_refuses_what_fits_nowhere(device):
         place(8 * 2**30, torch.device(device), 2**30, int(8.5 * 2**30))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 @pytest.mark.parametrize("shape", [PIXELS, STATE])
 def test_cuda_gathers_what_the_cpu_gathers(shape):
     """An index or a generator left on the other device."""
@@ -507,6 +508,23 @@ def test_cuda_gathers_what_the_cpu_gathers(shape):
     for mine, yours in zip(vars(on_cpu.gather(slots)).values(), vars(on_gpu.gather(slots.cuda())).values()):
         assert yours.device.type == "cuda" and torch.equal(mine, yours.cpu())
     assert on_gpu.sample(8).observation.device.type == "cuda"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_gather_is_the_plain_one(monkeypatch):
+    """Another crop, another draw; a break of the graph. A CPU's kernels stand for a GPU's."""
+    monkeypatch.setattr(Replay, "_crops_by_slices", Replay._crops_by_index)
+    events = (["begin"] + [(1.0, False)] * 6 + [(0.0, True)]) * 9
+    plain, compiled = (
+        filled(events, PIXELS, capacity=20, frame_stack=3, n_step=3, random_shift=2, streams=2)[0] for _ in range(2)
+    )
+    compiled.compile_gather()
+    torch._dynamo.utils.counters.clear()
+    for _ in range(3):
+        for mine, yours in zip(vars(plain.sample(8)).values(), vars(compiled.sample(8)).values()):
+            assert torch.equal(mine, yours)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_a_ring_takes_memory_as_it_is_filled():

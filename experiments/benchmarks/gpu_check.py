@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from experiments.benchmarks import learner, training
+from experiments.benchmarks import rendering as rendering_benchmark
 from experiments.benchmarks.timing import alternate, measure_rates, ratios
 from pixel_ddpg import config, files, machine, rendering
 from pixel_ddpg.graph import GraphedUpdate
@@ -27,9 +28,10 @@ DEVICE = "cuda"
 CASES = ("drqv2, pixels", "fast, pixels", "ddpg2016, pixels", "ddpg2016, state")
 TESTS = ("tests/test_fast_paths.py", "tests/test_replay.py")
 GRAPH = ("train.cuda_graph=true",)
+BEST = (*GRAPH, "train.compile=true", "agent.precision=bfloat16")
 RUNS = (  # what is added to drqv2 from pixels, and how many of these run at once
-    ((), 1), (GRAPH, 1), (GRAPH, 2), (GRAPH, 4), ((*GRAPH, "train.overlap=true"), 1), ((*GRAPH, "envs=16"), 1),
-    ((*GRAPH, "envs=16", "agent.precision=bfloat16"), 1),
+    ((), 1), (GRAPH, 1), (BEST, 1), (BEST, 4), ((*BEST, "train.overlap=true"), 1), ((*BEST, "envs=16"), 1),
+    ((*BEST, "envs=16", "render=fast"), 1),
 )  # fmt: skip
 COMMAND = ("task=cheetah-run", "obs=pixels", "preset=ddpg2016", "wandb=off", "eval.video_size=0", "eval.episodes=1",
            "threads=1", *GRAPH)  # fmt: skip
@@ -41,16 +43,16 @@ class GpuCheck:
     """Options of the command."""
 
     out: str = "gpu-check.json"
-    rounds: int = 5  # of each measurement, whose median counts
-    seconds: float = 15.0  # that a whole run is watched for, over all rounds
+    rounds: int = 3  # of each measurement, whose median counts
+    seconds: float = 9.0  # that a whole run is watched for, over all rounds
 
 
 config.register_command("gpu_check", GpuCheck, "experiments.benchmarks")
 
 
 def run_tests() -> dict:
-    """pytest on the tests with a CUDA half: its last line, its exit code, and what failed."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
+    """pytest on the tests that need CUDA: its last line, its exit code, and what failed."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "cuda", *TESTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.splitlines() or done.stderr.splitlines() or [""]
     return {
@@ -65,6 +67,7 @@ def graphed(words: tuple[str, ...], compiled: bool = False) -> tuple[Callable[[]
     settings, agent, replay = learner.make(words, DEVICE)
     if compiled:
         agent.compile_losses()
+        replay.compile_gather()
     return GraphedUpdate(agent, replay, settings.replay.batch_size), lambda: learner.updates_made(agent)
 
 
@@ -81,10 +84,10 @@ def measure(name: str, rounds: int) -> dict:
 
 
 def measure_compiled(name: str, rounds: int) -> dict:
-    """A graph of torch.compile's kernels beside one of torch's own."""
-    words = learner.CASES[name]
-    ways = {"graph, float32": graphed(words), "graph, float32, compiled": graphed(words, compiled=True)}
-    return compare(f"{name}, compiled", ways, rounds)
+    """A graph of torch.compile's kernels beside ones of torch's own."""
+    half = (*learner.CASES[name], "agent.precision=bfloat16")
+    ways = {"graph, bfloat16, compiled": graphed(half, compiled=True), "graph, bfloat16": graphed(half)}
+    return compare(f"{name}, compiled", ways | {"graph, float32": graphed(learner.CASES[name])}, rounds)
 
 
 def compare(name: str, ways: dict[str, tuple], rounds: int) -> dict:
@@ -133,6 +136,8 @@ def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
     for name in CASES:
         yield "learner", name, lambda name=name: measure(name, options.rounds)
     yield "learner", "compiled", lambda: measure_compiled(CASES[0], options.rounds)
+    task, size = rendering_benchmark.TASKS[1], rendering_benchmark.SIZES[1]
+    yield "rendering", f"{task}, {size} pixels", lambda: rendering_benchmark.measure(task, size, options.rounds)
     for more, at_once in RUNS:
         runs = training.Runs(("preset=drqv2", "obs=pixels", "replay.capacity=20000", *more), at_once=at_once)
         what = " ".join([*runs.words, f"at_once={at_once}"])
@@ -152,7 +157,7 @@ def main(options: GpuCheck) -> int:
         result = attempt(what, work)
         found[part] = [*found[part], result] if part in found else result
         files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
-    parts = [found["drawing"], found["command"], *found["learner"], *found["training"]]
+    parts = [found["drawing"], found["command"], found["rendering"], *found["learner"], *found["training"]]
     broken = [part["error"] for part in parts if "error" in part]
     for line in [found["tests"].get("summary", "no tests"), *broken]:
         print(line)

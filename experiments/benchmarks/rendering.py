@@ -2,12 +2,10 @@
 
 import pathlib
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from experiments.benchmarks.timing import alternate, ratios
-from experiments.panels import STYLE
 from pixel_ddpg import presets, rendering, tasks
 from pixel_ddpg.config import Env
 from pixel_ddpg.environment import Environment
@@ -60,6 +58,10 @@ class Scene:
 
 def draw(path: pathlib.Path, names: tuple[str, ...] = ("cheetah-run", "walker-walk"), size: int = 64) -> None:
     """The same picture at each quality, and below it ten times its difference to dm_control's."""
+    import matplotlib.pyplot as plt  # here, as gpu_check measures without it
+
+    from experiments.panels import STYLE
+
     qualities: dict[str, dict | None] = {"dm_control": None, **QUALITIES}
     with plt.rc_context(STYLE):
         shape = (2 * len(names), len(qualities))
