@@ -27,6 +27,7 @@ FOLDER = pathlib.Path(__file__).parent / "results"
 MEASURED = ("planet6", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
 BEFORE = [FOLDER / name for name in ("planet6", "figure2", "rerun/before")]  # runs of the code without the fast paths
 AFTER = [FOLDER / "rerun" / "after"]
+OTHER = FOLDER / "arithmetic"  # runs on a GPU, or in half precision
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 SCORED = ("pixels", "state")
 PUBLISHED = (
@@ -368,15 +369,34 @@ def _scores(folders: list[pathlib.Path]) -> dict[tuple[str, str, str], list[tupl
     return found
 
 
+def arithmetic_table(folders: list[pathlib.Path], other: pathlib.Path) -> str:
+    """Markdown: runs on a GPU, or in half precision, beside those of the same task from these folders."""
+    there = _runs_in([other])
+    same = {(run.task, *run.variant) for run in there}
+    here = [run for run in _runs_in(folders) if (run.task, *run.variant) in same]
+    header = ["run", "processor", "return at 100k", "score", "commit"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for run in (*here, *there):
+        if (final := final_return(run)) is not None:
+            facts = run.facts[-1]
+            cells = [f"`{' '.join([*run.words, *run.changes])}`", facts["gpu"] or facts["cpu"], f"{final:.1f}"]
+            cells += [f"{runs.score(run.task, final):.3f}", ", ".join(run.commits)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def speed_tables() -> str:
     """Markdown: for each machine that was measured, goals beside what was reached, and the paper's experiment."""
-    parts = []
-    for path in sorted(tables.FOLDER.glob("*.json")):
+    gpus, parts = sorted(tables.GPUS_FOLDER.glob("*.json")), []
+    of_gpu = json.loads(gpus[0].read_text()) if gpus else None
+    for path in (*sorted(tables.FOLDER.glob("*.json")), *gpus):
         found = json.loads(path.read_text())
         facts = found["facts"]
-        link = f"[all tables](experiments/benchmarks/results/{path.stem}.md)"
-        parts += [f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores ({link}):", tables.goals(found)]
-        parts.append(tables.paper_cost(found))
+        link = f"[all tables]({path.relative_to(FOLDER.parent.parent).with_suffix('.md')})"
+        goals = tables.gpu_goals if facts["gpu"] else tables.goals
+        parts += [f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores ({link}):", goals(found)]
+        if not facts["gpu"]:
+            parts.append(tables.paper_cost(found, of_gpu))
     return "\n\n".join(parts)
 
 
@@ -417,12 +437,15 @@ def main(options: Results) -> None:
     for path in (readme, FOLDER / "README.md"):
         fill(path, "figure2", report.summary(compared))
     fill(FOLDER / "README.md", "rerun", rerun_table(BEFORE, AFTER))
+    fill(FOLDER / "README.md", "arithmetic", arithmetic_table([*BEFORE, *AFTER], OTHER))
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     resources = resources_table([FOLDER / name for name in MEASURED])
     fill(readme, "resources", f"{resources}\n\n{quick_note(compared, AFTER)}")
     fill(readme, "speed", speed_tables())
     for path in tables.FOLDER.glob("*.json"):
         tables.write(path)
+    for path in tables.GPUS_FOLDER.glob("*.json"):
+        tables.write(path, tables.gpu)
     experiments = FOLDER.parent / "README.md"
     fill(readme, "paper", paper_table())
     fill(experiments, "baselines", baseline_table())

@@ -90,7 +90,7 @@ class Agent:
     encoder_trained_by: str = "critic"  # or both
     target_encoder: bool = False  # the targets see through their own, slowly moving encoder
     target_actor: bool = False  # the next action comes from a slowly moving actor
-    precision: str = "float32"  # tf32: of a GPU's products; bfloat16: of the encoder, with tf32 elsewhere on a GPU
+    precision: str = "float32"  # tf32: of a GPU's products; bfloat16: of the encoder (on a GPU of what takes it too)
 
 
 @dataclass
@@ -98,8 +98,8 @@ class Train:
     start_steps: int = 200  # updates begin when so many agent steps are stored
     updates_per_step: float = 1.0  # gradient updates for each agent step
     overlap: bool = False  # one environment has a process too, and steps while updates are made, as several always do
-    cuda_graph: bool = False  # on a GPU: each update as one graph, which does the same with less work for the CPU
-    compile: bool = False  # on a GPU: torch.compile of encoder and losses, which takes a minute at first
+    cuda_graph: bool = False  # on a GPU: updates and acting as graphs, which do the same with less work for the CPU
+    compile: bool = False  # on a GPU: torch.compile of batches, encoder and losses, which takes a minute at first
 
 
 @dataclass

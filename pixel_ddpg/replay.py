@@ -31,7 +31,8 @@ class Stream:
     """One environment's part of the ring, and where it stands: what writes.
 
     Slots and transitions are numbered from the stream's first and never renumbered; slot g lies at g modulo the number
-    of slots. The transitions that may be sampled are always one range of numbers.
+    of slots. The transitions that may be sampled are always one range of numbers. A GPU is written to by fill_ and by
+    copies that do not block: `table[slot] = number` would wait for all updates before it.
     """
 
     def __init__(self, tables: dict[str, Tensor], slot_of: Tensor, capacity: int, frame_stack: int, n_step: int):
@@ -57,7 +58,7 @@ class Stream:
     def begin(self, element: np.ndarray) -> None:
         """The first observation of an episode. An episode that was left unfinished counts as truncated."""
         if self._open:
-            self._tables["lasts"][(self.next_slot - 1) % self.slots] = True
+            self._tables["lasts"][(self.next_slot - 1) % self.slots].fill_(True)
         self._age, self._open = 0, True
         self._write(element, last=False)
 
@@ -66,9 +67,9 @@ class Stream:
         start = self.next_slot - 1
         at = start % self.slots
         self._tables["actions"][at].copy_(torch.as_tensor(action), non_blocking=True)
-        self._tables["rewards"][at], self._tables["discounts"][at] = reward, discount
+        self._tables["rewards"][at].fill_(reward), self._tables["discounts"][at].fill_(discount)
         transition = self._transitions % self.slots
-        self._slot_of[transition] = at
+        self._slot_of[transition].fill_(at)
         self._needs[transition] = start - min(self._age, self._stack - 1)
         self._transitions += 1
         self._age += 1
@@ -78,8 +79,8 @@ class Stream:
 
     def _write(self, element: np.ndarray, last: bool) -> None:
         at = self.next_slot % self.slots
-        self._tables["elements"][at].copy_(torch.as_tensor(element), non_blocking=True)  # a GPU goes on meanwhile
-        self._tables["lasts"][at], self._tables["ages"][at] = last, self._age
+        self._tables["elements"][at].copy_(torch.as_tensor(element), non_blocking=True)
+        self._tables["lasts"][at].fill_(last), self._tables["ages"][at].fill_(self._age)
         overwritten = self.next_slot - self.slots
         self.next_slot += 1
         while self.oldest < self._transitions and self._needs[self.oldest % self.slots] <= overwritten:

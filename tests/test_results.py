@@ -158,13 +158,16 @@ def test_the_tables_are_those_of_the_files():
     assert results.speed_tables() in (root / "README.md").read_text()
     for path in benchmark_tables.FOLDER.glob("*.json"):
         assert benchmark_tables.as_text(json.loads(path.read_text())) in path.with_suffix(".md").read_text()
+    for path in benchmark_tables.GPUS_FOLDER.glob("*.json"):
+        assert benchmark_tables.gpu(json.loads(path.read_text())) in path.with_suffix(".md").read_text()
     folders = [results.FOLDER / name for name in results.MEASURED]
     assert results.resources_table(folders) in (root / "README.md").read_text()
     planet6 = results.FOLDER / "planet6"
     assert results.comparison_table(planet6) in (root / "README.md").read_text()
     tables = [results.provenance_table(planet6), results.provenance_table(results.FOLDER / "figure2")]
     rerun = results.rerun_table(results.BEFORE, results.AFTER)
-    for table in (*tables, rerun, results.tuning_table(results.FOLDER / "tuning")):
+    arithmetic = results.arithmetic_table([*results.BEFORE, *results.AFTER], results.OTHER)
+    for table in (*tables, rerun, arithmetic, results.tuning_table(results.FOLDER / "tuning")):
         assert table in (results.FOLDER / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
         assert table in (root / "experiments" / "README.md").read_text()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from experiments.benchmarks import environment, growth, learner, peers, rendering, tables, training, tried
+from experiments.benchmarks import environment, growth, learner, peers, plots, rendering, tables, training, tried
 from pixel_ddpg import config, files, machine
 from pixel_ddpg import rendering as gl
 
@@ -160,10 +160,10 @@ def main(options: Benchmarks) -> None:
         else:
             found.add(part, measured[part])
         if part == "rendering":
-            rendering.draw(out.with_name(f"{out.stem}-pictures.png"))
+            plots.draw_scenes(out.with_name(f"{out.stem}-pictures.png"))
     tables.write(out)
     print(tables.as_text(found.all))
-    tables.plot(found.all, out.with_suffix(".png"))
+    plots.plot(found.all, out.with_suffix(".png"))
     print(f"{out}, and its tables and plots beside it")
 
 

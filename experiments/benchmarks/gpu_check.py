@@ -4,10 +4,12 @@ Minutes, one JSON, nothing but torch and the wheels of offline_pack: for whoever
 """
 
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from experiments.benchmarks import learner, training
+from experiments.benchmarks import learner, tables, training
 from experiments.benchmarks import rendering as rendering_benchmark
 from experiments.benchmarks.timing import alternate, measure_rates, ratios
 from pixel_ddpg import config, files, machine, rendering
@@ -44,7 +46,7 @@ class GpuCheck:
 
     out: str = "gpu-check.json"
     rounds: int = 3  # of each measurement, whose median counts
-    seconds: float = 9.0  # that a whole run is watched for, over all rounds
+    seconds: float = 6.0  # that a whole run is watched for, over all rounds
 
 
 config.register_command("gpu_check", GpuCheck, "experiments.benchmarks")
@@ -125,7 +127,7 @@ def attempt(what: str, work: Callable[[], dict]) -> dict:
     try:
         return work()
     except Exception as error:
-        return {"what": what, "error": f"{type(error).__name__}: {error}"}
+        return {"what": what, "error": config.first_line(error)}
 
 
 def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
@@ -152,17 +154,16 @@ def main(options: GpuCheck) -> int:
     files.check_writable(out)
     machine.prepare_cpu(0)
     rendering.choose_backend(gpu=0)
-    found: dict = {"facts": machine.facts(torch.device(DEVICE), torch.get_num_threads()), "learner": [], "training": []}
+    made = {"command": shlex.join(["python", "-m", __spec__.name, *sys.argv[1:]]), "date": f"{datetime.date.today()}"}
+    facts = machine.facts(torch.device(DEVICE), torch.get_num_threads())
+    found: dict = {"made": made, "facts": facts, "learner": [], "training": []}
     for part, what, work in steps(options):
         result = attempt(what, work)
         found[part] = [*found[part], result] if part in found else result
         files.write_atomically(out, json.dumps(found, indent=1).encode() + b"\n")
-    parts = [found["drawing"], found["command"], found["rendering"], *found["learner"], *found["training"]]
-    broken = [part["error"] for part in parts if "error" in part]
-    for line in [found["tests"].get("summary", "no tests"), *broken]:
-        print(line)
+    print(tables.gpu(found))
     print(f"{out}: please send it")
-    return 1 if broken or found["tests"].get("code") != 0 else 0
+    return 1 if tables.broken(found) or found["tests"].get("code") != 0 else 0
 
 
 if __name__ == "__main__":

@@ -87,16 +87,15 @@ def updates_made(agent: DDPG) -> int:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what torch is asked for, but for views, and keeps the products and convolutions as they were asked for."""
+    """Keeps the products and convolutions that torch is asked for, as they were asked for."""
 
     HEAVY = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
 
     def __init__(self):
         super().__init__()
-        self.count, self.heavy = 0, []
+        self.heavy = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self.count += not operation.is_view
         if operation.overloadpacket.__name__ in self.HEAVY:
             self.heavy.append((operation, args))
         return operation(*args, **(kwargs or {}))
@@ -118,16 +117,13 @@ def products_alone(words: tuple[str, ...]) -> float:
 
 
 def work_of(words: tuple[str, ...]) -> dict[str, float]:
-    """Of one update: flops in products and in convolutions, the bytes that cannot but be moved, and torch's operations.
+    """Of one update: flops in products and in convolutions, and the bytes that cannot but be moved.
 
-    The operations are a GPU's, which crops by index. The bytes are the batch (bytes read from the ring, written, read
-    again, written as floats and read), Adam's seven passes over parameters, gradients and moments, and the targets'
-    three.
+    The bytes are the batch (bytes read from the ring, written, read again, written as floats and read), Adam's seven
+    passes over parameters, gradients and moments, and the targets' three.
     """
     update, _, agent, replay = updater(words, plain=True)
-    replay._crops_by_slices = replay._crops_by_index
-    update()
-    with FlopCounterMode(display=False) as counter, Operations() as operations:
+    with FlopCounterMode(display=False) as counter:
         update()
     flops = {name.__name__: count for name, count in counter.get_flop_counts()["Global"].items()}
     convolution = sum(count for name, count in flops.items() if "conv" in name)
@@ -138,7 +134,7 @@ def work_of(words: tuple[str, ...]) -> dict[str, float]:
     targets = sum(p.nbytes for p in agent.targets.parameters())
     return {
         "product_flops": sum(flops.values()) - convolution, "convolution_flops": convolution,
-        "bytes": of_batch + 7 * trained + 3 * targets, "operations": operations.count,
+        "bytes": of_batch + 7 * trained + 3 * targets,
     }  # fmt: skip
 
 

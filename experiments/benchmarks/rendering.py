@@ -1,7 +1,5 @@
 """Pictures: dm_control's own render beside this project's renderer at each quality; and how far they lie apart."""
 
-import pathlib
-
 import numpy as np
 import torch
 
@@ -54,32 +52,6 @@ class Scene:
             self._environment.step(random.uniform(-1, 1, shape))
             pictures.append(self.render().astype(int))
         return np.stack(pictures)
-
-
-def draw(path: pathlib.Path, names: tuple[str, ...] = ("cheetah-run", "walker-walk"), size: int = 64) -> None:
-    """The same picture at each quality, and below it ten times its difference to dm_control's."""
-    import matplotlib.pyplot as plt  # here, as gpu_check measures without it
-
-    from experiments.panels import STYLE
-
-    qualities: dict[str, dict | None] = {"dm_control": None, **QUALITIES}
-    with plt.rc_context(STYLE):
-        shape = (2 * len(names), len(qualities))
-        figure, axes = plt.subplots(*shape, figsize=(2 * shape[1], 2 * shape[0]), layout="constrained")
-        for row, name in enumerate(names):
-            theirs = Scene(name, size, None).film()[-1]
-            for column, (label, quality) in enumerate(qualities.items()):
-                ours = Scene(name, size, quality).film()[-1]
-                difference = np.abs(ours - theirs)
-                above, below = axes[2 * row, column], axes[2 * row + 1, column]
-                above.imshow(ours)
-                above.set_title(f"{name}\n{label}" if column == 0 else label)
-                below.imshow(np.minimum(10 * difference, 255))
-                below.set_title(f"x 10; mean {difference.mean():.3f} of 255", fontsize=7)
-        for axis in axes.flat:
-            axis.set_axis_off()
-        figure.savefig(path, dpi=100, metadata={"Software": None})
-        plt.close(figure)
 
 
 def measure(name: str, size: int, rounds: int) -> dict:

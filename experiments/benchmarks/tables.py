@@ -1,18 +1,15 @@
-"""A benchmark's JSON as tables and a plot."""
+"""A benchmark's JSON, and gpu_check's, as tables."""
 
 import json
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator
-
-from experiments.panels import STYLE
 from pixel_ddpg import files
 from pixel_ddpg.config import UserError
 
 FOLDER = pathlib.Path(__file__).parent / "results"
+GPUS_FOLDER = FOLDER / "gpu"
 OURS, PLAIN, HALF = "ours", "torch's path", "bfloat16"
 PEERS = ("Stable-Baselines3", "DrQ-v2's code")
 SMALL, STATE, DRQV2 = "three 3x3 convolutions, pixels", "400/300 at batch 64, state", "drqv2, pixels"
@@ -255,51 +252,118 @@ def _row(found: dict, name: str, threads: int = 1) -> dict | None:
 def goals(found: dict) -> str:
     """What was aimed at, and what was measured, one thread."""
     rows = []
-
-    def at_least(what: str, aim: float, value: float | None) -> None:
-        add(what, f"{aim:g} or more", value, value is not None and value >= aim)
-
-    def add(what: str, aim: str, value: float | None, met: bool) -> None:
-        rows.append([what, aim, *(["not measured", ""] if value is None else [f"{value:.3f}", "yes" if met else "no"])])
-
     for name, what, peer, aim in (
         (STATE, "state, 400/300, batch 64", PEERS[0], 2.0),
         (DRQV2, "drqv2's recipe, pixels", PEERS[1], 2.5),
     ):
         row = _row(found, name) or {"times_as_fast_as": {}, "bfloat16_times_as_fast_as": {}}
-        at_least(f"update: {what}, times as fast as {peer}", aim, row["times_as_fast_as"].get(peer, {}).get("median"))
+        ratio = row["times_as_fast_as"].get(peer, {}).get("median")
+        rows.append(_at_least(f"update: {what}, times as fast as {peer}", aim, ratio))
         if half := row["bfloat16_times_as_fast_as"].get(peer):
-            at_least("the same with agent.precision=bfloat16", aim, half["median"])
+            rows.append(_at_least("the same with agent.precision=bfloat16", aim, half["median"]))
     for name, what, aim in ((STATE, "state, 400/300, batch 64", 1.3), (SMALL, "three 3x3 convolutions, 64x64", 1.5)):
         value = (_row(found, name) or {}).get("of_floor")
-        add(f"update: {what}, times the floor", f"{aim:g} or less", value, value is not None and value <= aim)
-    pictures = found.get("rendering", [])
+        met = value is not None and value <= aim
+        rows.append(_goal(f"update: {what}, times the floor", f"{aim:g} or less", value, met))
+    return _goals_table([*rows, *_picture_goals(found.get("rendering", []))])
+
+
+def _picture_goals(pictures: list[dict]) -> Iterator[list[str]]:
     for label, aim, bound in (("render=exact", 4.0, 0.01), ("render=fast", 10.0, 1.0)):
         slowest = min((row["times_as_fast"][label]["median"] for row in pictures), default=None)
-        at_least(f"{label}, times as fast as dm_control's, least of {len(pictures)}", aim, slowest)
+        yield _at_least(f"{label}, times as fast as dm_control's, least of {len(pictures)}", aim, slowest)
         value = max((row["difference"][label] for row in pictures), default=None)
         what = f"{label}, mean difference of 255, most of {len(pictures)}"
-        add(what, f"below {bound:g}", value, value is not None and value < bound)
+        yield _goal(what, f"below {bound:g}", value, value is not None and value < bound)
+
+
+def _at_least(what: str, aim: float, value: float | None) -> list[str]:
+    return _goal(what, f"{aim:,g} or more", value, value is not None and value >= aim)
+
+
+def _goal(what: str, aim: str, value: float | None, met: bool) -> list[str]:
+    if value is None:
+        return [what, aim, "not measured", ""]
+    return [what, aim, f"{value:,.0f}" if value >= 100 else f"{value:.3f}", "yes" if met else "no"]
+
+
+def _goals_table(rows: list[list[str]]) -> str:
     return _table(["goal", "aim", "measured", "met"], rows)
 
 
+def gpu(found: dict) -> str:
+    """All tables of a gpu_check, as Markdown; what failed is named."""
+    facts, tests = found["facts"], found["tests"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    made = f"`{found['made']['command']}`, {found['made']['date']}, commit {(facts['commit'] or 'unknown')[:9]}"
+    failed = "; ".join([*tests.get("failed", []), *broken(found)])
+    updates = [
+        [row["name"], way, milliseconds(turn), times(row["times_as_fast_as_the_last"][way])]
+        for row in _whole(found["learner"])
+        for way, turn in row["turns"].items()
+    ]
+    pictures = _whole([found["rendering"]])
+    trained = [
+        [" ".join(row["words"]), str(row["at_once"]), frames_per_second(row)]
+        + [f"{row['median'] * _per_frame(row)['updates']:.3g}", f"{row['memory_bytes'] / 2**30:.1f}"]
+        for row in _whole(found["training"])
+    ]
+    drawn_by = f"Drawn by {pictures[0]['drawn_by']}." if pictures else ""
+    return "\n\n".join(
+        [
+            f"{facts['gpu']}, {facts['cores']} cores of {facts['cpu']}; Python {facts['python']}, {versions}.",
+            f"{made}. Tests: {tests.get('summary', 'none')}. {failed}".rstrip(),
+            *filter(None, [found["made"].get("note", "")]),
+            "## Updates of the learner, sampling included",
+            _table(["update", "way", "ms", "times as fast as the last"], updates),
+            "## Pictures",
+            drawn_by,
+            rendering(pictures) if pictures else "",
+            "## Whole runs on cheetah-run",
+            _table(["run", "at once", "frames/s of all", "updates/s of all", "RAM of one, GiB"], trained),
+        ]
+    )
+
+
+def broken(found: dict) -> list[str]:
+    """How parts of a gpu_check failed."""
+    parts = [found["drawing"], found["command"], found["rendering"], *found["learner"], *found["training"]]
+    return [part["error"] for part in parts if "error" in part]
+
+
+def _whole(parts: list[dict]) -> list[dict]:
+    return [part for part in parts if "error" not in part]
+
+
+def gpu_goals(found: dict) -> str:
+    """What was aimed at on a GPU, and what was measured: of the runs of so many environments, the fastest."""
+    rows = []
+    for envs, aim in ((1, 600), (16, 2500)):
+        of_these = [row for row in _whole(found["training"]) if row["at_once"] == 1 and _environments(row) == envs]
+        best = max(of_these, key=lambda row: row["median"], default={"words": [], "median": None})
+        what = f"drqv2's recipe from pixels, {envs} environment{'s' * (envs > 1)}, frames/s ({' '.join(best['words'])})"
+        rows.append(_at_least(what, aim, best["median"]))
+    return _goals_table([*rows, *_picture_goals(_whole([found["rendering"]]))])
+
+
+def _environments(row: dict) -> int:
+    return next((int(word.removeprefix("envs=")) for word in row["words"] if word.startswith("envs=")), 1)
+
+
 RUNS_OF_PAPER, FRAMES_OF_PAPER = 27 * 5, 2_500_000  # tasks times seeds, from state and from pixels each
-H100_FLOPS, H100_BANDWIDTH, H100_CORES = 67e12, 3.35e12, 16  # float32 and bytes a second, by NVIDIA's data sheet (SXM)
-H100_OPERATION = 2e-6  # seconds that each operation of a graph takes at least: assumed, not measured
 GPUS = 64
 
 
-def paper_cost(found: dict) -> str:
-    """What the paper's whole experiment takes: here, by measured speeds, and on GPUs, on paper. With the arithmetic."""
+def paper_cost(found: dict, of_gpu: dict | None) -> str:
+    """What the paper's whole experiment takes, by measured speeds: here, and on such GPUs. With the arithmetic."""
     runs = {
         row["words"][1].removeprefix("obs="): row
         for row in found.get("training", [])
         if row["threads"] == 1 and "preset=ddpg2016" in row["words"]
     }
-    updates = {obs: _row(found, f"ddpg2016, {obs}") for obs in runs}
-    if not (runs and all(updates.values()) and "growth" in found):
+    if not (runs and "growth" in found):
         return "The paper's whole experiment: not measured here."
-    return f"{_paper_here(found, runs)}\n\n{_paper_on_gpus(runs, updates)}"
+    return f"{_paper_here(found, runs)}\n\n{_paper_on_gpus(runs, of_gpu) if of_gpu else 'On a GPU: not measured.'}"
 
 
 def _paper_here(found: dict, runs: dict[str, dict]) -> str:
@@ -319,29 +383,23 @@ def _paper_here(found: dict, runs: dict[str, dict]) -> str:
     )
 
 
-def _paper_on_gpus(runs: dict[str, dict], updates: dict[str, dict]) -> str:
-    learning, rest = {}, {}  # seconds of a frame: its updates on a GPU, and on a core all but the updates
-    for obs, row in updates.items():
-        work, count = row["work"], _per_frame(runs[obs])["updates"]
-        flops = work["product_flops"] + work["convolution_flops"]
-        moving = work["bytes"] / H100_BANDWIDTH
-        learning[obs] = count * (flops / H100_FLOPS + moving + work["operations"] * H100_OPERATION)
-        rest[obs] = 1 / runs[obs]["median"] - count * row["turns"][OURS]["median"]
-    frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
-    on_gpu, on_cores = (frames * sum(part.values()) / 3600 for part in (learning, rest))
-    on_cores /= H100_CORES
-    one = max(on_gpu, on_cores)
-    longest = FRAMES_OF_PAPER * max(learning[obs] + rest[obs] for obs in runs) / 3600
-    learned, rested = ({obs: 1e3 * part[obs] for obs in runs} for part in (learning, rest))
-    operations = {obs: row["work"]["operations"] for obs, row in updates.items()}
+def _paper_on_gpus(runs: dict[str, dict], of_gpu: dict) -> str:
+    medians = {row["name"]: row["turns"]["graph, float32"]["median"] for row in of_gpu["learner"] if "turns" in row}
+    updates = {obs: medians[f"ddpg2016, {obs}"] for obs in runs}
+    picture = of_gpu["rendering"]["turns"]["render=fast"]["median"]
+    counts = {obs: _per_frame(row) for obs, row in runs.items()}
+    frames = {obs: each["updates"] * updates[obs] + each["pictures"] * picture for obs, each in counts.items()}
+    one = RUNS_OF_PAPER * FRAMES_OF_PAPER * sum(frames.values()) / 3600
+    speed = statistics.median(row["frames_per_second"] for row in of_gpu["command"]["rows"] if row["kind"] == "train")
+    alone = FRAMES_OF_PAPER / speed / 3600
+    update, frame = ({obs: 1e3 * seconds for obs, seconds in each.items()} for each in (updates, frames))
     return (
-        f"On an H100 nothing was measured; on paper it is this. By their flops and bytes (67 Tflop/s in float32 and "
-        f"3.35 TB/s, NVIDIA's data sheet) and 2 µs, assumed, for each of an update's {_each(operations, 'operations')} "
-        f"in a graph, the updates of a frame take {_each(learned, 'ms')} there, {on_gpu:,.0f} h for all frames. The "
-        f"rest of a frame, physics and pictures, takes {_each(rested, 'ms')} of a core of this machine, "
-        f"{on_cores:,.0f} h on {H100_CORES} such cores. So one H100 with {H100_CORES} cores needs {one:,.0f} h, with "
-        f"several runs at a time, and {GPUS} of them in a Ray cluster {max(one / GPUS, longest):.1f} h, where a single "
-        f"run takes {longest:.1f} h: at best, as runs do not share a GPU without loss."
+        f"On {of_gpu['facts']['gpu']} an update of `ddpg2016` takes at most {_each(update, 'ms')}, as a graph in "
+        f"float32, and a picture of `render=fast` {1e3 * picture:.2g} ms; with its updates and pictures a frame takes "
+        f"{_each(frame, 'ms')} there. That is {one:,.0f} h for all frames on one, if enough runs at a time keep it "
+        f"busy. A run alone, as gpu_check's trained from pixels, at {speed:.0f} frames/s, takes {alone:.1f} h. So "
+        f"{GPUS} of them in a Ray cluster need {max(one / GPUS, alone):.1f} h: at best, as runs do not share a GPU "
+        "without loss."
     )
 
 
@@ -349,86 +407,7 @@ def _each(values: dict[str, float], unit: str) -> str:
     return " and ".join(f"{values[obs]:,.3g} {unit} from {obs}" for obs in sorted(values))
 
 
-def write(path: pathlib.Path) -> None:
-    """The tables of a benchmark's JSON beside it."""
-    text = as_text(json.loads(path.read_text()))
+def write(path: pathlib.Path, as_tables: Callable[[dict], str] = as_text) -> None:
+    """The tables of a benchmark's JSON, or of gpu_check's, beside it."""
+    text = as_tables(json.loads(path.read_text()))
     files.write_atomically(path.with_suffix(".md"), f"# {path.stem}\n\n{text}\n".encode())
-
-
-def plot(found: dict, path: pathlib.Path) -> None:
-    """Updates against their floors, pictures against dm_control's, growth."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
-        draw = [_updates, _pictures, *(_swept(name) for name in ("batch", "image size", "encoder width")), _shared]
-        needed = ["learner", "rendering", *["growth"] * 4]
-        for axis, panel, part in zip(axes.flat, draw, needed):
-            if part in found:
-                panel(axis, found)
-            else:
-                axis.set_axis_off()
-        figure.suptitle(
-            f"{found['facts']['gpu'] or found['facts']['cpu']}, one thread; lower is better but in the last panel"
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        plt.close(figure)
-
-
-def _updates(axis: plt.Axes, found: dict) -> None:
-    rows = [row for row in found["learner"] if row["threads"] == 1]
-    for index, row in enumerate(reversed(rows)):
-        turns = {name: turn["median"] / row["floor"] for name, turn in row["turns"].items()}
-        for name, value in turns.items():
-            marker, colour = {OURS: ("o", "#1f6feb"), PLAIN: ("|", "#57606a"), HALF: ("+", "#1a7f37")}.get(
-                name, ("x", "#cf222e")
-            )
-            axis.plot(value, index, marker, color=colour, markersize=8)
-            if name in PEERS:
-                axis.annotate(name, (value, index), (0, 6), textcoords="offset points", fontsize=7, ha="center")
-    axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
-    axis.axvline(1, color="#8c959f", linewidth=0.8)
-    axis.set(
-        title="An update, in times its floor",
-        xlabel="o ours, + in bfloat16, | torch's own path, x a peer",
-        xlim=(0, None),
-    )
-
-
-def _pictures(axis: plt.Axes, found: dict) -> None:
-    rows = [row for row in found["rendering"] if row["size"] == 64]
-    labels = list(rows[0]["turns"])
-    for index, label in enumerate(labels):
-        places = [position + 0.8 * (index / len(labels) - 0.4) for position in range(len(rows))]
-        axis.bar(places, [1000 * row["turns"][label]["median"] for row in rows], 0.8 / len(labels), label=label)
-    axis.set_xticks(range(len(rows)), [row["task"].replace("-", "\n") for row in rows])
-    axis.set(title="A picture of 64x64", ylabel="ms")
-    axis.legend()
-
-
-def _swept(quantity: str) -> Callable:
-    def draw(axis: plt.Axes, found: dict) -> None:
-        rows = found["growth"]["update"][quantity]
-        values = [row["value"] for row in rows]
-        axis.plot(values, [1000 * row["median"] for row in rows], "o-", color="#1f6feb", label="ours")
-        axis.plot(values, [1000 * row["floor"] for row in rows], "--", color="#8c959f", label="floor")
-        axis.set(title=f"An update of fast from pixels over {quantity}", ylabel="ms", xscale="log", yscale="log")
-        axis.set_xticks(values, [str(value) for value in values], minor=False)
-        axis.minorticks_off()
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.legend()
-
-    return draw
-
-
-def _shared(axis: plt.Axes, found: dict) -> None:
-    rows = found["growth"]["sharing"]
-    axis.plot([row["at_once"] for row in rows], [row["median"] for row in rows], "o-", color="#1f6feb",
-              label="runs at once: all together, fast")  # fmt: skip
-    for preset, colour in (("fast", "#57606a"), ("ddpg2016", "#0a3069")):
-        own = [row for row in found["growth"]["environments"] if row["preset"] == preset and row["overlap"]]
-        axis.plot([row["envs"] for row in own], [row["median"] for row in own], "s--", color=colour,
-                  label=f"environments of one run: {preset}")  # fmt: skip
-    axis.set(title="From pixels, over runs or environments", ylabel="frames/s", ylim=(0, None))
-    axis.set_xticks([row["at_once"] for row in rows])
-    axis.legend()

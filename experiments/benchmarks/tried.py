@@ -130,7 +130,7 @@ class Together(nn.Module):
                 x = functional.relu(x)
                 continue
             weight, bias = next(parameters)
-            if kind is nn.Linear:
+            if issubclass(kind, nn.Linear):
                 x = torch.baddbmm(bias, x, weight)
             else:
                 x = functional.layer_norm(x, x.shape[-1:]) * weight + bias
