@@ -387,16 +387,17 @@ def arithmetic_table(folders: list[pathlib.Path], other: pathlib.Path) -> str:
 
 def speed_tables() -> str:
     """Markdown: for each machine that was measured, goals beside what was reached, and the paper's experiment."""
-    gpus, parts = sorted(tables.GPUS_FOLDER.glob("*.json")), []
-    of_gpu = json.loads(gpus[0].read_text()) if gpus else None
-    for path in (*sorted(tables.FOLDER.glob("*.json")), *gpus):
-        found = json.loads(path.read_text())
-        facts = found["facts"]
-        link = f"[all tables]({path.relative_to(FOLDER.parent.parent).with_suffix('.md')})"
-        goals = tables.gpu_goals if facts["gpu"] else tables.goals
-        parts += [f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores ({link}):", goals(found)]
-        if not facts["gpu"]:
-            parts.append(tables.paper_cost(found, of_gpu))
+    parts = []
+    for folder, of_machine in (
+        (tables.FOLDER, (tables.goals, tables.paper_cost)),
+        (tables.GPUS_FOLDER, (tables.gpu_goals, tables.paper_cost_on_gpus)),
+    ):
+        for path in sorted(folder.glob("*.json")):
+            found = json.loads(path.read_text())
+            facts = found["facts"]
+            link = f"[all tables]({path.relative_to(FOLDER.parent.parent).with_suffix('.md')})"
+            parts.append(f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores ({link}):")
+            parts += [table(found) for table in of_machine]
     return "\n\n".join(parts)
 
 

@@ -84,9 +84,13 @@ class DDPG(nn.Module):
         return _smallest(self.critic(state, torch.as_tensor(action, device=self.device)[None])).item()
 
     def compile_losses(self) -> None:
-        """From now on encoder and losses are torch.compile's kernels; the first update takes a minute."""
-        self.encoder.compile()
-        self.critic_loss, self.actor_loss = torch.compile(self.critic_loss), torch.compile(self.actor_loss)
+        """From now on encoder and losses are torch.compile's kernels, of each number of observations its own.
+
+        The first update takes up to a minute.
+        """
+        self.encoder.compile(dynamic=False)
+        self.critic_loss = torch.compile(self.critic_loss, dynamic=False)
+        self.actor_loss = torch.compile(self.actor_loss, dynamic=False)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
@@ -199,4 +203,4 @@ def _smallest(q: Tensor) -> Tensor:
 
 def _averaged(network: nn.Module) -> list[Tensor]:
     """What a target follows slowly: statistics that belong to other weights than the target's would distort it."""
-    return [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
+    return [tensor for tensor in network.state_dict(keep_vars=True).values() if tensor.is_floating_point()]

@@ -99,7 +99,7 @@ class Train:
     updates_per_step: float = 1.0  # gradient updates for each agent step
     overlap: bool = False  # one environment has a process too, and steps while updates are made, as several always do
     cuda_graph: bool = False  # on a GPU: updates and acting as graphs, which do the same with less work for the CPU
-    compile: bool = False  # on a GPU: torch.compile of batches, encoder and losses, which takes a minute at first
+    compile: bool = False  # on a GPU: torch.compile of batches, encoder and losses, which takes up to a minute at first
 
 
 @dataclass

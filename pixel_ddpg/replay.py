@@ -32,7 +32,8 @@ class Stream:
 
     Slots and transitions are numbered from the stream's first and never renumbered; slot g lies at g modulo the number
     of slots. The transitions that may be sampled are always one range of numbers. A GPU is written to by fill_ and by
-    copies that do not block: `table[slot] = number` would wait for all updates before it.
+    copies that do not block: `table[slot] = number` would wait for all updates before it. What is copied is not pinned:
+    for more than some 64 KB the driver may wait all the same.
     """
 
     def __init__(self, tables: dict[str, Tensor], slot_of: Tensor, capacity: int, frame_stack: int, n_step: int):
@@ -213,7 +214,7 @@ class Replay:
 
     def compile_gather(self) -> None:
         """From now on what a draw does with its random numbers is torch.compile's kernels, on a GPU."""
-        self._slots, self._gather = torch.compile(self._slots), torch.compile(self._gather)
+        self._slots, self._gather = (torch.compile(part, dynamic=False) for part in (self._slots, self._gather))
 
     def gather(self, slots: Tensor) -> Batch:
         """The transitions that start at these slots; see Batch."""
@@ -222,7 +223,7 @@ class Replay:
     def _draw_shifts(self, size: int) -> Tensor:
         """How far each picture of a batch is moved down and right, (2, B)."""
         shifts = torch.zeros(2, size, dtype=torch.int64, device=self.device)
-        if self._shift and self.elements.dim() == 4:
+        if self._shift:
             shifts.random_(-self._shift, self._shift + 1, generator=self.shifts)
         return shifts
 

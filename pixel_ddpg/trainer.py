@@ -153,7 +153,8 @@ class Trainer:
         )
         if config.train.compile:
             self.agent.compile_losses()
-            self.replay.compile_gather()
+            if self.replay.device == device:
+                self.replay.compile_gather()
         self.frame = self.step = self.updates = self.evaluations = 0
         self._hours_before, self._started = 0.0, time.monotonic()
         self._sums: dict[str, torch.Tensor] = {}

@@ -344,7 +344,7 @@ def add_steps(replay, steps):
     "preset,obs,precision,compiled",
     [
         *((*pair, precision, False) for precision in ("float32", "bfloat16") for pair in PRESETS),
-        ("drqv2", "pixels", "float32", True),
+        *(("drqv2", "pixels", precision, True) for precision in ("float32", "bfloat16")),
     ],
 )
 def test_a_graph_does_what_eager_updates_do(preset, obs, precision, compiled):
@@ -405,6 +405,17 @@ def test_a_graphed_policy_acts_as_the_agent_does(preset, obs, precision):
         observations = replay.sample(number).observation.cpu().numpy()
         np.testing.assert_allclose(policy(observations), agent.act_all(observations), atol=1e-5)
         agent.update(replay.sample(8))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not shutil.which("gcc"), reason="torch.compile needs a C compiler here")
+def test_a_compiled_policy_acts_as_the_agent_does():
+    """A graph of other kernels, or of those for a batch of updates."""
+    agent, replay = small_pair("drqv2", "pixels", "cuda", 40)
+    observations = replay.sample(3).observation.cpu().numpy()
+    plain = agent.act_all(observations)
+    agent.compile_losses()
+    np.testing.assert_allclose(GraphedPolicy(agent)(observations), plain, atol=1e-4)
 
 
 @pytest.mark.cuda

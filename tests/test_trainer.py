@@ -108,6 +108,17 @@ def test_the_replay_is_made_as_the_configuration_says(tmp_path):
     assert (replay._n_step, replay._gamma, replay._stack, replay._shift, replay.capacity) == (2, 0.9, 4, 1, 70)
 
 
+@pytest.mark.parametrize("replay_device, compiled", [("cpu", ["losses", "gather"]), ("cpu:0", ["losses"])])
+def test_what_is_compiled_lies_on_the_gpu(replay_device, compiled, tmp_path, monkeypatch):
+    """Minutes of compiling at each draw from RAM, where the GPU was full. Names of the CPU stand for both."""
+    called = []
+    monkeypatch.setattr(trainer.DDPG, "compile_losses", lambda self: called.append("losses"))
+    monkeypatch.setattr(trainer.Replay, "compile_gather", lambda self: called.append("gather"))
+    settings = config.compose([*STATE, "train.compile=true", f"run_dir={tmp_path}"])
+    trainer.Trainer(settings, torch.device("cpu"), torch.device(replay_device))
+    assert called == compiled
+
+
 @pytest.mark.parametrize("stream", trainer.STREAMS)
 def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
     """A random stream with a fixed seed, or one that is used for two things."""

@@ -3,7 +3,6 @@
 import datetime
 import itertools
 import json
-import math
 import pathlib
 import re
 import shlex
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from experiments.benchmarks import environment, growth, learner, peers, plots, rendering, tables, training, tried
+from experiments.benchmarks.timing import check_rounds
 from pixel_ddpg import config, files, machine
 from pixel_ddpg import rendering as gl
 
@@ -44,8 +44,9 @@ def check(options: Benchmarks) -> None:
     for case in options.cases:
         if not any(name.startswith(case) for name in learner.CASES):
             raise config.UserError(f"unknown case '{case}'; there are {'; '.join(learner.CASES)}")
-    if options.rounds < 1 or not 0 < options.seconds < math.inf or any(threads < 1 for threads in options.threads):
-        raise config.UserError("rounds, seconds and threads must be above 0")
+    check_rounds(options.rounds, options.seconds)
+    if any(threads < 1 for threads in options.threads):
+        raise config.UserError("threads must be above 0")
     if max(options.threads, default=1) > (cores := gl.available_threads()):
         raise config.UserError(f"threads={max(options.threads)} is more than the {cores} cores there are")
     if options.out and not options.out.endswith(".json"):

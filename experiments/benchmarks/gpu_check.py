@@ -3,7 +3,6 @@
 Minutes, one JSON, nothing but torch and the wheels of offline_pack: for whoever has a GPU to send.
 """
 
-import dataclasses
 import datetime
 import json
 import os
@@ -20,7 +19,7 @@ import torch
 
 from experiments.benchmarks import learner, tables, training
 from experiments.benchmarks import rendering as rendering_benchmark
-from experiments.benchmarks.timing import alternate, measure_rates, ratios
+from experiments.benchmarks.timing import alternate, check_rounds, ratios
 from pixel_ddpg import config, files, machine, rendering
 from pixel_ddpg.graph import GraphedUpdate
 from pixel_ddpg.logger import read_rows
@@ -74,15 +73,11 @@ def graphed(words: tuple[str, ...], compiled: bool = False) -> tuple[Callable[[]
 
 
 def measure(name: str, rounds: int) -> dict:
-    """Updates of one case, eager and as graphs of every precision, beside the floor of this GPU."""
+    """Updates of one case, eager and as graphs of every precision."""
     words = learner.CASES[name]
-    machine.use_precision("float32")
-    rates, work = measure_rates(DEVICE), learner.work_of(words)
     ways = {f"graph, {way}": graphed((*words, f"agent.precision={way}")) for way in ("bfloat16", "tf32", "float32")}
     ways["eager, float32"] = learner.updater(words, device=DEVICE)[:2]  # last: a graph keeps its kernels, this does not
-    return compare(name, ways, rounds) | {
-        "rates": dataclasses.asdict(rates), "floor": learner.floor(work, rates), "work": work
-    }  # fmt: skip
+    return compare(name, ways, rounds)
 
 
 def measure_compiled(name: str, rounds: int) -> dict:
@@ -127,7 +122,7 @@ def attempt(what: str, work: Callable[[], dict]) -> dict:
     try:
         return work()
     except Exception as error:
-        return {"what": what, "error": config.first_line(error)}
+        return {"error": f"{what}: {type(error).__name__}: {config.first_line(error)}"}
 
 
 def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
@@ -150,6 +145,7 @@ def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
 def main(options: GpuCheck) -> int:
     if not torch.cuda.is_available():
         raise config.UserError(f"no CUDA device here (torch {torch.__version__}); make bench measures a CPU")
+    check_rounds(options.rounds, options.seconds)
     out = pathlib.Path(options.out)
     files.check_writable(out)
     machine.prepare_cpu(0)

@@ -1,11 +1,12 @@
 """A benchmark's JSON, and gpu_check's, as tables."""
 
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 
-from pixel_ddpg import files
+from pixel_ddpg import config, files
 from pixel_ddpg.config import UserError
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -292,58 +293,61 @@ def _goals_table(rows: list[list[str]]) -> str:
 
 
 def gpu(found: dict) -> str:
-    """All tables of a gpu_check, as Markdown; what failed is named."""
-    facts, tests = found["facts"], found["tests"]
+    """All tables of a gpu_check, as Markdown; what failed is named. `made` may have a person's note."""
+    facts, tests, made = found["facts"], found["tests"], found["made"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    made = f"`{found['made']['command']}`, {found['made']['date']}, commit {(facts['commit'] or 'unknown')[:9]}"
+    by = f"`{made['command']}`, {made['date']}, commit {(facts['commit'] or 'unknown')[:9]}"
     failed = "; ".join([*tests.get("failed", []), *broken(found)])
     updates = [
         [row["name"], way, milliseconds(turn), times(row["times_as_fast_as_the_last"][way])]
-        for row in _whole(found["learner"])
+        for row in _whole(found, "learner")
         for way, turn in row["turns"].items()
     ]
-    pictures = _whole([found["rendering"]])
+    pictures = _whole(found, "rendering")
     trained = [
         [" ".join(row["words"]), str(row["at_once"]), frames_per_second(row)]
         + [f"{row['median'] * _per_frame(row)['updates']:.3g}", f"{row['memory_bytes'] / 2**30:.1f}"]
-        for row in _whole(found["training"])
+        for row in _whole(found, "training")
     ]
-    drawn_by = f"Drawn by {pictures[0]['drawn_by']}." if pictures else ""
-    return "\n\n".join(
-        [
-            f"{facts['gpu']}, {facts['cores']} cores of {facts['cpu']}; Python {facts['python']}, {versions}.",
-            f"{made}. Tests: {tests.get('summary', 'none')}. {failed}".rstrip(),
-            *filter(None, [found["made"].get("note", "")]),
-            "## Updates of the learner, sampling included",
-            _table(["update", "way", "ms", "times as fast as the last"], updates),
-            "## Pictures",
-            drawn_by,
-            rendering(pictures) if pictures else "",
-            "## Whole runs on cheetah-run",
-            _table(["run", "at once", "frames/s of all", "updates/s of all", "RAM of one, GiB"], trained),
-        ]
-    )
+    parts = [
+        f"{facts['gpu']}, {facts['cores']} cores of {facts['cpu']}; Python {facts['python']}, {versions}.",
+        f"{by}. Tests: {tests.get('summary', 'none')}. {failed}".rstrip(),
+        made.get("note", ""),
+        "## Updates of the learner, sampling included",
+        _table(["update", "way", "ms", "times as fast as the last"], updates),
+        "## Pictures",
+        *(f"Drawn by {row['drawn_by']}." for row in pictures),
+        rendering(pictures) if pictures else "",
+        "## Whole runs on cheetah-run",
+        _table(["run", "at once", "frames/s of all", "updates/s of all", "RAM of one, GiB"], trained),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _parts(found: dict, name: str) -> list[dict]:
+    part = found.get(name, [])
+    return part if isinstance(part, list) else [part]
+
+
+def _whole(found: dict, name: str) -> list[dict]:
+    return [part for part in _parts(found, name) if "error" not in part]
 
 
 def broken(found: dict) -> list[str]:
     """How parts of a gpu_check failed."""
-    parts = [found["drawing"], found["command"], found["rendering"], *found["learner"], *found["training"]]
-    return [part["error"] for part in parts if "error" in part]
-
-
-def _whole(parts: list[dict]) -> list[dict]:
-    return [part for part in parts if "error" not in part]
+    names = ("tests", "drawing", "command", "learner", "rendering", "training")
+    return [part["error"] for name in names for part in _parts(found, name) if "error" in part]
 
 
 def gpu_goals(found: dict) -> str:
     """What was aimed at on a GPU, and what was measured: of the runs of so many environments, the fastest."""
     rows = []
     for envs, aim in ((1, 600), (16, 2500)):
-        of_these = [row for row in _whole(found["training"]) if row["at_once"] == 1 and _environments(row) == envs]
+        of_these = [row for row in _whole(found, "training") if row["at_once"] == 1 and _environments(row) == envs]
         best = max(of_these, key=lambda row: row["median"], default={"words": [], "median": None})
         what = f"drqv2's recipe from pixels, {envs} environment{'s' * (envs > 1)}, frames/s ({' '.join(best['words'])})"
         rows.append(_at_least(what, aim, best["median"]))
-    return _goals_table([*rows, *_picture_goals(_whole([found["rendering"]]))])
+    return _goals_table([*rows, *_picture_goals(_whole(found, "rendering"))])
 
 
 def _environments(row: dict) -> int:
@@ -354,8 +358,8 @@ RUNS_OF_PAPER, FRAMES_OF_PAPER = 27 * 5, 2_500_000  # tasks times seeds, from st
 GPUS = 64
 
 
-def paper_cost(found: dict, of_gpu: dict | None) -> str:
-    """What the paper's whole experiment takes, by measured speeds: here, and on such GPUs. With the arithmetic."""
+def paper_cost(found: dict) -> str:
+    """What the paper's whole experiment takes here, by measured speeds. With the arithmetic."""
     runs = {
         row["words"][1].removeprefix("obs="): row
         for row in found.get("training", [])
@@ -363,10 +367,6 @@ def paper_cost(found: dict, of_gpu: dict | None) -> str:
     }
     if not (runs and "growth" in found):
         return "The paper's whole experiment: not measured here."
-    return f"{_paper_here(found, runs)}\n\n{_paper_on_gpus(runs, of_gpu) if of_gpu else 'On a GPU: not measured.'}"
-
-
-def _paper_here(found: dict, runs: dict[str, dict]) -> str:
     frames = RUNS_OF_PAPER * FRAMES_OF_PAPER
     speeds = {obs: row["median"] for obs, row in runs.items()}
     hours = {obs: frames / speed / 3600 for obs, speed in speeds.items()}
@@ -383,23 +383,32 @@ def _paper_here(found: dict, runs: dict[str, dict]) -> str:
     )
 
 
-def _paper_on_gpus(runs: dict[str, dict], of_gpu: dict) -> str:
-    medians = {row["name"]: row["turns"]["graph, float32"]["median"] for row in of_gpu["learner"] if "turns" in row}
-    updates = {obs: medians[f"ddpg2016, {obs}"] for obs in runs}
-    picture = of_gpu["rendering"]["turns"]["render=fast"]["median"]
-    counts = {obs: _per_frame(row) for obs, row in runs.items()}
-    frames = {obs: each["updates"] * updates[obs] + each["pictures"] * picture for obs, each in counts.items()}
-    one = RUNS_OF_PAPER * FRAMES_OF_PAPER * sum(frames.values()) / 3600
-    speed = statistics.median(row["frames_per_second"] for row in of_gpu["command"]["rows"] if row["kind"] == "train")
+def paper_cost_on_gpus(found: dict) -> str:
+    """The same on such GPUs: between what updates and pictures alone take, and a run after another."""
+    updates = {row["name"]: row["turns"]["graph, float32"]["median"] for row in _whole(found, "learner")}
+    pictures, commands = _whole(found, "rendering"), _whole(found, "command")
+    if not (pictures and commands and all(f"ddpg2016, {obs}" in updates for obs in ("pixels", "state"))):
+        return "The paper's whole experiment on such GPUs: not measured."
+    of_picture = pictures[0]["turns"]["render=fast"]["median"]
+    frame = {}  # seconds of one: its updates and pictures
+    for obs in ("pixels", "state"):
+        settings = config.compose(["task=cheetah-run", "preset=ddpg2016", f"obs={obs}"])
+        of_step = settings.train.updates_per_step * updates[f"ddpg2016, {obs}"]
+        of_step += settings.env.renderings * of_picture if obs == "pixels" else 0
+        frame[obs] = of_step / settings.env.action_repeat
+    busy = RUNS_OF_PAPER * FRAMES_OF_PAPER * sum(frame.values()) / 3600
+    trained = [row["frames_per_second"] for row in commands[0]["rows"] if row["kind"] == "train"]
+    speed = statistics.median(trained)
     alone = FRAMES_OF_PAPER / speed / 3600
-    update, frame = ({obs: 1e3 * seconds for obs, seconds in each.items()} for each in (updates, frames))
+    runs = len(frame) * RUNS_OF_PAPER
     return (
-        f"On {of_gpu['facts']['gpu']} an update of `ddpg2016` takes at most {_each(update, 'ms')}, as a graph in "
-        f"float32, and a picture of `render=fast` {1e3 * picture:.2g} ms; with its updates and pictures a frame takes "
-        f"{_each(frame, 'ms')} there. That is {one:,.0f} h for all frames on one, if enough runs at a time keep it "
-        f"busy. A run alone, as gpu_check's trained from pixels, at {speed:.0f} frames/s, takes {alone:.1f} h. So "
-        f"{GPUS} of them in a Ray cluster need {max(one / GPUS, alone):.1f} h: at best, as runs do not share a GPU "
-        "without loss."
+        f"The paper's whole experiment on such GPUs, by what was measured: the updates of a frame of `ddpg2016`, as "
+        f"graphs in float32, and its pictures (cheetah-run's at {pictures[0]['size']} pixels, `render=fast`) take "
+        f"{_each({obs: 1e3 * seconds for obs, seconds in frame.items()}, 'ms')}. By these times no sharing makes it "
+        f"shorter than {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. The run that "
+        f"gpu_check made, from pixels, trained at {speed:.0f} frames/s ({min(trained):.0f} to {max(trained):.0f} "
+        f"by episode), {alone:.1f} h for {FRAMES_OF_PAPER:,}. One after another, {runs} such runs take "
+        f"{runs * alone:,.0f} h on one GPU and {math.ceil(runs / GPUS) * alone:.0f} h on {GPUS}."
     )
 
 

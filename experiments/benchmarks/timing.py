@@ -1,6 +1,7 @@
 """Alternating measurements of several ways to do one thing, and what the machine itself can do."""
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -8,8 +9,15 @@ from collections.abc import Callable, Iterator
 import torch
 
 from pixel_ddpg import onednn
+from pixel_ddpg.config import UserError
 
 ROUND_SECONDS = 0.4  # each contestant's turn takes about so long
+
+
+def check_rounds(rounds: int, seconds: float) -> None:
+    """UserError for a measurement that would have no end, or nothing in it."""
+    if rounds < 1 or not 0 < seconds < math.inf:
+        raise UserError("rounds and seconds must be above 0")
 
 
 @dataclasses.dataclass
@@ -73,11 +81,11 @@ class Rates:
     bandwidth: float
 
 
-def measure_rates(device: torch.device | str = "cpu") -> Rates:
+def measure_rates() -> Rates:
     """The best of several turns at shapes that suit it: products of 1024^3, 3x3 over 64 maps of 32 channels, 32^2."""
-    with torch.no_grad(), torch.device(device):
+    with torch.no_grad():
         a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-        ways = [lambda: a @ b] + [lambda: onednn.product(a, b)] * (onednn.AVAILABLE and a.device.type == "cpu")
+        ways = [lambda: a @ b] + [lambda: onednn.product(a, b)] * onednn.AVAILABLE
         product = max(_rate(way, 2 * 1024**3) for way in ways)
         maps = torch.randn(64, 32, 34, 34).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(32, 32, 3).to(memory_format=torch.channels_last)
