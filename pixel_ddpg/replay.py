@@ -220,14 +220,16 @@ class Replay:
         """The transitions that start at these slots; see Batch."""
         return Batch(*self._gather(slots, *(self._draw_shifts(len(slots)) for _ in range(2))))
 
-    def _draw_shifts(self, size: int) -> Tensor:
-        """How far each picture of a batch is moved down and right, (2, B)."""
+    def _draw_shifts(self, size: int) -> Tensor | None:
+        """How far each picture of a batch is moved down and right, (2, B); None where there are no pictures."""
+        if self.elements.dim() == 2:
+            return None
         shifts = torch.zeros(2, size, dtype=torch.int64, device=self.device)
         if self._shift:
             shifts.random_(-self._shift, self._shift + 1, generator=self.shifts)
         return shifts
 
-    def _gather(self, slots: Tensor, shifts: Tensor, next_shifts: Tensor) -> tuple[Tensor, ...]:
+    def _gather(self, slots: Tensor, shifts: Tensor | None, next_shifts: Tensor | None) -> tuple[Tensor, ...]:
         reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
         end = self._moved(slots, 1)
         for _ in range(self._n_step - 1):
@@ -242,7 +244,7 @@ class Replay:
         """So many slots further round each one's stream."""
         return slots - slots % self._part + (slots + by) % self._part
 
-    def _observations(self, slots: Tensor, shifts: Tensor) -> Tensor:
+    def _observations(self, slots: Tensor, shifts: Tensor | None) -> Tensor:
         """The stacks that end at these slots; within an episode's first steps its first element repeats.
 
         Of pictures uint8 (B, stack * c, H, W), each sample an integer crop of the edge-padded picture, by its own draw.
