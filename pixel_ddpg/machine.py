@@ -34,7 +34,9 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"unknown device '{name}'; there are auto, cpu, cuda and cuda:<number>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA GPUs; try device=cpu")
+        seen = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA GPUs"
+        hint = "" if torch.version.cuda else ", as it is no CUDA build"
+        raise UserError(f"device={name}: {seen} here{hint}; try device=cpu")
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # where graphs are captured

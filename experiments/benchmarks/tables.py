@@ -314,7 +314,7 @@ def gpu(found: dict) -> str:
         f"{by}. Tests: {tests.get('summary', 'none')}. {failed}".rstrip(),
         made.get("note", ""),
         "## Updates of the learner, sampling included",
-        _table(["update", "way", "ms", "times as fast as the last"], updates),
+        _table(["update", "way", "ms", "times as fast as its last way"], updates),
         "## Pictures",
         *(f"Drawn by {row['drawn_by']}." for row in pictures),
         rendering(pictures) if pictures else "",
@@ -377,9 +377,9 @@ def paper_cost(found: dict) -> str:
     days = sum(hours.values()) / gain / 24
     return (
         f"The paper's whole experiment is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of {FRAMES_OF_PAPER:,} frames from "
-        f"each, {frames / 1e6:g} million frames. `ddpg2016` on one core trains at {_each(speeds, 'frames/s')}, without "
-        f"evaluations: {_each(hours, 'h')}. {at_once} of them with a run each (`fast` from pixels) do {gain:.2f} times "
-        f"the work of one: {days:,.0f} days."
+        f"pixels, and as many from state: {frames / 1e6:g} million frames each. `ddpg2016` on one core trains at "
+        f"{_each(speeds, 'frames/s')}, without evaluations: {_each(hours, 'h')}. {at_once} of them with a run each "
+        f"(`fast` from pixels) do {gain:.2f} times the work of one: {days:,.0f} days."
     )
 
 
@@ -407,8 +407,8 @@ def paper_cost_on_gpus(found: dict) -> str:
         f"{_each({obs: 1e3 * seconds for obs, seconds in frame.items()}, 'ms')}. By these times no sharing makes it "
         f"shorter than {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. The run that "
         f"gpu_check made, from pixels, trained at {speed:.0f} frames/s ({min(trained):.0f} to {max(trained):.0f} "
-        f"by episode), {alone:.1f} h for {FRAMES_OF_PAPER:,}. One after another, {runs} such runs take "
-        f"{runs * alone:,.0f} h on one GPU and {math.ceil(runs / GPUS) * alone:.0f} h on {GPUS}."
+        f"by episode), {alone:.1f} h for {FRAMES_OF_PAPER:,}. One after another, all {runs} take at "
+        f"that speed {runs * alone:,.0f} h on one GPU and {math.ceil(runs / GPUS) * alone:.0f} h on {GPUS}."
     )
 
 
