@@ -1,6 +1,7 @@
 """CUDA graphs, without the CPU: the whole update (sampling, augmentation, losses, Adam, targets), and acting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.replay import Replay
 
+Result = TypeVar("Result")
 WARM_UPS = 3  # libraries choose their kernels and allocate before a capture may begin
 
 
@@ -17,14 +19,22 @@ def one_update(agent: DDPG, replay: Replay, batch_size: int) -> dict[str, Tensor
     return agent.update(replay.draw(batch_size))
 
 
-def _warm_up(device: torch.device, work: Callable[[], object]) -> None:
-    """On another stream, as a capture needs it."""
+def _capture(
+    device: torch.device, work: Callable[[], Result], generators: Sequence[torch.Generator] = ()
+) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """The work as a graph that draws from these generators, and where its results lie; after a warm-up."""
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         for _ in range(WARM_UPS):
             work()
     torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph, result
 
 
 class GraphedUpdate:
@@ -39,12 +49,8 @@ class GraphedUpdate:
         memory = {name: tensor.clone() for name, tensor in agent.tensors().items()}
         states = [(generator, generator.get_state()) for generator in (replay.draws, replay.shifts)]
         replay.announce()
-        _warm_up(agent.device, lambda: one_update(agent, replay, batch_size))
-        self._graph = torch.cuda.CUDAGraph()
-        for generator in (replay.draws, replay.shifts, agent.noise_draws):
-            self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph):
-            self._metrics = one_update(agent, replay, batch_size)
+        generators = (replay.draws, replay.shifts, agent.noise_draws)
+        self._graph, self._metrics = _capture(agent.device, lambda: one_update(agent, replay, batch_size), generators)
         agent.load_tensors(memory)
         for generator, state in states:
             generator.set_state(state)
@@ -65,16 +71,9 @@ class GraphedPolicy:
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """Actions (B, a) of observations (B, ...), whose shape and type are always the same."""
         if len(observations) not in self._graphs:
-            self._graphs[len(observations)] = self._capture(observations)
-        graph, seen, actions = self._graphs[len(observations)]
+            seen = torch.as_tensor(observations, device=self._agent.device)
+            self._graphs[len(observations)] = (*_capture(seen.device, lambda: self._agent.actions(seen)), seen)
+        graph, actions, seen = self._graphs[len(observations)]
         seen.copy_(torch.as_tensor(observations), non_blocking=True)
         graph.replay()
         return actions.cpu().numpy()
-
-    def _capture(self, observations: np.ndarray) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        seen = torch.as_tensor(observations, device=self._agent.device)
-        _warm_up(self._agent.device, lambda: self._agent.actions(seen))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            actions = self._agent.actions(seen)
-        return graph, seen, actions

@@ -207,16 +207,23 @@ PARTS: dict[str, tuple[str, Callable]] = {
 }
 
 
+def _versions(facts: dict) -> str:
+    installed = [f"{name} {version}" for name, version in facts["versions"].items() if version]
+    return ", ".join([f"Python {facts['python']}", *installed])
+
+
+def _made_by(made: dict, commit: str | None) -> str:
+    return f"`{made['command']}`, {made['date']}, commit {(commit or 'unknown')[:9]}"
+
+
 def as_text(found: dict) -> str:
     """All tables of a benchmark, as Markdown."""
     facts = found["facts"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    parts = [f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}."]
+    parts = [f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores; {_versions(facts)}."]
     for name, (title, table) in PARTS.items():
         if name in found:
             made = found["made"][name]
-            by = f"`{made['command']}`, {made['date']}, commit {(made['commit'] or 'unknown')[:9]}"
-            parts += [f"## {title}", by, table(found[name])]
+            parts += [f"## {title}", _made_by(made, made["commit"]), table(found[name])]
             if name == "learner":
                 parts.append(stages(found[name]))
     return "\n\n".join(parts)
@@ -295,8 +302,6 @@ def _goals_table(rows: list[list[str]]) -> str:
 def gpu(found: dict) -> str:
     """All tables of a gpu_check, as Markdown; what failed is named. `made` may have a person's note."""
     facts, tests, made = found["facts"], found["tests"], found["made"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    by = f"`{made['command']}`, {made['date']}, commit {(facts['commit'] or 'unknown')[:9]}"
     failed = "; ".join([*tests.get("failed", []), *broken(found)])
     updates = [
         [row["name"], way, milliseconds(turn), times(row["times_as_fast_as_the_last"][way])]
@@ -310,8 +315,8 @@ def gpu(found: dict) -> str:
         for row in _whole(found, "training")
     ]
     parts = [
-        f"{facts['gpu']}, {facts['cores']} cores of {facts['cpu']}; Python {facts['python']}, {versions}.",
-        f"{by}. Tests: {tests.get('summary', 'none')}. {failed}".rstrip(),
+        f"{facts['gpu']}, {facts['cores']} cores of {facts['cpu']}; {_versions(facts)}.",
+        f"{_made_by(made, facts['commit'])}. Tests: {tests.get('summary', 'none')}. {failed}".rstrip(),
         made.get("note", ""),
         "## Updates of the learner, sampling included",
         _table(["update", "way", "ms", "times as fast as its last way"], updates),
