@@ -7,16 +7,23 @@ from torch import Tensor, nn
 class Adam:
     """Adam (Kingma and Ba, 2015) on a network's parameters.
 
-    L2 pulls at weights, not at biases or BatchNorm's gains, which it would drive to 0 where Q is flat.
+    L2 pulls at weights, not at biases or BatchNorm's gains, which it would drive to 0 where Q is flat. `schedule` sets
+    the learning rate as a share of `lr`; it is a tensor, because a CUDA graph reads it at each replay.
     """
 
     def __init__(self, network: nn.Module, lr: float, decay: float = 0.0):
         self.lr, self.parameters = lr, list(network.parameters())
+        device = self.parameters[0].device
+        self._rate = torch.tensor(lr, device=device, dtype=torch.float64 if device.type == "cpu" else torch.float32)
         self._step = torch.zeros((), device=self.parameters[0].device)
         self._moments = [[torch.zeros_like(p, requires_grad=False) for p in self.parameters] for _ in range(2)]
         weights = [i for i, p in enumerate(self.parameters) if p.ndim > 1]
         others = [i for i, p in enumerate(self.parameters) if p.ndim <= 1]
         self._groups = [(weights, decay), (others, 0.0)] if decay else [(weights + others, 0.0)]
+
+    def schedule(self, share: float) -> None:
+        """Learn at this share of `lr` from now on."""
+        self._rate.fill_(self.lr * share)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -31,7 +38,7 @@ class Adam:
             parameters = [self.parameters[i] for i in chosen]
             torch._fused_adam_(
                 parameters, [p.grad for p in parameters], *([moment[i] for i in chosen] for moment in self._moments),
-                [], [self._step] * len(chosen), lr=self.lr, beta1=0.9, beta2=0.999, weight_decay=decay, eps=1e-8,
+                [], [self._step] * len(chosen), lr=self._rate, beta1=0.9, beta2=0.999, weight_decay=decay, eps=1e-8,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 

@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from pixel_ddpg.adam import Adam
 from pixel_ddpg.config import Agent, Noise
-from pixel_ddpg.networks import Actor, Critic, Encoder, initialise
+from pixel_ddpg.networks import Actor, Critic, Encoder, Predictor, RunningNorm, initialise
 from pixel_ddpg.replay import Batch
 
+SATURATED = 0.95  # of an action's bound; tanh's slope is below 0.1 there
 EDGE = 1 - 1e-6  # noisy actions of the update stay this far inside [-1, 1], as in DrQ-v2
 
 
@@ -32,17 +33,24 @@ class DDPG(nn.Module):
         device: torch.device | str = "cpu",
         init_seed: int = 0,
         noise_seed: int = 1,
+        n_step: int = 1,
     ):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
         pixels = len(observation_shape) == 3
         self.encoder = Encoder(observation_shape[0], settings) if pixels else nn.Flatten()
+        if settings.state_norm and not pixels:
+            self.encoder = RunningNorm(observation_shape[0])
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings)
         self.critic = Critic(features, action_dim, settings)
         generator = torch.Generator().manual_seed(init_seed)
         for network in (self.encoder, self.actor, self.critic):
             initialise(network, settings, generator)
+        self.predictor: nn.Module | None = None
+        if settings.latent_loss and pixels:
+            self.predictor = Predictor(settings.feature_dim or features, action_dim, n_step, settings)
+            initialise(self.predictor, settings, generator)
         self.encoder.to(memory_format=torch.channels_last)
         self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
         if settings.target_actor:
@@ -61,8 +69,14 @@ class DDPG(nn.Module):
         }
         if pixels:
             self.optimizers["encoder"] = Adam(self.encoder, settings.critic_lr, decay)
-        self._online = [t for name in self.targets for t in _averaged(getattr(self, name))]
-        self._slow = [t for target in self.targets.values() for t in _averaged(target)]
+        if self.predictor:
+            self.optimizers["predictor"] = Adam(self.predictor, settings.critic_lr)
+        taus = {name: settings.encoder_tau if name == "encoder" else 0.0 for name in self.targets}
+        self._averages = [
+            ([t for name in names for t in _averaged(self.targets[name])],
+             [t for name in names for t in _averaged(getattr(self, name))], own or settings.tau)
+            for own in dict.fromkeys(taus.values()) if (names := [name for name in taus if taus[name] == own])
+        ]  # fmt: skip
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The policy's action, without noise: float32 (a,) in [-1, 1] for one observation."""
@@ -81,7 +95,9 @@ class DDPG(nn.Module):
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:
         """Q(s, a) of one observation and action; of several critics the smallest, as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
-        return _smallest(self.critic(state, torch.as_tensor(action, device=self.device)[None])).item()
+        return _one(
+            self.settings.target_q, self.critic(state, torch.as_tensor(action, device=self.device)[None])
+        ).item()
 
     def compile_losses(self) -> None:
         """From now on encoder and losses are torch.compile's kernels, of each number of observations its own.
@@ -95,37 +111,59 @@ class DDPG(nn.Module):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
         self._batch_norm_learns(True)
+        if isinstance(self.encoder, RunningNorm):
+            self.encoder.learn(batch.observation)
         features = self.encoder(batch.observation)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 
-        critic_loss, q = self.critic_loss(features, batch, next_noise)
+        critic_loss, q, td = self.critic_loss(features, batch, next_noise)
         self._zero_grad()
         critic_loss.backward(retain_graph=self._actor_trains_encoder)
         self.optimizers["critic"].step()
 
         self.critic.requires_grad_(False)
-        actor_loss = self.actor_loss(features, noise)
+        actor_loss, output = self.actor_loss(features, noise)
         self.critic.requires_grad_(True)
         actor_loss.backward()
         self.optimizers["actor"].step()
 
-        if "encoder" in self.optimizers:
-            self.optimizers["encoder"].step()
+        for name in ("encoder", "predictor"):
+            if name in self.optimizers:
+                self.optimizers[name].step()
         self.update_targets()
         self._batch_norm_learns(False)
-        return {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean()}
+        size = output.detach().abs()
+        return {
+            "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean(),
+            "td_error": td.detach().square().mean(), "pre_tanh": size.mean(),
+            "saturated": (size.tanh() > SATURATED).float().mean(),
+        }  # fmt: skip
 
-    def critic_loss(self, features: Tensor, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise), the smallest Q' of several; and Q(s, a)."""
+    def critic_loss(self, features: Tensor, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise), the smallest Q' of several; Q(s, a); error."""
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
             next_action = _noisy(self._target("actor")(next_features), noise)
-            next_q = _smallest(self.targets["critic"](next_features, next_action))
+            next_latent = self.targets["critic"].head(next_features)
+            next_q = _one(self.settings.target_q, self.targets["critic"].values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
-        q = self.critic(features, batch.action)
-        return functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y), q
+        latent = self.critic.head(features)
+        q = self.critic.values(latent, batch.action)
+        loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
+        if self.predictor:
+            loss = loss + self.settings.latent_loss * self.latent_loss(latent, next_latent, batch)
+        return loss, q, q - y
 
-    def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+    def latent_loss(self, latent: Tensor, next_latent: Tensor, batch: Batch) -> Tensor:
+        """Squared error of the latent n_step steps ahead and of the rewards until then, predicted from all actions.
+
+        Windows that an episode's end cuts are left out.
+        """
+        ahead, rewards = self.predictor(latent, torch.cat([batch.action[:, None], batch.later_actions], 1))
+        error = (ahead - next_latent).square().sum(1) + (rewards - batch.rewards).square().sum(1)
+        return (error * batch.whole).mean()
+
+    def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-Q(s, mu(s) + noise): its gradient is the deterministic policy gradient, the chain rule through the action.
 
         Beside it a small weight on the squared output before tanh: Adam turns the smallest slope of Q into full steps,
@@ -134,14 +172,21 @@ class DDPG(nn.Module):
         if not self._actor_trains_encoder:
             features = features.detach()
         output = self.actor.policy(features)
-        q = _smallest(self.critic(features.detach(), _noisy(output.tanh(), noise)))
-        penalty = self.settings.saturation_penalty
-        return penalty * output.square().mean() - q.mean() if penalty else -q.mean()
+        q = _one(
+            self.settings.actor_q, self.critic(features.detach(), _noisy(self.actor.bounded(output).tanh(), noise))
+        )
+        loss = -q.mean()
+        if self.settings.saturation_penalty:
+            beyond = (output.abs() - self.settings.saturation_start).clamp(min=0).square().mean()
+            scale = q.detach().abs().mean().clamp(min=1) if self.settings.saturation_scaled else 1.0
+            loss = self.settings.saturation_penalty * scale * beyond + loss
+        return loss, output
 
     @torch.no_grad()
     def update_targets(self) -> None:
         """theta' <- tau * theta + (1 - tau) * theta', BatchNorm's running statistics included."""
-        torch._foreach_lerp_(self._slow, self._online, self.settings.tau)
+        for slow, online, tau in self._averages:
+            torch._foreach_lerp_(slow, online, tau)
 
     @property
     def _actor_trains_encoder(self) -> bool:
@@ -162,6 +207,12 @@ class DDPG(nn.Module):
         """Statistics of the batch while updating, running ones otherwise; nothing else here has two modes."""
         if self.settings.batch_norm:
             self.actor.train(now), self.critic.train(now)
+
+    def schedule(self, noise_scale: float, learning_rate: float) -> None:
+        """The noise's standard deviation, and the share of the learning rates, of the updates that follow."""
+        self.noise_scale.fill_(noise_scale)
+        for optimizer in self.optimizers.values():
+            optimizer.schedule(learning_rate)
 
     def _zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
@@ -199,6 +250,11 @@ def _noisy(action: Tensor, noise: Tensor | None) -> Tensor:
 def _smallest(q: Tensor) -> Tensor:
     """Of several critics (critics, B) to (B,)."""
     return functools.reduce(torch.minimum, q.unbind())
+
+
+def _one(which: str, q: Tensor) -> Tensor:
+    """Of several critics (critics, B) the smallest or the mean, (B,)."""
+    return q.mean(0) if which == "mean" else _smallest(q)
 
 
 def _averaged(network: nn.Module) -> list[Tensor]:

@@ -57,8 +57,8 @@ class Replay:
 
 @dataclass
 class Noise:
-    kind: str = "gaussian"  # or ou, an Ornstein-Uhlenbeck process
-    start: float = 1.0  # gaussian: standard deviation at frame 0 ...
+    kind: str = "gaussian"  # or pink, an episode's own sequence; or ou, an Ornstein-Uhlenbeck process
+    start: float = 1.0  # gaussian and pink: standard deviation at frame 0 ...
     end: float = 0.1  # ... which falls linearly to this one ...
     frames: int = 100_000  # ... over so many frames
     theta: float = 0.15  # ou: pull to the mean
@@ -72,8 +72,10 @@ class Noise:
 class Agent:
     discount: float = 0.99  # per agent step
     tau: float = 0.01  # weight of the network in its target, every update; 1: no target networks
+    encoder_tau: float = 0.0  # the same of the encoder, where the targets have one; 0: as tau
     actor_lr: float = 1e-4
     critic_lr: float = 1e-4  # also of the encoder
+    final_lr: float = 1.0  # share of both learning rates that is left at the end of the budget; they fall linearly
     critic_weight_decay: float = 0.0  # L2 on the weights of critic and encoder
     critics: int = 2  # 2: clipped double Q, the target is the smaller one
     conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
@@ -85,7 +87,16 @@ class Agent:
     layer_norm: bool = False  # before each ReLU
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
-    saturation_penalty: float = 0.0  # weight of the squared action before tanh in the actor's loss
+    state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
+    output_bound: float = 0.0  # the actor's mean |output before tanh| is scaled down to this; 0: unbounded
+    actor_q: str = "min"  # which Q of several the actor climbs: min or mean
+    target_q: str = "min"  # the same of the critic's target
+    latent_loss: float = 0.0  # pixels: weight of the loss that predicts the latent and the rewards n_step steps ahead
+    saturation_penalty: float = (
+        0.0  # weight of the squared output before tanh, beyond the next field, in the actor's loss
+    )
+    saturation_start: float = 0.0  # |output before tanh| where that begins
+    saturation_scaled: bool = False  # that weight times max(1, mean |Q|)
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
     target_encoder: bool = False  # the targets see through their own, slowly moving encoder
@@ -461,6 +472,9 @@ def check(config: Config) -> None:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:
         raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
+    for key in ("encoder_tau", "final_lr"):
+        if not 0 <= getattr(agent, key) <= 1:
+            raise UserError(f"agent.{key}={getattr(agent, key)} must lie in [0, 1]")
     if not 0 <= agent.action_layer < len(agent.hidden):
         raise UserError(
             f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"
@@ -495,12 +509,15 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
+    "agent.saturation_start": 0, "agent.output_bound": 0, "agent.latent_loss": 0,
     "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip
 ONE_OF = {
     "wandb": ("auto", "online", "offline", "off"),
-    "noise.kind": ("gaussian", "ou"),
+    "noise.kind": ("gaussian", "pink", "ou"),
+    "agent.actor_q": ("min", "mean"),
+    "agent.target_q": ("min", "mean"),
     "agent.init": ("orthogonal", "fan_in"),
     "agent.encoder_trained_by": ("critic", "both"),
     "agent.precision": ("float32", "tf32", "bfloat16"),

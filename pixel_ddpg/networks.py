@@ -62,6 +62,7 @@ class Actor(nn.Module):
 
     def __init__(self, features: int, action_dim: int, settings: Agent):
         super().__init__()
+        self._bound = settings.output_bound
         head, width = _head(features, settings)
         layers = [head]
         if settings.batch_norm:
@@ -72,7 +73,13 @@ class Actor(nn.Module):
         self.policy = Stack(*layers, Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.policy(features).tanh()
+        return self.bounded(self.policy(features)).tanh()
+
+    def bounded(self, output: Tensor) -> Tensor:
+        """The output before tanh, scaled down to a mean absolute value of at most the bound (Wang et al., 2020, SOP)."""
+        if not self._bound:
+            return output
+        return output / (output.detach().abs().mean(1, keepdim=True) / self._bound).clamp(min=1)
 
 
 class Critic(nn.Module):
@@ -84,9 +91,49 @@ class Critic(nn.Module):
         self.estimates = nn.ModuleList([_Q(width, action_dim, settings) for _ in range(settings.critics)])
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        head = self.head(features)
+        return self.values(self.head(features), action)
+
+    def values(self, head: Tensor, action: Tensor) -> Tensor:
+        """Q from what the shared head makes of the features."""
         first, *others = (estimate(head, action) for estimate in self.estimates)
         return torch.stack([first, *others]) if others else first[None]  # a view, where there is nothing to copy
+
+
+class RunningNorm(nn.Module):
+    """State (B, d), each dimension less the mean and over the deviation of all that was learned from, within +-5."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def learn(self, state: Tensor) -> None:
+        """Take a batch into the mean and the variance (Chan et al., 1979)."""
+        batch_variance, batch_mean = torch.var_mean(state, 0, correction=0)
+        self.count += len(state)
+        share = len(state) / self.count
+        delta = batch_mean - self.mean
+        self.variance += share * (batch_variance - self.variance + (1 - share) * delta.square())
+        self.mean += share * delta
+
+    def forward(self, state: Tensor) -> Tensor:
+        return ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
+
+
+class Predictor(nn.Module):
+    """From a latent (B, f) and the actions that follow (B, n, a): the latent after them and their rewards (B, n)."""
+
+    def __init__(self, width: int, action_dim: int, steps: int, settings: Agent):
+        super().__init__()
+        self._width = width
+        hidden = settings.hidden[-1]
+        self.layers = Stack(_layer(width + steps * action_dim, hidden, True, False), Linear(hidden, width + steps))
+
+    def forward(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        both = self.layers(torch.cat([latent, actions.flatten(1)], 1))
+        return both[:, : self._width], both[:, self._width :]
 
 
 class _Q(nn.Module):

@@ -29,6 +29,7 @@ from pixel_ddpg.logger import Metrics, WandbMirror
 from pixel_ddpg.replay import Replay
 from pixel_ddpg.values import Values
 
+LOSSES = ("critic_loss", "actor_loss", "q", "td_error", "pre_tanh", "saturated")  # what an update returns
 STREAMS = ("environment", "exploration", "init", "update_noise", "replay")
 
 
@@ -51,7 +52,10 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     """A new agent, as a run begins with."""
     task, stream = tasks.CATALOGUE[config.task], seeds(config.seed)
     shape = observation_shape(task, config.obs, config.env)
-    return DDPG(shape, task.action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"])
+    return DDPG(
+        shape, task.action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"],
+        n_step=config.replay.n_step,
+    )  # fmt: skip
 
 
 def replay_capacity(config: Config) -> int:
@@ -109,7 +113,8 @@ def _players(config: Config, stream: dict[str, int]) -> list[Player]:
     action_dim = tasks.CATALOGUE[config.task].action_dim
     pairs = [(stream["environment"], stream["exploration"])]
     pairs += [fleet.seeds_of(config.seed, number) for number in range(1, config.envs)]
-    return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
+    steps = math.ceil(tasks.CATALOGUE[config.task].episode_frames / config.env.action_repeat)
+    return [Player(kind(config, one), Exploration(config.noise, action_dim, other, steps)) for one, other in pairs]
 
 
 def choose_device(config: Config) -> torch.device:
@@ -148,6 +153,7 @@ class Trainer:
             n_step=config.replay.n_step,
             discount=config.agent.discount,
             random_shift=config.agent.random_shift,
+            windows=self.agent.predictor is not None,
             device=replay_device,
             seed=stream["replay"],
         )
@@ -257,7 +263,8 @@ class Trainer:
         if self.step < self.config.train.start_steps or not len(self.replay):
             return
         ratio, count = self.config.train.updates_per_step, len(self.players)
-        self.agent.noise_scale.fill_(scheduled_scale(self.config.noise, self.frame))
+        done = min(1.0, self.frame / self.config.frames)
+        self.agent.schedule(scheduled_scale(self.config.noise, self.frame), 1 - done * (1 - self.config.agent.final_lr))
         self.replay.announce()
         for _ in range(math.floor(self.step * ratio) - math.floor((self.step - count) * ratio)):
             for name, value in self._learn().items():
@@ -272,20 +279,22 @@ class Trainer:
             return self._graph()
         batch = self.replay.draw(self.config.replay.batch_size)
         if self.agent.device != self.replay.device:
-            moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items()}
+            moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items() if tensor is not None}
             batch = dataclasses.replace(batch, **moved)
         return self.agent.update(batch)
 
     def _end_episodes(self, total: float) -> None:
         """Log the mean return of the episodes that have just ended, and the means since the last ones."""
         means = {name: (value / self._summed).item() for name, value in self._sums.items()}
+        if "td_error" in means:
+            means["td_error"] **= 0.5  # the root of the mean square
         if not all(math.isfinite(value) for value in means.values()):
             self._log("train", {"return": total, **means})
             self._not_finite("a loss")
         clock, frame, updates = self._episode_clock
         seconds = time.monotonic() - clock
         self._log("train", {
-            "return": total, "critic_loss": None, "actor_loss": None, "q": None, **means,
+            "return": total, **dict.fromkeys(LOSSES), **means,
             "frames_per_second": (self.frame - frame) / seconds,
             "updates_per_second": (self.updates - updates) / seconds,
             "memory_bytes": machine.memory_bytes(self.agent.device),
