@@ -95,9 +95,8 @@ class DDPG(nn.Module):
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:
         """Q(s, a) of one observation and action; of several critics the smallest, as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
-        return _one(
-            self.settings.target_q, self.critic(state, torch.as_tensor(action, device=self.device)[None])
-        ).item()
+        q = self.critic(state, torch.as_tensor(action, device=self.device)[None])
+        return _one(self.settings.target_q, q).item() / self.settings.reward_scale
 
     def compile_losses(self) -> None:
         """From now on encoder and losses are torch.compile's kernels, of each number of observations its own.
@@ -133,20 +132,21 @@ class DDPG(nn.Module):
         self.update_targets()
         self._batch_norm_learns(False)
         size = output.detach().abs()
+        q, td = (self._unscaled(value.detach()) for value in (q, td))
         return {
-            "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean(),
-            "td_error": td.detach().square().mean(), "pre_tanh": size.mean(),
+            "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.mean(),
+            "td_error": td.square().mean(), "pre_tanh": size.mean(),
             "saturated": (size.tanh() > SATURATED).float().mean(),
         }  # fmt: skip
 
     def critic_loss(self, features: Tensor, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise), the smallest Q' of several; Q(s, a); error."""
+        """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise), one Q' of several; Q(s, a); its error."""
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
             next_action = _noisy(self._target("actor")(next_features), noise)
             next_latent = self.targets["critic"].head(next_features)
             next_q = _one(self.settings.target_q, self.targets["critic"].values(next_latent, next_action))
-            y = batch.reward + batch.discount * next_q
+            y = self._scaled(batch.reward) + batch.discount * next_q
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
@@ -160,7 +160,7 @@ class DDPG(nn.Module):
         Windows that an episode's end cuts are left out.
         """
         ahead, rewards = self.predictor(latent, torch.cat([batch.action[:, None], batch.later_actions], 1))
-        error = (ahead - next_latent).square().sum(1) + (rewards - batch.rewards).square().sum(1)
+        error = (ahead - next_latent).square().sum(1) + (rewards - self._scaled(batch.rewards)).square().sum(1)
         return (error * batch.whole).mean()
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -172,9 +172,8 @@ class DDPG(nn.Module):
         if not self._actor_trains_encoder:
             features = features.detach()
         output = self.actor.policy(features)
-        q = _one(
-            self.settings.actor_q, self.critic(features.detach(), _noisy(self.actor.bounded(output).tanh(), noise))
-        )
+        action = _noisy(self.actor.bounded(output).tanh(), noise)
+        q = _one(self.settings.actor_q, self.critic(features.detach(), action))
         loss = -q.mean()
         if self.settings.saturation_penalty:
             beyond = (output.abs() - self.settings.saturation_start).clamp(min=0).square().mean()
@@ -194,6 +193,12 @@ class DDPG(nn.Module):
 
     def _target(self, name: str) -> nn.Module:
         return self.targets[name] if name in self.targets else getattr(self, name)
+
+    def _scaled(self, reward: Tensor) -> Tensor:
+        return reward if self.settings.reward_scale == 1 else reward * self.settings.reward_scale
+
+    def _unscaled(self, q: Tensor) -> Tensor:
+        return q if self.settings.reward_scale == 1 else q / self.settings.reward_scale
 
     def _draw_noise(self, action: Tensor) -> Tensor | None:
         """Clipped Gaussian noise for the update's actions (DrQ-v2, eq. 3); None where there is none."""

@@ -71,6 +71,7 @@ class Noise:
 @dataclass
 class Agent:
     discount: float = 0.99  # per agent step
+    reward_scale: float = 1.0  # the critic learns this times the return; 1 - discount: the mean reward of a step
     tau: float = 0.01  # weight of the network in its target, every update; 1: no target networks
     encoder_tau: float = 0.0  # the same of the encoder, where the targets have one; 0: as tau
     actor_lr: float = 1e-4
@@ -509,7 +510,7 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
-    "agent.saturation_start": 0, "agent.output_bound": 0, "agent.latent_loss": 0,
+    "agent.reward_scale": 1e-6, "agent.saturation_start": 0, "agent.output_bound": 0, "agent.latent_loss": 0,
     "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip

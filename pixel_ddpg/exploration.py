@@ -12,7 +12,7 @@ def scheduled_scale(noise: Noise, frame: int) -> float:
 
 
 def pink(random: np.random.Generator, steps: int, size: int) -> np.ndarray:
-    """Gaussian noise (steps, size) of variance 1 whose power falls as 1/f (Eberhard et al., 2023; Timmer, Koenig, 1995)."""
+    """Gaussian noise (steps, size) of variance 1 whose power falls as 1/f (Timmer and Koenig, 1995)."""
     frequencies = np.fft.rfftfreq(steps)
     amplitudes = np.maximum(frequencies, 1 / steps) ** -0.5
     spectrum = amplitudes * (random.standard_normal((size, len(frequencies), 2)) @ [1, 1j])

@@ -76,7 +76,7 @@ class Actor(nn.Module):
         return self.bounded(self.policy(features)).tanh()
 
     def bounded(self, output: Tensor) -> Tensor:
-        """The output before tanh, scaled down to a mean absolute value of at most the bound (Wang et al., 2020, SOP)."""
+        """The output before tanh, its mean absolute value at most the bound (Wang et al., 2020, SOP)."""
         if not self._bound:
             return output
         return output / (output.detach().abs().mean(1, keepdim=True) / self._bound).clamp(min=1)

@@ -1,0 +1,66 @@
+"""The presets of the paper and of DrQ-v2 learn what they learned at the commit that as_before.json names.
+
+`python tests/test_as_before.py` prints the numbers of the code that is there; on one machine they are equal to the bit
+between two commits, and test to rounding what another processor adds up in another order.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+from pixel_ddpg.agent import DDPG
+from pixel_ddpg.config import compose
+from pixel_ddpg.exploration import Exploration
+from pixel_ddpg.replay import Replay
+
+STORED = pathlib.Path(__file__).with_name("as_before.json")
+PRESETS = ("dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016", "drqv2")
+CASES = [f"{preset} {obs}" for preset in PRESETS for obs in ("state", "pixels")]
+ACTIONS, STEPS, UPDATES = 2, 60, 5
+
+
+def numbers(case: str) -> list[list[float]]:
+    """Losses and Q of some updates from a replay of random steps, then the sum and the size of all weights."""
+    torch.set_num_threads(1)
+    preset, obs = case.split()
+    config = compose([f"preset={preset}", f"obs={obs}", "agent.hidden=[24,20]", "replay.capacity=50"])
+    stack, draw = config.env.frame_stack, np.random.default_rng(7)
+    shape = (3 * config.env.renderings, 40, 40) if obs == "pixels" else (5,)
+    agent = DDPG((shape[0] * stack, *shape[1:]), ACTIONS, config.agent, config.noise)
+    agent.noise_scale.fill_(0.4)
+    replay = Replay(
+        shape, ACTIONS, 50, frame_stack=stack, n_step=config.replay.n_step, discount=config.agent.discount,
+        random_shift=config.agent.random_shift,
+    )  # fmt: skip
+    explore = Exploration(config.noise, ACTIONS, 3)
+
+    def element():
+        return draw.integers(0, 256, shape, np.uint8) if obs == "pixels" else draw.standard_normal(5, np.float32)
+
+    for step in range(STEPS):
+        if step % 20 == 0:
+            replay.begin(element())
+        action = explore(draw.uniform(-1, 1, ACTIONS), 2 * step)
+        replay.add(element(), action, draw.standard_normal(), float(step % 20 != 19), step % 20 == 19)
+    rows = []
+    for _ in range(UPDATES):
+        metrics = agent.update(replay.sample(min(config.replay.batch_size, 16)))
+        rows.append([metrics[name].item() for name in ("critic_loss", "actor_loss", "q")])
+    weights = [tensor.double() for tensor in agent.state_dict().values()]
+    return [*rows, [sum(w.sum().item() for w in weights), sum(w.square().sum().item() for w in weights)]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_preset_learns_what_it_learned_before(case):
+    stored = json.loads(STORED.read_text())[case]
+    got = numbers(case)
+    assert [len(row) for row in got] == [len(row) for row in stored]
+    for mine, theirs in zip(got, stored):
+        assert mine == pytest.approx(theirs, rel=2e-4, abs=2e-5)
+
+
+if __name__ == "__main__":
+    print(json.dumps({case: numbers(case) for case in CASES}, indent=0))
