@@ -63,12 +63,12 @@ def collect(task: str, size: int, episodes: int, seed: int) -> tuple[Replay, tor
         shape, environment.action_spec().shape[0], steps, frame_stack=3, random_shift=settings.agent.random_shift
     )
     for episode in range(episodes):
-        time_step, left = environment.reset(), 0
+        time_step, action, left = environment.reset(), np.zeros(environment.action_spec().shape), 0
         while True:
             if time_step.first():
                 replay.begin(environment.element)
             else:
-                replay.add(environment.element, action,  # noqa: F821 0.0, 1.0, time_step.last())
+                replay.add(environment.element, action, 0.0, 1.0, time_step.last())
             seen.append(SEEN[task](environment.task_env.physics).copy())
             held_out.append(episode % 4 == 3)
             if time_step.last():
