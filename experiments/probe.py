@@ -35,6 +35,7 @@ SEEN = {  # what the pictures should tell
     "cheetah-run": lambda physics: np.concatenate([physics.data.qpos[2:], physics.data.qvel]),
 }
 HELD = 4  # steps that a random action is held at most
+STEPS = 25  # of an episode here: many starts and targets matter more than long play
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Probe:
     """Options of the command."""
 
     tasks: list[str] = field(default_factory=lambda: list(SEEN))
-    episodes: int = 24  # of random actions; a quarter is held out
-    updates: int = 3000
+    episodes: int = 320  # of random actions; a quarter is held out
+    updates: int = 2000
     batch_size: int = 64
     seed: int = 100
     out: str = "experiments/results/screening/probe.json"
@@ -58,25 +59,27 @@ def collect(task: str, size: int, episodes: int, seed: int) -> tuple[Replay, tor
     environment = Environment(tasks.CATALOGUE[task], "pixels", settings.env, seed)
     random, seen, held_out = np.random.default_rng(seed), [], []
     shape = element_shape(tasks.CATALOGUE[task], "pixels", settings.env)
-    steps = episodes * (1000 // settings.env.action_repeat + 1)
     replay = Replay(
-        shape, environment.action_spec().shape[0], steps, frame_stack=3, random_shift=settings.agent.random_shift
+        shape,
+        environment.action_spec().shape[0],
+        episodes * (STEPS + 1),
+        frame_stack=3,
+        random_shift=settings.agent.random_shift,
     )
     for episode in range(episodes):
-        time_step, action, left = environment.reset(), np.zeros(environment.action_spec().shape), 0
-        while True:
-            if time_step.first():
-                replay.begin(environment.element)
+        environment.reset()
+        action, left = np.zeros(environment.action_spec().shape), 0
+        for step in range(STEPS + 1):
+            if step:
+                replay.add(environment.element, action, 0.0, 1.0, step == STEPS)
             else:
-                replay.add(environment.element, action, 0.0, 1.0, time_step.last())
+                replay.begin(environment.element)
             seen.append(SEEN[task](environment.task_env.physics).copy())
             held_out.append(episode % 4 == 3)
-            if time_step.last():
-                break
             if not left:
                 action, left = random.uniform(-1, 1, environment.action_spec().shape), random.integers(1, HELD + 1)
             left -= 1
-            time_step = environment.step(action)
+            environment.step(action)
     targets = torch.as_tensor(np.array(seen), dtype=torch.float32)
     return replay, (targets - targets.mean(0)) / targets.std(0), torch.as_tensor(held_out)
 

@@ -84,6 +84,7 @@ class Agent:
     feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     action_layer: int = 0  # the hidden layer of the critic that the action enters
+    action_gain: float = 1.0  # the critic sees the action times this, beside features that are many more
     batch_norm: bool = False  # on the input and before each ReLU (critic: before the action enters)
     layer_norm: bool = False  # before each ReLU
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
@@ -510,7 +511,8 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
-    "agent.reward_scale": 1e-6, "agent.saturation_start": 0, "agent.output_bound": 0, "agent.latent_loss": 0,
+    "agent.reward_scale": 1e-6, "agent.action_gain": 1e-6, "agent.saturation_start": 0, "agent.output_bound": 0,
+    "agent.latent_loss": 0,
     "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip

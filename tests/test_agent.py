@@ -13,6 +13,7 @@ from torch import nn
 from pixel_ddpg.agent import DDPG, _noisy
 from pixel_ddpg.config import Agent, Noise, compose
 from pixel_ddpg.replay import Batch, Replay
+from pixel_ddpg.trainer import LOSSES
 
 ACTIONS = 3
 PIXELS = (9, 32, 32)
@@ -62,6 +63,10 @@ def random_batch(shape, size=6, seed=0):
     reward, discount = torch.randn(size, generator=generator), torch.full((size,), 0.97)
     discount[::3] = 0
     return Batch(observations(), action, reward, discount, observations())
+
+
+def tensors(batch):
+    return [tensor for tensor in vars(batch).values() if tensor is not None]
 
 
 # --- a naive computation of the update, from the papers ---
@@ -346,7 +351,7 @@ def test_the_gradient_of_a_linear_policy_is_the_analytic_one(known):
     """The deterministic policy gradient theorem, for a = tanh(K s): dJ/dK = mean of (1 - a^2) dQ/da s'."""
     agent, states = known
     agent.actor.policy = layer = nn.Linear(4, ACTIONS, bias=False).double()
-    agent.actor_loss(states).backward()
+    agent.actor_loss(states)[0].backward()
     action = (states @ layer.weight.detach().T).tanh()
     slope = (1 - action**2) * agent.critic.action_gradient(states, action)
     torch.testing.assert_close(layer.weight.grad, -slope.T @ states / len(states), rtol=1e-5, atol=1e-10)
@@ -359,7 +364,7 @@ def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
     for weight in (0.0, 0.25):
         agent.settings.saturation_penalty = weight
         agent.actor.zero_grad()
-        agent.actor_loss(states).backward()
+        agent.actor_loss(states)[0].backward()
         gradients.append([parameter.grad.clone() for parameter in agent.actor.parameters()])
     output = agent.actor.policy(states)
     expected = torch.autograd.grad(output, list(agent.actor.parameters()), 2 * 0.25 * output / output.numel())
@@ -379,7 +384,7 @@ def test_the_gradient_of_the_actor_is_the_chain_rule(known):
             jacobian = torch.autograd.grad(action[0, component], parameters, retain_graph=True)
             for total, part in zip(expected, jacobian):
                 total -= slope[0, component] * part / len(states)
-    agent.actor_loss(states).backward()
+    agent.actor_loss(states)[0].backward()
     for parameter, gradient in zip(parameters, expected):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-10)
 
@@ -506,7 +511,8 @@ def test_9_the_actors_loss_moves_the_encoder_only_if_named(both):
     """The same, told by the weights after an update in which only the actor's loss has a gradient."""
     words = ["agent.encoder_trained_by=both"] * both
     agent, batch = make_small("noise.target_clip=0", *words), random_batch(PIXELS)
-    agent.critic_loss = lambda features, batch, noise: (0 * agent.critic(features, batch.action).sum(), torch.zeros(1))
+    none = torch.zeros(1)
+    agent.critic_loss = lambda features, batch, noise: (0 * agent.critic(features, batch.action).sum(), none, none)
     before = copy.deepcopy(agent.encoder)
     agent.update(batch)
     same = [torch.equal(old, new) for old, new in zip(before.parameters(), agent.encoder.parameters())]
@@ -606,6 +612,43 @@ def test_14_targets_are_computed_without_gradient():
     assert not any(target.requires_grad or target.grad is not None for target in agent.targets.parameters())
 
 
+def test_the_state_is_normalised_alike_everywhere():
+    """Statistics that lack a batch, or that acting, the target or Q do not have."""
+    agent = make("fast", "state", (5,), "agent.state_norm=true", "noise.target_clip=0", "agent.hidden=[8,8]")
+    plain = make("fast", "state", (5,), "agent.state_norm=false", "noise.target_clip=0", "agent.hidden=[8,8]")
+    batches = [random_batch((5,), 16, seed) for seed in (1, 2)]
+    for number, batch in enumerate(batches, 1):
+        plain.load_state_dict(agent.state_dict(), strict=False)
+        seen = torch.cat([one.observation for one in batches[:number]])
+        mean, std = seen.mean(0), seen.std(0, correction=0)
+        by_hand = copy.deepcopy(batch)
+        by_hand.observation, by_hand.next_observation = (
+            ((observation - mean) / std).clamp(-5, 5) for observation in (batch.observation, batch.next_observation)
+        )
+        expected, got = plain.update(by_hand), agent.update(batch)
+        for name in expected:
+            torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-4)
+    state = batches[0].observation[0]
+    action = agent.act(state.numpy())
+    assert_all_close([torch.as_tensor(action)], [agent.actor(((state - mean) / std).clamp(-5, 5)[None])[0].detach()])
+
+
+def test_learning_rates_are_the_scheduled_share():
+    """A schedule that an optimiser misses, or that compounds."""
+    steps = []
+    for share in (1.0, 0.25):
+        agent, batch = make_small(), random_batch(PIXELS)
+        agent.schedule(0.5, 0.5), agent.schedule(0.5, share)
+        before = [parameter.detach().clone() for parameter in trained(agent)]
+        agent.update(batch)
+        steps.append([(new.detach() - old).abs().mean().item() for new, old in zip(trained(agent), before)])
+    assert steps[1] == pytest.approx([0.25 * step for step in steps[0]], rel=0.01)
+
+
+def trained(agent):
+    return [parameter for parameter in agent.parameters() if parameter.requires_grad]
+
+
 def test_noise_scale_and_clip_bound_the_updates_noise():
     """Noise that ignores its schedule or its clip, or that stays when both are off."""
     agent, action = make_small(noise_scale=0.1), torch.zeros(5000, ACTIONS)
@@ -640,7 +683,7 @@ def test_an_update_never_waits_for_the_device(monkeypatch, build, shape):
         monkeypatch.setattr(torch.Tensor, name, forbidden)
     metrics = agent.update(batch)
     monkeypatch.undo()
-    assert set(metrics) == {"critic_loss", "actor_loss", "q"}
+    assert set(metrics) == set(LOSSES)
     for value in metrics.values():
         assert value.shape == () and not value.requires_grad and value.isfinite()
 
@@ -651,7 +694,7 @@ def test_an_update_leaves_its_batch_as_it_was(build, shape):
     batch = random_batch(shape)
     kept = copy.deepcopy(batch)
     build().update(batch)
-    assert all(map(torch.equal, vars(batch).values(), vars(kept).values()))
+    assert all(map(torch.equal, tensors(batch), tensors(kept)))
 
 
 BUILDS = {

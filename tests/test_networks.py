@@ -6,7 +6,7 @@ from torch import nn
 
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import compose
-from pixel_ddpg.networks import Actor, Critic, Encoder
+from pixel_ddpg.networks import Actor, Critic, Encoder, RunningNorm
 
 
 def build(preset, obs, shape, action_dim, *words, **options):
@@ -181,3 +181,25 @@ def test_the_classes_can_be_used_alone():
     settings = compose(["preset=fast", "obs=state"]).agent
     features = torch.randn(4, 7)
     assert Critic(7, 2, settings)(features, Actor(7, 2, settings)(features)).shape == (settings.critics, 4)
+
+
+def test_a_running_norm_has_the_mean_and_deviation_of_all_it_was_given():
+    """Batches weighed unequally, a deviation of means that is left out, or numbers that are not clipped."""
+    draw = torch.Generator().manual_seed(1)
+    batches = [torch.randn(size, 3, generator=draw) * 4 + shift for size, shift in ((5, 0.0), (64, 2.0), (31, -7.0))]
+    norm = RunningNorm(3)
+    for batch in batches:
+        norm.learn(batch)
+    everything = torch.cat(batches)
+    torch.testing.assert_close(norm.mean, everything.mean(0))
+    torch.testing.assert_close(norm.variance, everything.var(0, correction=0))
+    expected = (everything - everything.mean(0)) / everything.std(0, correction=0)
+    torch.testing.assert_close(norm(everything), expected.clamp(-5, 5), rtol=1e-4, atol=1e-4)
+    assert norm(1e6 * torch.ones(1, 3)).tolist() == [[5, 5, 5]]
+
+
+def test_a_constant_component_of_the_state_is_passed_as_zero():
+    """A division by its deviation, which is 0."""
+    norm = RunningNorm(2)
+    norm.learn(torch.tensor([[3.0, 1.0], [3.0, 2.0]]))
+    assert norm(torch.tensor([[3.0, 1.5]])).tolist() == [[0, 0]]

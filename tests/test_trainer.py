@@ -82,6 +82,17 @@ def test_8_schedules_and_budgets_count_frames(tmp_path):
     assert run.agent.noise_scale.item() == pytest.approx((run.config.noise.start + run.config.noise.end) / 2)
 
 
+def test_learning_rates_fall_over_the_budget(tmp_path):
+    """From all to the share that the configuration leaves, by frames."""
+    run = train([*STATE, "agent.final_lr=0.2"], tmp_path)
+    shares = []
+    for share_of_budget in (0.0, 0.5, 1.0, 1.01):
+        run.frame = share_of_budget * run.config.frames
+        run._update()
+        shares.append([optimizer._rate.item() / optimizer.lr for optimizer in run.agent.optimizers.values()])
+    assert shares == [pytest.approx([share] * 2) for share in (1.0, 0.6, 0.2, 0.2)]
+
+
 def test_8_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch):
     """Silent bug 8, where the trainer asks for noise: steps for frames; a process that runs on between episodes."""
     run = make_trainer(STATE, tmp_path)
@@ -149,7 +160,8 @@ def test_every_metric_of_the_design_is_there(tmp_path):
         "eval": {"return", "returns", "length"},
         "values": {"q", "observed"},
         "train": {
-            "return", "critic_loss", "actor_loss", "q", "frames_per_second", "updates_per_second", "memory_bytes",
+            "return", "critic_loss", "actor_loss", "q", "td_error", "pre_tanh", "saturated", "frames_per_second",
+            "updates_per_second", "memory_bytes",
         },
     }  # fmt: skip
     assert {row["kind"] for row in lines} == set(extra)
