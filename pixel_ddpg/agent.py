@@ -93,10 +93,10 @@ class DDPG(nn.Module):
 
     @torch.no_grad()
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:
-        """Q(s, a) of one observation and action; of several critics the smallest, as in the target."""
+        """Q(s, a) of one observation and action; of several critics as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
         q = self.critic(state, torch.as_tensor(action, device=self.device)[None])
-        return _one(self.settings.target_q, q).item() / self.settings.reward_scale
+        return self._one(q).item() / self.settings.reward_scale
 
     def compile_losses(self) -> None:
         """From now on encoder and losses are torch.compile's kernels, of each number of observations its own.
@@ -140,12 +140,12 @@ class DDPG(nn.Module):
         }  # fmt: skip
 
     def critic_loss(self, features: Tensor, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise), one Q' of several; Q(s, a); its error."""
+        """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise); beside it Q(s, a) and its error."""
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
             next_action = _noisy(self._target("actor")(next_features), noise)
             next_latent = self.targets["critic"].head(next_features)
-            next_q = _one(self.settings.target_q, self.targets["critic"].values(next_latent, next_action))
+            next_q = self._one(self.targets["critic"].values(next_latent, next_action))
             y = self._scaled(batch.reward) + batch.discount * next_q
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
@@ -159,26 +159,24 @@ class DDPG(nn.Module):
 
         Windows that an episode's end cuts are left out.
         """
-        ahead, rewards = self.predictor(latent, torch.cat([batch.action[:, None], batch.later_actions], 1))
+        ahead, rewards = self.predictor(latent, batch.actions)
         error = (ahead - next_latent).square().sum(1) + (rewards - self._scaled(batch.rewards)).square().sum(1)
         return (error * batch.whole).mean()
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-Q(s, mu(s) + noise): its gradient is the deterministic policy gradient, the chain rule through the action.
 
-        Beside it a small weight on the squared output before tanh: Adam turns the smallest slope of Q into full steps,
-        which can drive tanh so far that its gradient is gone (see experiments/results).
+        Beside it a small weight on the square of what the output before tanh exceeds: Adam turns the smallest slope of
+        Q into full steps, which can drive tanh so far that its gradient is gone (see experiments/results). Returns that
+        output too.
         """
         if not self._actor_trains_encoder:
             features = features.detach()
         output = self.actor.policy(features)
-        action = _noisy(self.actor.bounded(output).tanh(), noise)
-        q = _one(self.settings.actor_q, self.critic(features.detach(), action))
-        loss = -q.mean()
+        loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
-            beyond = (output.abs() - self.settings.saturation_start).clamp(min=0).square().mean()
-            scale = q.detach().abs().mean().clamp(min=1) if self.settings.saturation_scaled else 1.0
-            loss = self.settings.saturation_penalty * scale * beyond + loss
+            beyond = (output.abs() - self.settings.saturation_start).clamp(min=0)
+            loss = self.settings.saturation_penalty * beyond.square().mean() + loss
         return loss, output
 
     @torch.no_grad()
@@ -193,6 +191,10 @@ class DDPG(nn.Module):
 
     def _target(self, name: str) -> nn.Module:
         return self.targets[name] if name in self.targets else getattr(self, name)
+
+    def _one(self, q: Tensor) -> Tensor:
+        """What stands for the estimates of several critics, (critics, B) to (B,)."""
+        return q.mean(0) if self.settings.ensemble == "mean" else functools.reduce(torch.minimum, q.unbind())
 
     def _scaled(self, reward: Tensor) -> Tensor:
         return reward if self.settings.reward_scale == 1 else reward * self.settings.reward_scale
@@ -250,16 +252,6 @@ def _noisy(action: Tensor, noise: Tensor | None) -> Tensor:
         return action
     noisy = action + noise
     return noisy + (noisy.clamp(-EDGE, EDGE) - noisy).detach()
-
-
-def _smallest(q: Tensor) -> Tensor:
-    """Of several critics (critics, B) to (B,)."""
-    return functools.reduce(torch.minimum, q.unbind())
-
-
-def _one(which: str, q: Tensor) -> Tensor:
-    """Of several critics (critics, B) the smallest or the mean, (B,)."""
-    return q.mean(0) if which == "mean" else _smallest(q)
 
 
 def _averaged(network: nn.Module) -> list[Tensor]:

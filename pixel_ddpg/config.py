@@ -78,7 +78,8 @@ class Agent:
     critic_lr: float = 1e-4  # also of the encoder
     final_lr: float = 1.0  # share of both learning rates that is left at the end of the budget; they fall linearly
     critic_weight_decay: float = 0.0  # L2 on the weights of critic and encoder
-    critics: int = 2  # 2: clipped double Q, the target is the smaller one
+    critics: int = 2
+    ensemble: str = "min"  # of several critics, target and actor take the smallest Q (clipped double Q) or the mean
     conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
     pixel_offset: float = 0.0  # subtracted after division by 255
     feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
@@ -90,15 +91,11 @@ class Agent:
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
     state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
-    output_bound: float = 0.0  # the actor's mean |output before tanh| is scaled down to this; 0: unbounded
-    actor_q: str = "min"  # which Q of several the actor climbs: min or mean
-    target_q: str = "min"  # the same of the critic's target
     latent_loss: float = 0.0  # pixels: weight of the loss that predicts the latent and the rewards n_step steps ahead
     saturation_penalty: float = (
         0.0  # weight of the squared output before tanh, beyond the next field, in the actor's loss
     )
     saturation_start: float = 0.0  # |output before tanh| where that begins
-    saturation_scaled: bool = False  # that weight times max(1, mean |Q|)
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
     target_encoder: bool = False  # the targets see through their own, slowly moving encoder
@@ -511,16 +508,14 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
-    "agent.reward_scale": 1e-6, "agent.action_gain": 1e-6, "agent.saturation_start": 0, "agent.output_bound": 0,
-    "agent.latent_loss": 0,
+    "agent.reward_scale": 1e-6, "agent.action_gain": 1e-6, "agent.saturation_start": 0, "agent.latent_loss": 0,
     "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip
 ONE_OF = {
     "wandb": ("auto", "online", "offline", "off"),
     "noise.kind": ("gaussian", "pink", "ou"),
-    "agent.actor_q": ("min", "mean"),
-    "agent.target_q": ("min", "mean"),
+    "agent.ensemble": ("min", "mean"),
     "agent.init": ("orthogonal", "fan_in"),
     "agent.encoder_trained_by": ("critic", "both"),
     "agent.precision": ("float32", "tf32", "bfloat16"),

@@ -62,7 +62,6 @@ class Actor(nn.Module):
 
     def __init__(self, features: int, action_dim: int, settings: Agent):
         super().__init__()
-        self._bound = settings.output_bound
         head, width = _head(features, settings)
         layers = [head]
         if settings.batch_norm:
@@ -73,13 +72,7 @@ class Actor(nn.Module):
         self.policy = Stack(*layers, Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.bounded(self.policy(features)).tanh()
-
-    def bounded(self, output: Tensor) -> Tensor:
-        """The output before tanh, its mean absolute value at most the bound (Wang et al., 2020, SOP)."""
-        if not self._bound:
-            return output
-        return output / (output.detach().abs().mean(1, keepdim=True) / self._bound).clamp(min=1)
+        return self.policy(features).tanh()
 
 
 class Critic(nn.Module):
@@ -154,8 +147,7 @@ class _Q(nn.Module):
         self.before, self.after = Stack(*before), Stack(*after, Linear(width, 1))
 
     def forward(self, head: Tensor, action: Tensor) -> Tensor:
-        if self._action_gain != 1:
-            action = action * self._action_gain
+        action = action if self._action_gain == 1 else action * self._action_gain
         return self.after(torch.cat([self.before(head), action], dim=-1)).squeeze(-1)
 
 

@@ -25,9 +25,9 @@ class Batch:
     reward: Tensor  # float32 (B,)
     discount: Tensor  # float32 (B,)
     next_observation: Tensor
-    later_actions: Tensor | None = None  # float32 (B, n_step - 1, a): those after `action`
-    rewards: Tensor | None = None  # float32 (B, n_step): what `reward` sums
-    whole: Tensor | None = None  # bool (B,): no end of an episode within the n steps
+    actions: Tensor  # float32 (B, n_step, a): `action` and those after it
+    rewards: Tensor  # float32 (B, n_step): what `reward` sums
+    whole: Tensor  # bool (B,): no episode ends within these steps; where one does, the two above are meaningless
 
 
 class Stream:
@@ -141,12 +141,10 @@ class Replay:
         n_step: int = 1,
         discount: float = 0.99,
         random_shift: int = 0,
-        windows: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ):
         self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
-        self._windows = windows
         self._shift = random_shift if len(element_shape) == 3 else 0
         self.device = torch.device(device)
         self.slots = self.slots_for(capacity, frame_stack, n_step, streams)
@@ -237,18 +235,18 @@ class Replay:
     def _gather(self, slots: Tensor, shifts: Tensor | None, next_shifts: Tensor | None) -> tuple[Tensor, ...]:
         reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
         end = self._moved(slots, 1)
-        actions, rewards, whole = [], [self.rewards[slots]], torch.ones_like(self.lasts[slots])
+        window, whole = [slots], torch.ones_like(self.lasts[slots])
         for _ in range(self._n_step - 1):
             goes_on = ~self.lasts[end]
             reward += torch.where(goes_on, discount * self.rewards[end], 0.0)
-            if self._windows:
-                actions.append(self.actions[end]), rewards.append(self.rewards[end])
-                whole &= goes_on
+            window.append(end)
+            whole &= goes_on
             discount *= torch.where(goes_on, self._gamma * self.discounts[end], 1.0)
             end = self._moved(end, goes_on)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
-        batch = observation, self.actions[slots], reward, discount, next_observation
-        return (*batch, torch.stack(actions, 1), torch.stack(rewards, 1), whole) if self._windows else batch
+        window = torch.stack(window, 1)
+        actions, rewards = self.actions[window], self.rewards[window]
+        return observation, actions[:, 0], reward, discount, next_observation, actions, rewards, whole
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
         """So many slots further round each one's stream."""

@@ -153,7 +153,6 @@ class Trainer:
             n_step=config.replay.n_step,
             discount=config.agent.discount,
             random_shift=config.agent.random_shift,
-            windows=self.agent.predictor is not None,
             device=replay_device,
             seed=stream["replay"],
         )
@@ -279,7 +278,7 @@ class Trainer:
             return self._graph()
         batch = self.replay.draw(self.config.replay.batch_size)
         if self.agent.device != self.replay.device:
-            moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items() if tensor is not None}
+            moved = {name: tensor.to(self.agent.device) for name, tensor in vars(batch).items()}
             batch = dataclasses.replace(batch, **moved)
         return self.agent.update(batch)
 

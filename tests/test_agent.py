@@ -51,7 +51,7 @@ def scatter(agent):
     return agent
 
 
-def random_batch(shape, size=6, seed=0):
+def random_batch(shape, size=6, seed=0, n_step=3):
     generator = torch.Generator().manual_seed(seed)
 
     def observations():
@@ -62,11 +62,10 @@ def random_batch(shape, size=6, seed=0):
     action = torch.rand(size, ACTIONS, generator=generator) * 2 - 1
     reward, discount = torch.randn(size, generator=generator), torch.full((size,), 0.97)
     discount[::3] = 0
-    return Batch(observations(), action, reward, discount, observations())
-
-
-def tensors(batch):
-    return [tensor for tensor in vars(batch).values() if tensor is not None]
+    next_actions = torch.rand(size, n_step - 1, ACTIONS, generator=generator) * 2 - 1
+    rewards, whole = torch.randn(size, n_step, generator=generator), torch.arange(size) != 1
+    actions = torch.cat([action[:, None], next_actions], 1)
+    return Batch(observations(), action, reward, discount, observations(), actions, rewards, whole)
 
 
 # --- a naive computation of the update, from the papers ---
@@ -358,16 +357,17 @@ def test_the_gradient_of_a_linear_policy_is_the_analytic_one(known):
 
 
 def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
-    """A weight that is not applied, or is applied after tanh, where saturated outputs feel nothing."""
+    """A weight that is not applied, begins at 0, or is applied after tanh, where saturated outputs feel nothing."""
     agent, states = known
     gradients = []
     for weight in (0.0, 0.25):
-        agent.settings.saturation_penalty = weight
+        agent.settings.saturation_penalty, agent.settings.saturation_start = weight, 0.1
         agent.actor.zero_grad()
         agent.actor_loss(states)[0].backward()
         gradients.append([parameter.grad.clone() for parameter in agent.actor.parameters()])
     output = agent.actor.policy(states)
-    expected = torch.autograd.grad(output, list(agent.actor.parameters()), 2 * 0.25 * output / output.numel())
+    beyond = (output.abs() - 0.1).clamp(min=0) * output.sign()
+    expected = torch.autograd.grad(output, list(agent.actor.parameters()), 2 * 0.25 * beyond / output.numel())
     for without, with_penalty, pull in zip(*gradients, expected):
         torch.testing.assert_close(with_penalty - without, pull, rtol=1e-9, atol=1e-12)
 
@@ -633,6 +633,79 @@ def test_the_state_is_normalised_alike_everywhere():
     assert_all_close([torch.as_tensor(action)], [agent.actor(((state - mean) / std).clamp(-5, 5)[None])[0].detach()])
 
 
+def test_a_mean_of_critics_is_what_target_and_actor_take():
+    """The smallest one left in one of the two places."""
+    agent = scatter(make_small("agent.ensemble=mean", "noise.target_clip=0"))
+    batch, features = random_batch(PIXELS), None
+    with torch.no_grad():
+        features, next_features = agent.encoder(batch.observation), agent.encoder(batch.next_observation)
+        next_q = agent.targets["critic"](next_features, agent.actor(next_features)).mean(0)
+        y = batch.reward + batch.discount * next_q
+        expected = (agent.critic(features, batch.action) - y).square().mean(1).sum()
+        torch.testing.assert_close(agent.critic_loss(features, batch)[0], expected)
+        torch.testing.assert_close(agent.actor_loss(features)[0], -agent.critic(features, agent.actor(features)).mean())
+        q = agent.critic(features[:1], batch.action[:1]).mean().item()
+    assert agent.value(batch.observation[0].numpy(), batch.action[0].numpy()) == pytest.approx(q, rel=1e-4)
+
+
+def test_the_critic_learns_the_scaled_return_and_tells_the_return():
+    """Rewards that are scaled and bootstraps too, or Q and its error in rows of metrics that are not the return's."""
+    agent, plain = (scatter(make_small("noise.target_clip=0", f"agent.reward_scale={scale}")) for scale in (0.1, 1))
+    batch = random_batch(PIXELS)
+    by_hand = copy.deepcopy(batch)
+    by_hand.reward *= 0.1
+    expected, got = plain.update(by_hand), agent.update(batch)
+    for name, factor in {"critic_loss": 1, "actor_loss": 1, "q": 10, "td_error": 100, "pre_tanh": 1}.items():
+        torch.testing.assert_close(got[name], factor * expected[name], rtol=1e-4, atol=1e-5)
+    values = [each.value(batch.observation[0].numpy(), batch.action[0].numpy()) for each in (agent, plain)]
+    assert values[0] == pytest.approx(10 * values[1], rel=1e-4)
+
+
+def test_the_encoders_target_follows_at_its_own_pace():
+    """One tau for all targets, or the two of them swapped."""
+    agent = scatter(make_small("agent.target_encoder=true", "agent.tau=0.01", "agent.encoder_tau=0.5"))
+    before = copy.deepcopy(agent.targets)
+    agent.update_targets()
+    for name, tau in {"encoder": 0.5, "critic": 0.01}.items():
+        for old, new, online in zip(
+            before[name].parameters(), agent.targets[name].parameters(), getattr(agent, name).parameters()
+        ):
+            torch.testing.assert_close(new, tau * online.detach() + (1 - tau) * old)
+
+
+def test_the_latent_loss_is_that_of_its_equation():
+    """Actions in another order, the online latent for the target's, windows that an end cuts, scaled rewards."""
+    words = ("agent.latent_loss=0.7", "agent.target_encoder=true", "agent.reward_scale=0.5", "noise.target_clip=0")
+    agent = scatter(make_small(*words, n_step=3))
+    batch = random_batch(PIXELS)
+    with torch.no_grad():
+        latent = agent.critic.head(agent.encoder(batch.observation))
+        ahead = agent.targets["critic"].head(agent.targets["encoder"](batch.next_observation))
+        total = 0.0
+        for row in range(len(latent)):
+            known = torch.cat([latent[row], *batch.actions[row]])[None]
+            guess = agent.predictor.layers(known)[0]
+            wanted = torch.cat([ahead[row], 0.5 * batch.rewards[row]])
+            total += batch.whole[row] * (guess - wanted).square().sum() / len(latent)
+    features = agent.encoder(batch.observation)
+    with_latent = agent.critic_loss(features, batch)[0]
+    agent.settings.latent_loss = 0.0
+    torch.testing.assert_close(with_latent - agent.critic_loss(features, batch)[0], 0.7 * total, rtol=1e-3, atol=1e-3)
+
+
+def test_the_latent_loss_trains_encoder_head_and_predictor_alone():
+    """A gradient into the target latent, the actor or the estimates; a predictor that no optimiser steps."""
+    agent = make_small("agent.latent_loss=1", n_step=3)
+    batch = random_batch(PIXELS)
+    latent = agent.critic.head(agent.encoder(batch.observation))
+    ahead = agent.critic.head(agent.encoder(batch.next_observation)).detach()
+    agent.latent_loss(latent, ahead, batch).backward()
+    moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
+    assert moved == {"encoder", "critic", "predictor"}
+    assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
+    assert {id(p) for p in agent.predictor.parameters()} == {id(p) for p in agent.optimizers["predictor"].parameters}
+
+
 def test_learning_rates_are_the_scheduled_share():
     """A schedule that an optimiser misses, or that compounds."""
     steps = []
@@ -694,7 +767,7 @@ def test_an_update_leaves_its_batch_as_it_was(build, shape):
     batch = random_batch(shape)
     kept = copy.deepcopy(batch)
     build().update(batch)
-    assert all(map(torch.equal, tensors(batch), tensors(kept)))
+    assert all(map(torch.equal, vars(batch).values(), vars(kept).values()))
 
 
 BUILDS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixel_ddpg.config import Noise
-from pixel_ddpg.exploration import Exploration, scheduled_scale
+from pixel_ddpg.exploration import Exploration, pink, scheduled_scale
 
 OU = {"kind": "ou", "theta": 0.15, "sigma": 0.2}
 SCHEDULE = {"start": 1.0, "end": 0.1, "frames": 1000}
@@ -64,14 +64,44 @@ def test_gaussian_noise_follows_its_schedule(frame, std):
     assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 0.03
 
 
-# --- both ---
+# --- pink ---
 
 
-@pytest.mark.parametrize("kind", ["ou", "gaussian"])
+def test_pink_noise_has_variance_1_and_falls_with_frequency():
+    """White or red noise, or another spread in short episodes than in long ones."""
+    for steps in (125, 500):
+        noise = pink(np.random.default_rng(0), steps, 3000)
+        assert noise.shape == (steps, 3000)
+        assert noise.var() == pytest.approx(1, rel=0.03) and noise.mean() == pytest.approx(0, abs=0.02)
+        power = (np.abs(np.fft.rfft(noise, axis=0)) ** 2).mean(1)[1:]
+        slope = np.polyfit(np.log(np.arange(1, len(power) + 1)), np.log(power), 1)[0]
+        assert slope == pytest.approx(-1, abs=0.05)
+        assert abs(np.corrcoef(noise[:, :2].T)[0, 1]) < 0.5
+
+
+def test_each_episode_has_its_own_pink_sequence():
+    """A sequence that goes on in the next episode, is played again, or ends before a long episode does."""
+    exploration = Exploration(Noise(kind="pink", start=0.3, frames=10**9), 1, 0, episode_steps=50)
+    episodes = []
+    for steps in (20, 50, 120):
+        exploration.reset()
+        episodes.append(perturbations(exploration, steps, action_dim=1)[:, 0])
+    random, expected = np.random.default_rng(0), []
+    for steps in (20, 50, 120):
+        parts = [pink(random, 50, 1)[:, 0] for _ in range(-(-steps // 50))]
+        expected.append(np.clip(0.3 * np.concatenate(parts)[:steps], -1, 1))
+    for got, wanted in zip(episodes, expected):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+# --- all ---
+
+
+@pytest.mark.parametrize("kind", ["ou", "gaussian", "pink"])
 def test_actions_stay_inside_their_range(kind):
     """Noise that leaves [-1, 1], and actions that are not float32 around the policy's."""
-    exploration = Exploration(Noise(kind=kind, sigma=1.0, start=2.0), 3, 0)
-    actions = np.array([exploration(np.full(3, 0.5, np.float32), 0) for _ in range(200)])
+    exploration = Exploration(Noise(kind=kind, sigma=1.0, start=2.0), 100, 0)
+    actions = np.array([exploration(np.full(100, 0.5, np.float32), 0) for _ in range(200)])
     assert actions.dtype == np.float32
     assert actions.min() == -1 and actions.max() == 1 and actions.mean() > 0
 
@@ -105,7 +135,7 @@ def all_kinds_of_actions(exploration):
     return np.array(actions + [exploration(np.zeros(2), 0)])
 
 
-@pytest.mark.parametrize("kind", ["ou", "gaussian"])
+@pytest.mark.parametrize("kind", ["ou", "gaussian", "pink"])
 def test_13_a_restored_noise_goes_on_exactly(kind):
     """A resumed run that explores elsewhere: the process or its random stream is lost on the way through JSON."""
     exploration, fresh = (Exploration(Noise(kind=kind), 2, seed) for seed in (1, 2))

@@ -122,11 +122,13 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypa
         return torch.randn(8, *shape, generator=draws)
 
     rows = [torch.rand(8, 2, generator=draws) * 2 - 1, torch.rand(8, generator=draws), torch.full((8,), 0.9)]
-    batch = Batch(observation(), *rows, observation())
+    first, second, steps = observation(), observation(), settings.replay.n_step
+    actions, rewards = torch.rand(8, steps, 2, generator=draws) * 2 - 1, torch.rand(8, steps, generator=draws)
+    batch = Batch(first, *rows, second, actions, rewards, torch.arange(8) > 1)
     results = []
     for fast in (False, True):
         monkeypatch.setattr(onednn, "AVAILABLE", fast)
-        agent = DDPG(shape, 2, settings.agent, settings.noise)
+        agent = DDPG(shape, 2, settings.agent, settings.noise, n_step=steps)
         losses = [agent.update(batch) for _ in range(3)]
         results.append(({name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}, agent.state_dict()))
     (plain_losses, plain), (fast_losses, fast) = results
@@ -318,8 +320,9 @@ def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"
     settings = config.compose(words)
     shape = (3 * settings.env.renderings, 64, 64) if obs == "pixels" else (9,)
     stack = settings.env.frame_stack
-    agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, device)
-    options = {"frame_stack": stack, "n_step": settings.replay.n_step, "random_shift": settings.agent.random_shift}
+    steps_ahead = settings.replay.n_step
+    agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, device, n_step=steps_ahead)
+    options = {"frame_stack": stack, "n_step": steps_ahead, "random_shift": settings.agent.random_shift}
     replay = Replay(shape, 2, 60, device=device, **options)
     add_steps(replay, steps)
     return agent, replay

@@ -196,6 +196,27 @@ def test_a_replay_smaller_than_its_n_step_window_is_empty():
     assert len(replay) == 0
 
 
+@given(streams(), rings())
+@settings(max_examples=60)
+def test_windows_hold_the_actions_and_rewards_of_the_steps_that_follow(events, ring):
+    """A window of another transition, or one called whole that an episode's end cuts."""
+    replay = make(**ring)
+    naive = Naive(replay.capacity, ring["frame_stack"], ring["n_step"])
+    for _ in feed([replay, naive], events, STATE):
+        pass
+    if not len(replay):
+        return
+    batch, follow = replay.sample(64), {}
+    for episode, time in naive.steps:
+        follow[float(episode["steps"][time][0][0])] = episode["steps"][time : time + ring["n_step"]]
+    for row, action in enumerate(batch.action[:, 0].tolist()):
+        window = follow[action]
+        assert batch.whole[row] == (len(window) == ring["n_step"])
+        if batch.whole[row]:
+            assert batch.rewards[row].tolist() == [reward for _, reward, _ in window]
+            assert batch.actions[row, :, 0].tolist() == [float(action[0]) for action, _, _ in window]
+
+
 # --- docs/silent_bugs.md, by number ---
 
 

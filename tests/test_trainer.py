@@ -18,6 +18,25 @@ VARIANTS = {
     "ddpg2016-pixels": [*PIXELS, "preset=ddpg2016", "env.renderings=2", "agent.random_shift=0"],
     "both-train-the-encoder": [*PIXELS, "agent.encoder_trained_by=both", "agent.target_encoder=true"],
     "no-replay": [*STATE, "preset=dpg", "replay.batch_size=1", "train.start_steps=1"],
+    "all-additions-state": [
+        *STATE,
+        "agent.state_norm=true",
+        "agent.final_lr=0.1",
+        "agent.ensemble=mean",
+        "noise.kind=pink",
+        "agent.reward_scale=0.1",
+        "agent.saturation_start=1",
+        "agent.action_gain=2",
+    ],
+    "all-additions-pixels": [
+        *PIXELS,
+        "agent.target_encoder=true",
+        "agent.encoder_tau=0.05",
+        "agent.latent_loss=1",
+        "agent.final_lr=0.1",
+        "agent.ensemble=mean",
+        "noise.kind=pink",
+    ],
     "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
 }
 
