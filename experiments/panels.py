@@ -145,6 +145,23 @@ def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     return [{**given, "seed": seed, "observed": x, "q": y} for seed, x, y in pairs]
 
 
+HEALTH = {
+    "td_error": "RMS TD error", "pre_tanh": "mean |output before tanh|", "saturated": "share of actions beyond 0.95",
+}  # fmt: skip
+
+
+def health(axis: plt.Axes, task: str, key: str, runs: list[Run]) -> Rows:
+    """One of HEALTH, by episode: a line a run."""
+    rows = []
+    for run in runs:
+        points = [(row["frame"], row[key]) for row in run.of_kind("train") if row.get(key) is not None]
+        axis.plot(*thousands(points), color=COLOURS[run.variant], linewidth=0.9)
+        rows += _numbers(task, run.variant, run.settings.seed, points, key)
+    axis.set(title=task, xlabel=_UNITS["frame"], ylabel=HEALTH[key])
+    axis.set_ylim(bottom=0)
+    return rows
+
+
 def state_against_pixels(axis: plt.Axes, state: statistics.Scores, pixels: statistics.Scores) -> Rows:
     """One dot a task, the mean over seeds of each; above the line pixels are better."""
     rows = [

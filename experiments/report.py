@@ -248,6 +248,19 @@ def figure3(found: Found, out: pathlib.Path) -> dict:
     return figure("figure3", drawn, (2.9, 2.7), [run for _, members in groups for run in members], out)
 
 
+def health(found: Found, out: pathlib.Path) -> dict:
+    """What shows a sick learner, where runs have recorded it: three panels a task."""
+    recorded = [run for run in found.runs if any(row.get("td_error") is not None for row in run.of_kind("train"))]
+    of = {task: [run for run in found.ordered(task) if run in recorded] for task in found.tasks}
+    drawn = [
+        functools.partial(panels.health, task=task, key=key, runs=members)
+        for task, members in of.items()
+        if members
+        for key in panels.HEALTH
+    ]
+    return figure("health", drawn, (2.9, 2.1), recorded, out)
+
+
 def state_against_pixels(found: Found, out: pathlib.Path) -> dict:
     """One dot a task."""
     state, pixels = found.scores(found.state), found.scores(found.pixels)
@@ -347,9 +360,9 @@ def make(folders: list[str], out: pathlib.Path, preset: str = "", embed: bool = 
         css=Markup((here / "report.css").read_text()), found=found, answer=answer(found), warnings=warnings(found),
         colours={panels.label(variant): panels.COLOURS[variant] for variant in found.variants},
         table1=table1_section(found, out), curves=learning_curves(found, out), figure3=figure3(found, out),
-        dots=state_against_pixels(found, out), together=aggregates(found, out), published=published(found, out),
-        videos=videos(found, out, embed), alone=embed, runs=runs_table(found), failed_below=FAILED,
-        paper_frames=PAPER_FRAMES, hours=sum(run.hours for run in found.runs),
+        health=health(found, out), dots=state_against_pixels(found, out), together=aggregates(found, out),
+        published=published(found, out), videos=videos(found, out, embed), alone=embed, runs=runs_table(found),
+        failed_below=FAILED, paper_frames=PAPER_FRAMES, hours=sum(run.hours for run in found.runs),
         whole=sum(run.is_whole for run in found.runs),
     )  # fmt: skip
     files.write_atomically(out / "report.html", page.encode())

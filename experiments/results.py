@@ -21,6 +21,7 @@ from experiments.benchmarks import tables
 from experiments.figures import REFERENCE, learning_curves
 from experiments.profiles import PROFILES, SETS
 from pixel_ddpg import baseline, config, files, machine, presets, rendering, tasks, trainer
+from pixel_ddpg.logger import read_rows
 from pixel_ddpg.run import format_hours, replay_bytes
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -140,6 +141,28 @@ def tuning_table(folder: pathlib.Path) -> str:
         minutes = f"{60 * rows[-1]['hours'] / rows[-1]['frame'] * 10_000:.1f}"
         values = [str(config.value_of(settings, key)).replace("], [", "],<br>[") for key in keys]
         lines.append(" | ".join([settings.task, *values, *(returns.get(frame, "") for frame in frames), minutes]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def screening_table(folder: pathlib.Path) -> str:
+    """Markdown: what each try changed, by the words of its command, and its return by frame.
+
+    A try's fields may be gone from the configuration since, so its config.yaml is not read.
+    """
+    frames = range(20_000, FRAMES + 1, 20_000)
+    everywhere = ("task=", "obs=", "seed=", "frames=", "eval.", "checkpoint_minutes=", "noise.random_frames=")
+    columns = ["try", "task", "seed", *(f"{frame // 1000}k" for frame in frames), "words", "commit"]
+    lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
+    for path in sorted(folder.rglob("command.txt")):
+        given = path.read_text().split()
+        seed = next(word.split("=")[1] for word in given if word.startswith("seed="))
+        rows = read_rows(path.with_name("metrics.jsonl"))
+        returns = {row["frame"] // 1000 * 1000: f"{row['return']:.0f}" for row in rows if row["kind"] == "eval"}
+        commits = dict.fromkeys(row["commit"][:9] for row in rows if row["kind"] == "run")
+        words = " ".join(word for word in given[3:] if not word.startswith(everywhere)).replace("agent.", "")
+        name = str(path.parent.parent.relative_to(folder))
+        cells = [name, path.parent.name, seed, *(returns.get(frame, "") for frame in frames), words, ", ".join(commits)]
+        lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -434,6 +457,7 @@ def main(options: Results) -> None:
         fill(path, "comparison", comparison)
     fill(FOLDER / "README.md", "provenance", provenance_table(planet6))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
+    fill(FOLDER / "screening" / "README.md", "tries", screening_table(FOLDER / "screening"))
     compared = report.make([str(FOLDER / "figure2")], FOLDER / "report")
     for path in (readme, FOLDER / "README.md"):
         fill(path, "figure2", report.summary(compared))

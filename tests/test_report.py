@@ -238,6 +238,23 @@ def test_figure3_has_the_pairs_that_runs_recorded(three_tasks, tmp_path):
     assert {(row["observed"], row["q"]) for row in rows} == {("1.5", "1.0"), ("2.5", "2.0")}
 
 
+def test_the_health_of_a_learner_is_drawn_where_it_is_recorded(three_tasks, tmp_path):
+    """Another metric's numbers, rows that older versions wrote without them, rows from before the first update."""
+    assert report.health(runs.collect([str(three_tasks)]), tmp_path / "older")["panels"] == []
+    folder = next(three_tasks.glob("cart/state/fast/seed0"))
+    metrics = Metrics(folder / "metrics.jsonl", 10**9)
+    for frame, error in ((1000, None), (2000, 3.0), (3000, 2.0)):
+        row = {"kind": "train", "frame": frame, "hours": 0.0, "return": 1.0, "frames_per_second": 9.0}
+        metrics.write(row | {"td_error": error, "pre_tanh": error and error / 10, "saturated": error and error / 100})
+    metrics.close()
+    section = report.health(runs.collect([str(three_tasks)]), tmp_path)
+    assert len(section["panels"]) == len(panels.HEALTH) == 3
+    rows = list(csv.DictReader((tmp_path / "figures" / "health.csv").open()))
+    for key, factor in {"td_error": 1, "pre_tanh": 0.1, "saturated": 0.01}.items():
+        found = [(int(row["frame"]), float(row[key])) for row in rows if row[key]]
+        assert found == [(2000, pytest.approx(3 * factor)), (3000, pytest.approx(2 * factor))]
+
+
 def test_only_the_last_evaluation_is_shown(three_tasks, tmp_path):
     """Figure 3 of a run that went on, with what its critic said before; the film of another command."""
     folder = three_tasks / "cart" / "pixels" / "fast" / "seed0"
