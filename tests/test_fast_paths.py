@@ -92,8 +92,11 @@ def test_a_copy_of_a_stack_has_its_own_weights():
     assert torch.equal(stack(x), before) and not torch.equal(target(x), before)
 
 
+STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean agent.reward_scale=0.1 agent.action_gain=2"
+PIXELS_ADDITIONS = "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.latent_loss=1 agent.reward_scale=0.1"
 PRESETS = [
-    ("fast", "pixels"), ("fast", "state"), ("drqv2", "pixels"), ("ddpg2016", "state"), ("ddpg2016", "pixels")
+    ("fast", "pixels"), ("fast", "state"), ("drqv2", "pixels"), ("ddpg2016", "state"), ("ddpg2016", "pixels"),
+    (PIXELS_ADDITIONS, "pixels"), (STATE_ADDITIONS, "state"),
 ]  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def nearly_all_equal(one: torch.Tensor, other: torch.Tensor, most: float, spare:
 def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypatch):
     """Everything together, as the presets have it: losses and weights after some updates."""
     monkeypatch.setattr(onednn, "SMALL", small)
-    settings = config.compose([f"preset={preset}", f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"])
+    settings = config.compose([*f"preset={preset}".split(), f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"])
     shape = (9, 64, 64) if obs == "pixels" else (9,)
     draws = torch.Generator().manual_seed(2)
 
@@ -316,7 +319,8 @@ def test_an_update_can_be_captured(preset, obs, precision, monkeypatch):
 
 def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"):
     """An agent and a replay with some transitions."""
-    words = [f"preset={preset}", f"obs={obs}", "env.size=64", f"agent.hidden={hidden}", f"agent.precision={precision}"]
+    words = [*f"preset={preset}".split(), f"obs={obs}", "env.size=64"]
+    words += [f"agent.hidden={hidden}", f"agent.precision={precision}"]
     settings = config.compose(words)
     shape = (3 * settings.env.renderings, 64, 64) if obs == "pixels" else (9,)
     stack = settings.env.frame_stack
@@ -460,12 +464,13 @@ def test_a_product_of_half_precision_is_nearly_the_whole_one():
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")
-def test_compiled_losses_are_eager_ones(monkeypatch):
+@pytest.mark.parametrize("preset, obs", [("fast", "state"), (STATE_ADDITIONS, "state")])
+def test_compiled_losses_are_eager_ones(preset, obs, monkeypatch):
     """A gradient that compiling loses, weights that it keeps; a break of the graph, as at a draw from a generator."""
     monkeypatch.setattr(onednn, "AVAILABLE", False)
     results = []
     for compiled in (False, True):
-        agent, replay = small_pair("fast", "state", "cpu", 40)
+        agent, replay = small_pair(preset, obs, "cpu", 40)
         agent.noise_scale.fill_(0.5)
         if compiled:
             agent.compile_losses()
