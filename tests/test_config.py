@@ -287,7 +287,7 @@ def test_composing_leaves_no_trace():
         ("agent.actor_rl=1", "did you mean agent.actor_lr"),
         ("agent.taw=1", "did you mean agent.tau"),
         ("env.framestack=2", "did you mean env.frame_stack"),
-        ("noise.kind=foo", "gaussian, ou"),
+        ("noise.kind=foo", "gaussian, pink, ou"),
         ("wandb=maybe", "auto, online, offline, off"),
         ("agent.init=xavier", "orthogonal, fan_in"),
         ("agent.encoder_trained_by=actor", "critic, both"),
@@ -548,7 +548,7 @@ def test_help_names_its_own_command_and_every_key(module, tmp_path):
         assert key in lines or key in groups, key
     if module == "pixel_ddpg.run":
         assert (
-            "agent.critics=2                  2: clipped double Q" in result.stdout
+            "agent.tau=0.01                   weight of the network in its target" in result.stdout
             and "env.slices=14 " in result.stdout
         )
     assert list(tmp_path.iterdir()) == []
