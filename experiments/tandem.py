@@ -42,7 +42,9 @@ config.register_command("tandem", Tandem, "experiments")
 
 def experience(options: Tandem, size: int) -> tuple[Steps, Steps]:
     """Train from state; the steps as state and as pictures."""
-    settings = config.compose([f"task={options.task}", "obs=state", "agent.state_norm=true", f"seed={options.seed}"])
+    settings = config.compose(
+        [f"task={options.task}", "obs=state", "agent.observation_norm=true", f"seed={options.seed}"]
+    )
     environment = Environment(tasks.CATALOGUE[settings.task], "state", settings.env, settings.seed)
     renderer, agent = environment.make_renderer(size), trainer.make_agent(settings, torch.device("cpu"))
     explore = Exploration(settings.noise, environment.action_spec().shape[0], settings.seed)

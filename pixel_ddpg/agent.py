@@ -38,9 +38,9 @@ class DDPG(nn.Module):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
         pixels = len(observation_shape) == 3
-        self.encoder = Encoder(observation_shape[0], settings) if pixels else nn.Flatten()
-        if settings.state_norm and not pixels:
-            self.encoder = RunningNorm(observation_shape[0])
+        self.encoder = Encoder(observation_shape, settings) if pixels else nn.Flatten()
+        if settings.observation_norm and not pixels:
+            self.encoder = RunningNorm(observation_shape)
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings)
         self.critic = Critic(features, action_dim, settings)
@@ -112,6 +112,8 @@ class DDPG(nn.Module):
         self._batch_norm_learns(True)
         if isinstance(self.encoder, RunningNorm):
             self.encoder.learn(batch.observation)
+        elif self.settings.observation_norm:
+            self.encoder.norm.learn(batch.observation[:8].to(torch.float32) / 255 - self.settings.pixel_offset)
         features = self.encoder(batch.observation)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 

@@ -90,7 +90,7 @@ class Agent:
     layer_norm: bool = False  # before each ReLU
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
-    state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
+    observation_norm: bool = False  # less the running mean, over the running deviation: see networks.RunningNorm
     latent_loss: float = 0.0  # pixels: weight of the loss that predicts the latent and the rewards n_step steps ahead
     saturation_penalty: float = (
         0.0  # weight of the squared output before tanh, beyond the next field, in the actor's loss

@@ -614,8 +614,8 @@ def test_14_targets_are_computed_without_gradient():
 
 def test_the_state_is_normalised_alike_everywhere():
     """Statistics that lack a batch, or that acting, the target or Q do not have."""
-    agent = make("fast", "state", (5,), "agent.state_norm=true", "noise.target_clip=0", "agent.hidden=[8,8]")
-    plain = make("fast", "state", (5,), "agent.state_norm=false", "noise.target_clip=0", "agent.hidden=[8,8]")
+    agent = make("fast", "state", (5,), "agent.observation_norm=true", "noise.target_clip=0", "agent.hidden=[8,8]")
+    plain = make("fast", "state", (5,), "agent.observation_norm=false", "noise.target_clip=0", "agent.hidden=[8,8]")
     batches = [random_batch((5,), 16, seed) for seed in (1, 2)]
     for number, batch in enumerate(batches, 1):
         plain.load_state_dict(agent.state_dict(), strict=False)

@@ -98,7 +98,7 @@ def test_outputs_have_their_shapes_and_ranges(drqv2):
 def test_16_pixels_are_divided_by_255(offset, least):
     """Bytes that reach the convolutions as 0 to 255, or shifted by another preset's offset."""
     words = ["agent.conv=[[1,1,1,0]]", f"agent.pixel_offset={offset}"]
-    encoder = Encoder(3, compose(["obs=pixels", *words]).agent)
+    encoder = Encoder((3, 8, 8), compose(["obs=pixels", *words]).agent)
     encoder.convolutions = nn.Identity()
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     scaled = encoder(pixels)
@@ -195,12 +195,12 @@ def test_a_running_norm_has_the_mean_and_deviation_of_all_it_was_given():
     """Batches weighed unequally, a deviation of means that is left out, or numbers that are not clipped."""
     draw = torch.Generator().manual_seed(1)
     batches = [torch.randn(size, 3, generator=draw) * 4 + shift for size, shift in ((5, 0.0), (64, 2.0), (31, -7.0))]
-    norm = RunningNorm(3)
+    norm = RunningNorm((3,))
     for batch in batches:
         norm.learn(batch)
     everything = torch.cat(batches)
-    torch.testing.assert_close(norm.mean, everything.mean(0))
-    torch.testing.assert_close(norm.variance, everything.var(0, correction=0))
+    torch.testing.assert_close(norm.mean[0], everything.mean(0))
+    torch.testing.assert_close(norm.variance[0], everything.var(0, correction=0))
     expected = (everything - everything.mean(0)) / everything.std(0, correction=0)
     torch.testing.assert_close(norm(everything), expected.clamp(-5, 5), rtol=1e-4, atol=1e-4)
     assert norm(1e6 * torch.ones(1, 3)).tolist() == [[5, 5, 5]]
@@ -208,6 +208,6 @@ def test_a_running_norm_has_the_mean_and_deviation_of_all_it_was_given():
 
 def test_a_constant_component_of_the_state_is_passed_as_zero():
     """A division by its deviation, which is 0."""
-    norm = RunningNorm(2)
+    norm = RunningNorm((2,))
     norm.learn(torch.tensor([[3.0, 1.0], [3.0, 2.0]]))
     assert norm(torch.tensor([[3.0, 1.5]])).tolist() == [[0, 0]]

@@ -20,7 +20,7 @@ VARIANTS = {
     "no-replay": [*STATE, "preset=dpg", "replay.batch_size=1", "train.start_steps=1"],
     "all-additions-state": [
         *STATE,
-        "agent.state_norm=true",
+        "agent.observation_norm=true",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
         "noise.kind=pink",
