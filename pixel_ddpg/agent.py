@@ -110,10 +110,8 @@ class DDPG(nn.Module):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
         self._batch_norm_learns(True)
-        if isinstance(self.encoder, RunningNorm):
+        if self.settings.observation_norm:
             self.encoder.learn(batch.observation)
-        elif self.settings.observation_norm:
-            self.encoder.norm.learn(batch.observation[:8].to(torch.float32) / 255 - self.settings.pixel_offset)
         features = self.encoder(batch.observation)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from pixel_ddpg.config import Agent
 from pixel_ddpg.onednn import Stack
 
+NORM_PICTURES = 8  # of each batch, which a running mean of pixels takes
 HALF_CHANNELS = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
 
 
@@ -47,6 +48,10 @@ class Encoder(nn.Module):
         self.norm = RunningNorm(shape) if settings.observation_norm else None
         self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         self.register_buffer("_offset", torch.tensor(-settings.pixel_offset, dtype=self._dtype), persistent=False)
+
+    def learn(self, observation: Tensor) -> None:
+        """Take some of a batch into the running mean and variance."""
+        self.norm.learn(observation[:NORM_PICTURES].float() / 255 + self._offset.float())
 
     def forward(self, observation: Tensor) -> Tensor:
         half, gpu = self._dtype == torch.bfloat16, observation.device.type != "cpu"

@@ -1,12 +1,14 @@
 """Sizes and first weights of the networks, as the papers and the comments in presets.py have them."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import compose
-from pixel_ddpg.networks import Actor, Critic, Encoder, RunningNorm
+from pixel_ddpg.networks import NORM_PICTURES, Actor, Critic, Encoder, RunningNorm
 
 
 def build(preset, obs, shape, action_dim, *words, **options):
@@ -204,6 +206,24 @@ def test_a_running_norm_has_the_mean_and_deviation_of_all_it_was_given():
     expected = (everything - everything.mean(0)) / everything.std(0, correction=0)
     torch.testing.assert_close(norm(everything), expected.clamp(-5, 5), rtol=1e-4, atol=1e-4)
     assert norm(1e6 * torch.ones(1, 3)).tolist() == [[5, 5, 5]]
+
+
+def test_pixels_are_less_their_own_mean_over_the_deviation_of_all():
+    """A deviation of each pixel, which makes noise as large as what moves; pictures that are left out."""
+    encoder = Encoder((3, 8, 8), compose(["obs=pixels", "agent.observation_norm=true"]).agent)
+    draw, seen = torch.Generator().manual_seed(1), []
+    for _ in range(3):
+        batch = torch.randint(0, 256, (NORM_PICTURES + 5, 3, 8, 8), dtype=torch.uint8, generator=draw)
+        batch[:, :, 3:] //= 10
+        encoder.learn(batch)
+        seen.append(batch[:NORM_PICTURES].double() / 255 - 0.5)
+    seen = torch.cat(seen)
+    expected = (seen - seen.mean(0)) / seen.var(0, correction=0).mean().sqrt()
+    pictures = []
+    encoder.convolutions = pictures.append
+    with contextlib.suppress(AttributeError):  # what follows the convolutions
+        encoder(batch[:NORM_PICTURES])
+    torch.testing.assert_close(pictures[0].double(), expected[-NORM_PICTURES:], rtol=1e-4, atol=1e-4)
 
 
 def test_a_constant_component_of_the_state_is_passed_as_zero():

@@ -30,6 +30,7 @@ VARIANTS = {
     ],
     "all-additions-pixels": [
         *PIXELS,
+        "agent.observation_norm=true",
         "agent.target_encoder=true",
         "agent.encoder_tau=0.05",
         "agent.latent_loss=1",
