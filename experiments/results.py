@@ -166,6 +166,15 @@ def screening_table(folder: pathlib.Path) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def probe_table(path: pathlib.Path) -> str:
+    """Markdown: what `python -m experiments.probe` wrote."""
+    lines = ["task | encoder, picture | variance explained | features | ms an update", "--- | --- | --- | --- | ---"]
+    for row in json.loads(path.read_text())["rows"]:
+        numbers = f"{row['explained']:.3f}", str(row["features"]), f"{row['milliseconds']:.1f}"
+        lines.append(" | ".join([row["task"], row["encoder"], *numbers]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def baselines() -> dict[str, dict[str, dict]]:
     """Task -> policy -> what `python -m pixel_ddpg.baseline` has measured; UserError for what has since changed."""
     found: dict[str, dict[str, dict]] = {}
@@ -457,7 +466,9 @@ def main(options: Results) -> None:
         fill(path, "comparison", comparison)
     fill(FOLDER / "README.md", "provenance", provenance_table(planet6))
     fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
-    fill(FOLDER / "screening" / "README.md", "tries", screening_table(FOLDER / "screening"))
+    screening = FOLDER / "screening"
+    fill(screening / "README.md", "probe", probe_table(screening / "probe.json"))
+    fill(screening / "README.md", "tries", screening_table(screening))
     compared = report.make([str(FOLDER / "figure2")], FOLDER / "report")
     for path in (readme, FOLDER / "README.md"):
         fill(path, "figure2", report.summary(compared))

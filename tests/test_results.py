@@ -169,6 +169,9 @@ def test_the_tables_are_those_of_the_files():
     arithmetic = results.arithmetic_table([*results.BEFORE, *results.AFTER], results.OTHER)
     for table in (*tables, rerun, arithmetic, results.tuning_table(results.FOLDER / "tuning")):
         assert table in (results.FOLDER / "README.md").read_text()
+    screening = results.FOLDER / "screening"
+    for table in (results.probe_table(screening / "probe.json"), results.screening_table(screening)):
+        assert table in (screening / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
         assert table in (root / "experiments" / "README.md").read_text()
 
