@@ -91,7 +91,7 @@ def explained(task: str, encoder: str, options: Probe, data: tuple) -> dict:
     agent = config.compose([f"task={task}", "obs=pixels"]).agent
     agent.conv = conv
     generator = torch.Generator().manual_seed(options.seed)
-    network = Encoder((9, *replay.elements.shape[2:]), agent)
+    network = Encoder(9, agent)
     features = network(torch.zeros(1, 9, *replay.elements.shape[2:])).shape[1]
     head = nn.Sequential(
         nn.Linear(features, 50), nn.LayerNorm(50), nn.Tanh(), nn.Linear(50, 256), nn.ReLU(),

@@ -42,9 +42,7 @@ config.register_command("tandem", Tandem, "experiments")
 
 def experience(options: Tandem, size: int) -> tuple[Steps, Steps]:
     """Train from state; the steps as state and as pictures."""
-    settings = config.compose(
-        [f"task={options.task}", "obs=state", "agent.observation_norm=true", f"seed={options.seed}"]
-    )
+    settings = config.compose([f"task={options.task}", "obs=state", "agent.state_norm=true", f"seed={options.seed}"])
     environment = Environment(tasks.CATALOGUE[settings.task], "state", settings.env, settings.seed)
     renderer, agent = environment.make_renderer(size), trainer.make_agent(settings, torch.device("cpu"))
     explore = Exploration(settings.noise, environment.action_spec().shape[0], settings.seed)
@@ -99,7 +97,6 @@ def learn(options: Tandem, settings: config.Config, steps: Steps) -> list[dict]:
         sums.append([metrics[name].item() for name in trainer.LOSSES])
         if update % options.every == 0:
             means = dict(zip(trainer.LOSSES, np.mean(sums, 0).tolist()))
-            means["td_error"] **= 0.5  # the root of the mean square
             returns, _ = run_episodes(environment, agent.act, options.episodes)
             rows.append({"update": update, **means, "return": float(np.mean(returns)), "returns": returns})
             print(f"  {update:6,}  q {means['q']:.1f}  return {rows[-1]['return']:.0f}", flush=True)

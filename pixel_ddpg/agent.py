@@ -38,9 +38,9 @@ class DDPG(nn.Module):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
         pixels = len(observation_shape) == 3
-        self.encoder = Encoder(observation_shape, settings) if pixels else nn.Flatten()
-        if settings.observation_norm and not pixels:
-            self.encoder = RunningNorm(observation_shape)
+        self.encoder = Encoder(observation_shape[0], settings) if pixels else nn.Flatten()
+        if settings.state_norm and not pixels:
+            self.encoder = RunningNorm(observation_shape[0])
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings)
         self.critic = Critic(features, action_dim, settings)
@@ -110,7 +110,7 @@ class DDPG(nn.Module):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
         self._batch_norm_learns(True)
-        if self.settings.observation_norm:
+        if isinstance(self.encoder, RunningNorm):
             self.encoder.learn(batch.observation)
         features = self.encoder(batch.observation)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
@@ -135,7 +135,7 @@ class DDPG(nn.Module):
         q, td = (self._unscaled(value.detach()) for value in (q, td))
         return {
             "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.mean(),
-            "td_error": td.square().mean(), "pre_tanh": size.mean(),
+            "td_error": td.square().mean().sqrt(), "pre_tanh": size.mean(),
             "saturated": (size.tanh() > SATURATED).float().mean(),
         }  # fmt: skip
 

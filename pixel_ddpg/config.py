@@ -76,7 +76,9 @@ class Agent:
     encoder_tau: float = 0.0  # the same of the encoder, where the targets have one; 0: as tau
     actor_lr: float = 1e-4
     critic_lr: float = 1e-4  # also of the encoder
-    final_lr: float = 1.0  # share of both learning rates that is left at the end of the budget; they fall linearly
+    final_lr: float = (
+        1.0  # share of the learning rates that is left at the end of the budget, frames=; they fall linearly
+    )
     critic_weight_decay: float = 0.0  # L2 on the weights of critic and encoder
     critics: int = 2
     ensemble: str = "min"  # of several critics, target and actor take the smallest Q (clipped double Q) or the mean
@@ -90,7 +92,7 @@ class Agent:
     layer_norm: bool = False  # before each ReLU
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
-    observation_norm: bool = False  # less the running mean, over the running deviation: see networks.RunningNorm
+    state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
     latent_loss: float = 0.0  # pixels: weight of the loss that predicts the latent and the rewards n_step steps ahead
     saturation_penalty: float = (
         0.0  # weight of the squared output before tanh, beyond the next field, in the actor's loss

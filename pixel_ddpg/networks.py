@@ -9,7 +9,6 @@ from torch.nn import functional
 from pixel_ddpg.config import Agent
 from pixel_ddpg.onednn import Stack
 
-NORM_PICTURES = 8  # of each batch, which a running mean of pixels takes
 HALF_CHANNELS = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
 
 
@@ -37,21 +36,15 @@ class Encoder(nn.Module):
     float32; with precision bfloat16 on a GPU, bfloat16, where half of the bytes are half of the time.
     """
 
-    def __init__(self, shape: tuple[int, ...], settings: Agent):
+    def __init__(self, channels: int, settings: Agent):
         super().__init__()
         layers: list[nn.Module] = []
-        channels = shape[0]
         for filters, kernel, stride, padding in settings.conv:
             layers += [Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
             channels = filters
         self.convolutions = Stack(*layers)
-        self.norm = RunningNorm(shape) if settings.observation_norm else None
         self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         self.register_buffer("_offset", torch.tensor(-settings.pixel_offset, dtype=self._dtype), persistent=False)
-
-    def learn(self, observation: Tensor) -> None:
-        """Take some of a batch into the running mean and variance."""
-        self.norm.learn(observation[:NORM_PICTURES].float() / 255 + self._offset.float())
 
     def forward(self, observation: Tensor) -> Tensor:
         half, gpu = self._dtype == torch.bfloat16, observation.device.type != "cpu"
@@ -59,8 +52,6 @@ class Encoder(nn.Module):
             observation = functional.pad(observation, (0,) * 5 + (-observation.shape[1] % HALF_CHANNELS,))
         pixels = observation.contiguous(memory_format=torch.channels_last).to(self._dtype)  # in turn: bytes move faster
         pixels = torch.add(self._offset, pixels, alpha=1 / 255, out=None if gpu else pixels)
-        if self.norm is not None:
-            pixels = self.norm(pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, half, cache_enabled=False):  # as a graph needs it
             features = self.convolutions(pixels).flatten(1)
         return features if gpu else features.float()
@@ -102,33 +93,26 @@ class Critic(nn.Module):
 
 
 class RunningNorm(nn.Module):
-    """Observations (B, ...) less the mean and over the deviation of all that was learned from.
+    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5."""
 
-    State: each component over its own deviation, within +-5. Pixels: each less its own mean, which is the background,
-    over the root of the mean variance of all, so that what moves is what the encoder sees.
-    """
-
-    def __init__(self, shape: tuple[int, ...]):
+    def __init__(self, size: int):
         super().__init__()
-        self._pixels = len(shape) == 3
-        self.register_buffer("mean", torch.zeros(1, *shape))
-        self.register_buffer("variance", torch.ones(1, *shape))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.tensor(0.0))
 
     @torch.no_grad()
-    def learn(self, observation: Tensor) -> None:
+    def learn(self, state: Tensor) -> None:
         """Take a batch into the mean and the variance (Chan et al., 1979)."""
-        batch_variance, batch_mean = torch.var_mean(observation, 0, correction=0, keepdim=True)
-        self.count += len(observation)
-        share = len(observation) / self.count
+        batch_variance, batch_mean = torch.var_mean(state, 0, correction=0)
+        self.count += len(state)
+        share = len(state) / self.count
         delta = batch_mean - self.mean
         self.variance += share * (batch_variance - self.variance + (1 - share) * delta.square())
         self.mean += share * delta
 
-    def forward(self, observation: Tensor) -> Tensor:
-        if self._pixels:
-            return (observation - self.mean) * (self.variance.mean() + 1e-8).rsqrt()
-        return ((observation - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
+    def forward(self, state: Tensor) -> Tensor:
+        return ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
 
 
 class Predictor(nn.Module):

@@ -285,8 +285,6 @@ class Trainer:
     def _end_episodes(self, total: float) -> None:
         """Log the mean return of the episodes that have just ended, and the means since the last ones."""
         means = {name: (value / self._summed).item() for name, value in self._sums.items()}
-        if "td_error" in means:
-            means["td_error"] **= 0.5  # the root of the mean square
         if not all(math.isfinite(value) for value in means.values()):
             self._log("train", {"return": total, **means})
             self._not_finite("a loss")

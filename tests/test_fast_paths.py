@@ -92,7 +92,7 @@ def test_a_copy_of_a_stack_has_its_own_weights():
     assert torch.equal(stack(x), before) and not torch.equal(target(x), before)
 
 
-STATE_ADDITIONS = "fast agent.observation_norm=true agent.ensemble=mean agent.reward_scale=0.1 agent.action_gain=2"
+STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean agent.reward_scale=0.1 agent.action_gain=2"
 PIXELS_ADDITIONS = "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.latent_loss=1 agent.reward_scale=0.1"
 PRESETS = [
     ("fast", "pixels"), ("fast", "state"), ("drqv2", "pixels"), ("ddpg2016", "state"), ("ddpg2016", "pixels"),
@@ -181,8 +181,8 @@ def test_an_encoder_in_bfloat16_is_that_of_float32_rounded(fast, monkeypatch):
     monkeypatch.setattr(onednn, "AVAILABLE", fast)
     settings = config.compose(["preset=fast", "obs=pixels"]).agent
     torch.manual_seed(0)
-    exact = Encoder((9, 64, 64), settings).to(memory_format=torch.channels_last)
-    rounded = Encoder((9, 64, 64), half(settings)).to(memory_format=torch.channels_last)
+    exact = Encoder(9, settings).to(memory_format=torch.channels_last)
+    rounded = Encoder(9, half(settings)).to(memory_format=torch.channels_last)
     rounded.load_state_dict(exact.state_dict())
     pictures = torch.randint(0, 256, (8, 9, 64, 64), dtype=torch.uint8)
     for encoder in (exact, rounded):
@@ -200,7 +200,7 @@ def test_an_encoder_in_bfloat16_is_that_of_float32_rounded(fast, monkeypatch):
 def test_a_processor_without_bfloat16_has_torchs_own_layers(monkeypatch):
     """A run of bfloat16 that another machine cannot even play."""
     monkeypatch.setattr(onednn, "bfloat16_available", lambda: False)
-    encoder = Encoder((3, 64, 64), half(config.compose(["preset=fast", "obs=pixels"]).agent))
+    encoder = Encoder(3, half(config.compose(["preset=fast", "obs=pixels"]).agent))
     features = encoder(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert features.grad_fn is not None and "_NodeBackward" not in str(graph_of(features))
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import compose
-from pixel_ddpg.networks import NORM_PICTURES, Actor, Critic, Encoder, RunningNorm
+from pixel_ddpg.networks import Actor, Critic, Encoder, RunningNorm
 
 
 def build(preset, obs, shape, action_dim, *words, **options):
@@ -98,7 +98,7 @@ def test_outputs_have_their_shapes_and_ranges(drqv2):
 def test_16_pixels_are_divided_by_255(offset, least):
     """Bytes that reach the convolutions as 0 to 255, or shifted by another preset's offset."""
     words = ["agent.conv=[[1,1,1,0]]", f"agent.pixel_offset={offset}"]
-    encoder = Encoder((3, 8, 8), compose(["obs=pixels", *words]).agent)
+    encoder = Encoder(3, compose(["obs=pixels", *words]).agent)
     encoder.convolutions = nn.Identity()
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     scaled = encoder(pixels)
@@ -195,35 +195,19 @@ def test_a_running_norm_has_the_mean_and_deviation_of_all_it_was_given():
     """Batches weighed unequally, a deviation of means that is left out, or numbers that are not clipped."""
     draw = torch.Generator().manual_seed(1)
     batches = [torch.randn(size, 3, generator=draw) * 4 + shift for size, shift in ((5, 0.0), (64, 2.0), (31, -7.0))]
-    norm = RunningNorm((3,))
+    norm = RunningNorm(3)
     for batch in batches:
         norm.learn(batch)
     everything = torch.cat(batches)
-    torch.testing.assert_close(norm.mean[0], everything.mean(0))
-    torch.testing.assert_close(norm.variance[0], everything.var(0, correction=0))
+    torch.testing.assert_close(norm.mean, everything.mean(0))
+    torch.testing.assert_close(norm.variance, everything.var(0, correction=0))
     expected = (everything - everything.mean(0)) / everything.std(0, correction=0)
     torch.testing.assert_close(norm(everything), expected.clamp(-5, 5), rtol=1e-4, atol=1e-4)
     assert norm(1e6 * torch.ones(1, 3)).tolist() == [[5, 5, 5]]
 
 
-def test_pixels_are_less_their_own_mean_over_the_deviation_of_all():
-    """A deviation of each pixel, which makes noise as large as what moves; pictures that are left out."""
-    encoder = Encoder((3, 8, 8), compose(["obs=pixels", "agent.observation_norm=true"]).agent)
-    draw, seen = torch.Generator().manual_seed(1), []
-    for _ in range(3):
-        batch = torch.randint(0, 256, (NORM_PICTURES + 5, 3, 8, 8), dtype=torch.uint8, generator=draw)
-        batch[:, :, 3:] //= 10
-        encoder.learn(batch)
-        seen.append(batch[:NORM_PICTURES].double() / 255 - 0.5)
-    seen = torch.cat(seen)
-    expected = (seen - seen.mean(0)) / seen.var(0, correction=0).mean().sqrt()
-    encoder.convolutions = nn.Identity()
-    got = encoder(batch[:NORM_PICTURES]).double()
-    torch.testing.assert_close(got, expected[-NORM_PICTURES:].flatten(1), rtol=1e-4, atol=1e-4)
-
-
 def test_a_constant_component_of_the_state_is_passed_as_zero():
     """A division by its deviation, which is 0."""
-    norm = RunningNorm((2,))
+    norm = RunningNorm(2)
     norm.learn(torch.tensor([[3.0, 1.0], [3.0, 2.0]]))
     assert norm(torch.tensor([[3.0, 1.5]])).tolist() == [[0, 0]]

@@ -20,7 +20,7 @@ VARIANTS = {
     "no-replay": [*STATE, "preset=dpg", "replay.batch_size=1", "train.start_steps=1"],
     "all-additions-state": [
         *STATE,
-        "agent.observation_norm=true",
+        "agent.state_norm=true",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
         "noise.kind=pink",
@@ -30,7 +30,6 @@ VARIANTS = {
     ],
     "all-additions-pixels": [
         *PIXELS,
-        "agent.observation_norm=true",
         "agent.target_encoder=true",
         "agent.encoder_tau=0.05",
         "agent.latent_loss=1",

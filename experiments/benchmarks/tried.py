@@ -123,7 +123,11 @@ class Together(nn.Module):
                 self.biases.append(torch.stack([module.bias.detach() for module in alike])[:, None])
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([self.head(features), action], dim=-1).expand(len(self.weights[0]), -1, -1)
+        return self.values(self.head(features), action)
+
+    def values(self, head: Tensor, action: Tensor) -> Tensor:
+        """As Critic.values."""
+        x = torch.cat([head, action], dim=-1).expand(len(self.weights[0]), -1, -1)
         parameters = iter(zip(self.weights, self.biases))
         for kind in self._kinds:
             if kind is nn.ReLU:
@@ -142,8 +146,7 @@ def critics_together(agent: DDPG, replay: Replay) -> None:
     target = Together(agent.targets["critic"])
     agent.critic, agent.targets["critic"] = Together(agent.critic), target.requires_grad_(False)
     agent.optimizers["critic"] = Adam(agent.critic, agent.optimizers["critic"].lr)
-    agent._online = [*agent.critic.parameters()]
-    agent._slow = [*target.parameters()]
+    agent._averages = [([*target.parameters()], [*agent.critic.parameters()], agent.settings.tau)]
 
 
 def _scaled(agent: DDPG, pictures: Tensor) -> Tensor:
