@@ -146,7 +146,7 @@ def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
 
 
 HEALTH = {
-    "td_error": "RMS TD error", "pre_tanh": "mean |output before tanh|", "saturated": "share of actions beyond 0.95",
+    "td_error": "RMS TD error", "pre_tanh": "|output before tanh|", "saturated": "share beyond 0.95",
 }  # fmt: skip
 
 
@@ -235,10 +235,10 @@ def iqm_curve(axis: plt.Axes, variants: dict[Variant, list[Run]], over: str) -> 
     return rows
 
 
-def draw(panels: list[Draw], folder: pathlib.Path, name: str, size: tuple[float, float]) -> list[str]:
-    """Write <name>.png, .svg and .csv with all panels, five a row; returns each panel as SVG of its own."""
+def draw(panels: list[Draw], folder: pathlib.Path, name: str, size: tuple[float, float], columns: int = 5) -> list[str]:
+    """Write <name>.png, .svg and .csv with all panels; returns each panel as SVG of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    columns = min(5, len(panels))
+    columns = min(columns, len(panels))
     shape = (-(-len(panels) // columns), columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(

@@ -51,11 +51,13 @@ def data_address(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def figure(name: str, drawn: list[Draw], size: tuple[float, float], of: list[Run], out: pathlib.Path) -> dict:
+def figure(
+    name: str, drawn: list[Draw], size: tuple[float, float], of: list[Run], out: pathlib.Path, columns: int = 5
+) -> dict:
     """Panels for the page, also written as files, with what they were made of."""
     for kind in () if drawn else ("png", "svg", "csv"):  # of other runs, whose report was here
         (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
-    single = panels.draw(drawn, out / "figures", name, size) if drawn else []
+    single = panels.draw(drawn, out / "figures", name, size, columns) if drawn else []
     return {"panels": [Markup(svg) for svg in single], "made": made(of)} | (numbers(name, out) if drawn else {})
 
 
@@ -258,7 +260,7 @@ def health(found: Found, out: pathlib.Path) -> dict:
         if members
         for key in panels.HEALTH
     ]
-    return figure("health", drawn, (2.9, 2.1), recorded, out)
+    return figure("health", drawn, (2.9, 2.1), recorded, out, columns=len(panels.HEALTH))
 
 
 def state_against_pixels(found: Found, out: pathlib.Path) -> dict:
