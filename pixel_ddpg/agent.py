@@ -71,12 +71,11 @@ class DDPG(nn.Module):
             self.optimizers["encoder"] = Adam(self.encoder, settings.critic_lr, decay)
         if self.predictor:
             self.optimizers["predictor"] = Adam(self.predictor, settings.critic_lr)
-        taus = {name: settings.encoder_tau if name == "encoder" else 0.0 for name in self.targets}
+        taus = {"encoder": settings.encoder_tau or settings.tau}
         self._averages = [
-            ([t for name in names for t in _averaged(self.targets[name])],
-             [t for name in names for t in _averaged(getattr(self, name))], own or settings.tau)
-            for own in dict.fromkeys(taus.values()) if (names := [name for name in taus if taus[name] == own])
-        ]  # fmt: skip
+            (_averaged(target), _averaged(getattr(self, name)), taus.get(name, settings.tau))
+            for name, target in self.targets.items()
+        ]
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The policy's action, without noise: float32 (a,) in [-1, 1] for one observation."""
@@ -132,7 +131,7 @@ class DDPG(nn.Module):
         self.update_targets()
         self._batch_norm_learns(False)
         size = output.detach().abs()
-        q, td = (self._unscaled(value.detach()) for value in (q, td))
+        q, td = (value.detach() / self.settings.reward_scale for value in (q, td))
         return {
             "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.mean(),
             "td_error": td.square().mean().sqrt(), "pre_tanh": size.mean(),
@@ -146,7 +145,7 @@ class DDPG(nn.Module):
             next_action = _noisy(self._target("actor")(next_features), noise)
             next_latent = self.targets["critic"].head(next_features)
             next_q = self._one(self.targets["critic"].values(next_latent, next_action))
-            y = self._scaled(batch.reward) + batch.discount * next_q
+            y = self.settings.reward_scale * batch.reward + batch.discount * next_q
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
@@ -160,7 +159,9 @@ class DDPG(nn.Module):
         Windows that an episode's end cuts are left out.
         """
         ahead, rewards = self.predictor(latent, batch.actions)
-        error = (ahead - next_latent).square().sum(1) + (rewards - self._scaled(batch.rewards)).square().sum(1)
+        error = (ahead - next_latent).square().sum(1) + (
+            rewards - self.settings.reward_scale * batch.rewards
+        ).square().sum(1)
         return (error * batch.whole).mean()
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -195,12 +196,6 @@ class DDPG(nn.Module):
     def _one(self, q: Tensor) -> Tensor:
         """What stands for the estimates of several critics, (critics, B) to (B,)."""
         return q.mean(0) if self.settings.ensemble == "mean" else functools.reduce(torch.minimum, q.unbind())
-
-    def _scaled(self, reward: Tensor) -> Tensor:
-        return reward if self.settings.reward_scale == 1 else reward * self.settings.reward_scale
-
-    def _unscaled(self, q: Tensor) -> Tensor:
-        return q if self.settings.reward_scale == 1 else q / self.settings.reward_scale
 
     def _draw_noise(self, action: Tensor) -> Tensor | None:
         """Clipped Gaussian noise for the update's actions (DrQ-v2, eq. 3); None where there is none."""
