@@ -42,6 +42,7 @@ class Env:
     action_repeat: int = 2  # frames (control steps) an action is held
     frame_stack: int = 3  # how many of the last steps an observation shows
     renderings: int = 1  # pictures taken within one step, evenly spread over its frames; the paper takes 3
+    action_plane: bool = False  # pixels: a fourth channel shows the action that led to the picture, in vertical stripes
     camera: int = -1  # -1: the task's own
     shadow_size: int = 256  # side of the shadow map; dm_control's 2048 costs most of a software frame
     slices: int = 28  # corners of a round body, 28 as in mujoco; a software frame's time grows with their square
@@ -64,7 +65,9 @@ class Noise:
     theta: float = 0.15  # ou: pull to the mean
     sigma: float = 0.2  # ou: diffusion
     dt: float = 1.0  # ou: time of one agent step
-    random_frames: int = 0  # uniformly random actions at first
+    random_frames: int = 0  # random actions at first
+    random_share: float = 0.0  # of the steps right after those that are random too; falls linearly to 0 at `frames`
+    hold: float = 0.0  # agent steps, on average, that a random action at the bounds is held; 0: uniform, anew each step
     target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: no noise there
 
 
@@ -473,9 +476,11 @@ def check(config: Config) -> None:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:
         raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
-    for key in ("encoder_tau", "final_lr"):
-        if not 0 <= getattr(agent, key) <= 1:
-            raise UserError(f"agent.{key}={getattr(agent, key)} must lie in [0, 1]")
+    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share"):
+        if not 0 <= value_of(config, key) <= 1:
+            raise UserError(f"{key}={value_of(config, key)} must lie in [0, 1]")
+    if 0 < config.noise.hold < 1:
+        raise UserError(f"noise.hold={config.noise.hold} must be 0, or 1 and more")
     if not 0 <= agent.action_layer < len(agent.hidden):
         raise UserError(
             f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"
@@ -507,7 +512,7 @@ AT_LEAST = {
     "env.frame_stack": 1, "env.renderings": 1, "env.camera": -1, "env.shadow_size": 1, "env.slices": 7,
     "env.stacks": 0,
     "replay.capacity": 1, "replay.batch_size": 1, "replay.n_step": 1, "noise.start": 0, "noise.end": 0,
-    "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0,
+    "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0, "noise.hold": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
     "agent.reward_scale": 1e-6, "agent.action_gain": 1e-6, "agent.saturation_start": 0, "agent.latent_loss": 0,

@@ -19,7 +19,7 @@ class Environment(dm_env.Environment):
     """A task as the agent meets it: float32 actions in [-1, 1], each held for `action_repeat` frames.
 
     An observation is, for pixels, the last `frame_stack` steps as uint8 (3 * renderings * frame_stack, size, size),
-    oldest first; for state, the flat float32 vectors of those steps. `element` is the newest step's share of it, which
+    oldest first, after each step's pictures a plane of its action where `action_plane` is set; for state, the flat float32 vectors of those steps. `element` is the newest step's share of it, which
     is all a replay needs to keep.
     """
 
@@ -91,7 +91,7 @@ class Environment(dm_env.Environment):
         with rendering.gl_failures_explained() if own_reset_draws else contextlib.nullcontext():
             time_step = self.task_env.reset()
         if self._obs == "pixels":
-            first = np.tile(self._renderer.render(), (self._options.renderings, 1, 1))
+            first = self._element([self._renderer.render()], np.zeros(self._scale.shape))
         else:
             first = _flat(time_step.observation)
         self._stack.extend([first] * self._options.frame_stack)
@@ -115,12 +115,18 @@ class Environment(dm_env.Environment):
             if time_step.last():
                 break
         if self._obs == "pixels":
-            pictures += [pictures[-1]] * (self._options.renderings - len(pictures))
-            self._stack.append(np.concatenate(pictures))
+            self._stack.append(self._element(pictures, action))
         else:
             self._stack.append(_flat(time_step.observation))
         self.over = time_step.last()
         return dm_env.TimeStep(time_step.step_type, float(reward), float(discount), self._observation())
+
+    def _element(self, pictures: list[np.ndarray], action: np.ndarray) -> np.ndarray:
+        """What a step adds to an observation; the last picture stands for those that an episode's end left out."""
+        pictures = pictures + [pictures[-1]] * (self._options.renderings - len(pictures))
+        if self._options.action_plane:
+            pictures.append(action_plane(action, self._options.size))
+        return np.concatenate(pictures)
 
     def _task_step(self, action: np.ndarray) -> dm_env.TimeStep:
         from dm_control.rl import control
@@ -166,9 +172,19 @@ class Environment(dm_env.Environment):
         return time_step
 
 
+def action_plane(action: np.ndarray, size: int) -> np.ndarray:
+    """The action in [-1, 1] as a picture (1, size, size) of one stripe per component, 0 to 255 (as MuZero's planes).
+
+    An encoder reads it as it reads the scene; a shift of the picture moves the stripes by less than their width.
+    """
+    stripes = np.clip(action, -1, 1)[np.arange(size) * len(action) // size]
+    return np.broadcast_to(np.round(127.5 * (stripes + 1)).astype(np.uint8), (1, size, size))
+
+
 def element_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
-    """What one step adds to an observation: (3 * renderings, size, size) of pixels, (d,) of state."""
-    return (3 * options.renderings, options.size, options.size) if obs == "pixels" else (task.observation_dim,)
+    """What one step adds to an observation: (3 * renderings, size, size) of pixels and the plane, (d,) of state."""
+    channels = 3 * options.renderings + options.action_plane
+    return (channels, options.size, options.size) if obs == "pixels" else (task.observation_dim,)
 
 
 def observation_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:

@@ -23,29 +23,50 @@ def pink(random: np.random.Generator, steps: int, size: int) -> np.ndarray:
 
 
 class Exploration:
-    """Turns the policy's action into the one taken, clipped to [-1, 1]; uniformly random at first."""
+    """Turns the policy's action into the one taken, clipped to [-1, 1]; random at first."""
 
     def __init__(self, noise: Noise, action_dim: int, seed: int, episode_steps: int = 1000):
         self._noise, self._steps = noise, episode_steps
         self._random = np.random.default_rng(seed)
         self._state = np.zeros(action_dim)
         self._sequence: list[list[float]] = []  # pink: the rest of the episode's, backwards
+        self._held: np.ndarray | None = None  # a random action that goes on
 
     def reset(self) -> None:
         """An episode begins (Algorithm 1 starts the process anew)."""
         self._state = np.zeros_like(self._state)
-        self._sequence = []
+        self._sequence, self._held = [], None
 
     def is_random(self, frame: int) -> bool:
-        """Whether actions are still uniformly random."""
+        """Whether all actions are still random."""
         return frame < self._noise.random_frames
 
     def random_action(self) -> np.ndarray:
-        """Uniform over the action's range."""
-        return self._random.uniform(-1, 1, self._state.shape).astype(np.float32)
+        """Uniform over the action's range; with `hold`, a random corner of it, held for a random number of steps."""
+        if not self._noise.hold:
+            return self._random.uniform(-1, 1, self._state.shape).astype(np.float32)
+        if self._held is None:
+            self._held = self._random.choice([-1.0, 1.0], self._state.shape).astype(np.float32)
+        action = self._held
+        if self._random.random() < 1 / self._noise.hold:
+            self._held = None
+        return action
+
+    def _explores(self, frame: int) -> bool:
+        """Whether this step is one of those after the random phase that are random too (Dabney et al., 2021)."""
+        noise = self._noise
+        left = (noise.frames - frame) / max(1, noise.frames - noise.random_frames)
+        share = noise.random_share * min(1.0, max(0.0, left))
+        if not share:
+            self._held = None
+            return False
+        hold = max(1.0, noise.hold)
+        return self._held is not None or self._random.random() * (hold * (1 - share) + share) < share
 
     def __call__(self, action: np.ndarray, frame: int) -> np.ndarray:
-        """The action with noise."""
+        """The action with noise, or a random one."""
+        if self._explores(frame):
+            return self.random_action()
         if self._noise.kind == "pink":
             if not self._sequence:
                 self._sequence = pink(self._random, self._steps, len(self._state))[::-1].tolist()
@@ -63,10 +84,13 @@ class Exploration:
     def state_dict(self) -> dict:
         """The process and its random stream, as JSON can hold them."""
         return {
-            "state": self._state.tolist(), "sequence": self._sequence, "random": self._random.bit_generator.state
+            "state": self._state.tolist(), "sequence": self._sequence, "random": self._random.bit_generator.state,
+            "held": None if self._held is None else self._held.tolist(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict`."""
         self._state, self._sequence = np.array(state["state"]), state.get("sequence", [])
+        held = state.get("held")
+        self._held = None if held is None else np.array(held, np.float32)
         self._random.bit_generator.state = state["random"]
