@@ -95,7 +95,7 @@ class DDPG(nn.Module):
         """Q(s, a) of one observation and action; of several critics as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
         q = self.critic(state, torch.as_tensor(action, device=self.device)[None])
-        return self._one(q).item() / self.settings.reward_scale
+        return self._one(q).item()
 
     def compile_losses(self) -> None:
         """From now on encoder and losses are torch.compile's kernels, of each number of observations its own.
@@ -131,10 +131,9 @@ class DDPG(nn.Module):
         self.update_targets()
         self._batch_norm_learns(False)
         size = output.detach().abs()
-        q, td = (value.detach() / self.settings.reward_scale for value in (q, td))
         return {
-            "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.mean(),
-            "td_error": td.square().mean().sqrt(), "pre_tanh": size.mean(),
+            "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean(),
+            "td_error": td.detach().square().mean().sqrt(), "pre_tanh": size.mean(),
             "saturated": (size.tanh() > SATURATED).float().mean(),
         }  # fmt: skip
 
@@ -145,7 +144,7 @@ class DDPG(nn.Module):
             next_action = _noisy(self._target("actor")(next_features), noise)
             next_latent = self.targets["critic"].head(next_features)
             next_q = self._one(self.targets["critic"].values(next_latent, next_action))
-            y = self.settings.reward_scale * batch.reward + batch.discount * next_q
+            y = batch.reward + batch.discount * next_q
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
@@ -159,15 +158,13 @@ class DDPG(nn.Module):
         Windows that an episode's end cuts are left out.
         """
         ahead, rewards = self.predictor(latent, batch.actions)
-        error = (ahead - next_latent).square().sum(1) + (
-            rewards - self.settings.reward_scale * batch.rewards
-        ).square().sum(1)
+        error = (ahead - next_latent).square().sum(1) + (rewards - batch.rewards).square().sum(1)
         return (error * batch.whole).mean()
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-Q(s, mu(s) + noise): its gradient is the deterministic policy gradient, the chain rule through the action.
 
-        Beside it a small weight on the square of what the output before tanh exceeds: Adam turns the smallest slope of
+        Beside it a small weight on the square of the output before tanh: Adam turns the smallest slope of
         Q into full steps, which can drive tanh so far that its gradient is gone (see experiments/results). Returns that
         output too.
         """
@@ -176,8 +173,7 @@ class DDPG(nn.Module):
         output = self.actor.policy(features)
         loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
-            beyond = (output.abs() - self.settings.saturation_start).clamp(min=0)
-            loss = self.settings.saturation_penalty * beyond.square().mean() + loss
+            loss = self.settings.saturation_penalty * output.square().mean() + loss
         return loss, output
 
     @torch.no_grad()

@@ -58,8 +58,8 @@ class Replay:
 
 @dataclass
 class Noise:
-    kind: str = "gaussian"  # or pink, an episode's own sequence; or ou, an Ornstein-Uhlenbeck process
-    start: float = 1.0  # gaussian and pink: standard deviation at frame 0 ...
+    kind: str = "gaussian"  # or ou, an Ornstein-Uhlenbeck process
+    start: float = 1.0  # gaussian: standard deviation at frame 0 ...
     end: float = 0.1  # ... which falls linearly to this one ...
     frames: int = 100_000  # ... over so many frames
     theta: float = 0.15  # ou: pull to the mean
@@ -74,7 +74,6 @@ class Noise:
 @dataclass
 class Agent:
     discount: float = 0.99  # per agent step
-    reward_scale: float = 1.0  # the critic learns this times the return; 1 - discount: the mean reward of a step
     tau: float = 0.01  # weight of the network in its target, every update; 1: no target networks
     encoder_tau: float = 0.0  # the same of the encoder, where the targets have one; 0: as tau
     actor_lr: float = 1e-4
@@ -90,17 +89,13 @@ class Agent:
     feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     action_layer: int = 0  # the hidden layer of the critic that the action enters
-    action_gain: float = 1.0  # the critic sees the action times this, beside features that are many more
     batch_norm: bool = False  # on the input and before each ReLU (critic: before the action enters)
     layer_norm: bool = False  # before each ReLU
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
     state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
     latent_loss: float = 0.0  # pixels: weight of the loss that predicts the latent and the rewards n_step steps ahead
-    saturation_penalty: float = (
-        0.0  # weight of the squared output before tanh, beyond the next field, in the actor's loss
-    )
-    saturation_start: float = 0.0  # |output before tanh| where that begins
+    saturation_penalty: float = 0.0  # weight of the squared output before tanh in the actor's loss
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
     target_encoder: bool = False  # the targets see through their own, slowly moving encoder
@@ -515,13 +510,12 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0, "noise.hold": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
-    "agent.reward_scale": 1e-6, "agent.action_gain": 1e-6, "agent.saturation_start": 0, "agent.latent_loss": 0,
-    "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
+    "agent.latent_loss": 0, "agent.final_init": 0, "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip
 ONE_OF = {
     "wandb": ("auto", "online", "offline", "off"),
-    "noise.kind": ("gaussian", "pink", "ou"),
+    "noise.kind": ("gaussian", "ou"),
     "agent.ensemble": ("min", "mean"),
     "agent.init": ("orthogonal", "fan_in"),
     "agent.encoder_trained_by": ("critic", "both"),

@@ -11,31 +11,19 @@ def scheduled_scale(noise: Noise, frame: int) -> float:
     return (1 - mix) * noise.start + mix * noise.end
 
 
-def pink(random: np.random.Generator, steps: int, size: int) -> np.ndarray:
-    """Gaussian noise (steps, size) of variance 1 whose power falls as 1/f (Timmer and Koenig, 1995)."""
-    frequencies = np.fft.rfftfreq(steps)
-    amplitudes = np.maximum(frequencies, 1 / steps) ** -0.5
-    spectrum = amplitudes * (random.standard_normal((size, len(frequencies), 2)) @ [1, 1j])
-    spectrum[:, 0] = spectrum[:, 0].real * np.sqrt(2)
-    noise = np.fft.irfft(spectrum, steps).T
-    weights = np.r_[amplitudes[1:], amplitudes[0] / np.sqrt(2)]
-    return noise * steps / (2 * np.sqrt((weights**2).sum()))
-
-
 class Exploration:
     """Turns the policy's action into the one taken, clipped to [-1, 1]; random at first."""
 
-    def __init__(self, noise: Noise, action_dim: int, seed: int, episode_steps: int = 1000):
-        self._noise, self._steps = noise, episode_steps
+    def __init__(self, noise: Noise, action_dim: int, seed: int):
+        self._noise = noise
         self._random = np.random.default_rng(seed)
         self._state = np.zeros(action_dim)
-        self._sequence: list[list[float]] = []  # pink: the rest of the episode's, backwards
         self._held: np.ndarray | None = None  # a random action that goes on
 
     def reset(self) -> None:
         """An episode begins (Algorithm 1 starts the process anew)."""
         self._state = np.zeros_like(self._state)
-        self._sequence, self._held = [], None
+        self._held = None
 
     def is_random(self, frame: int) -> bool:
         """Whether all actions are still random."""
@@ -67,12 +55,7 @@ class Exploration:
         """The action with noise, or a random one."""
         if self._explores(frame):
             return self.random_action()
-        if self._noise.kind == "pink":
-            if not self._sequence:
-                self._sequence = pink(self._random, self._steps, len(self._state))[::-1].tolist()
-            normal = np.array(self._sequence.pop())
-        else:
-            normal = self._random.standard_normal(self._state.shape)
+        normal = self._random.standard_normal(self._state.shape)
         if self._noise.kind == "ou":
             noise = self._noise
             self._state = self._state - noise.theta * self._state * noise.dt + noise.sigma * noise.dt**0.5 * normal
@@ -84,13 +67,13 @@ class Exploration:
     def state_dict(self) -> dict:
         """The process and its random stream, as JSON can hold them."""
         return {
-            "state": self._state.tolist(), "sequence": self._sequence, "random": self._random.bit_generator.state,
+            "state": self._state.tolist(), "random": self._random.bit_generator.state,
             "held": None if self._held is None else self._held.tolist(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict`."""
-        self._state, self._sequence = np.array(state["state"]), state.get("sequence", [])
+        self._state = np.array(state["state"])
         held = state.get("held")
         self._held = None if held is None else np.array(held, np.float32)
         self._random.bit_generator.state = state["random"]

@@ -143,11 +143,9 @@ class _Q(nn.Module):
                 width += action_dim * (index == settings.action_layer)
                 after.append(_layer(width, size, settings.layer_norm, False))
             width = size
-        self._action_gain = settings.action_gain
         self.before, self.after = Stack(*before), Stack(*after, Linear(width, 1))
 
     def forward(self, head: Tensor, action: Tensor) -> Tensor:
-        action = action if self._action_gain == 1 else action * self._action_gain
         return self.after(torch.cat([self.before(head), action], dim=-1)).squeeze(-1)
 
 

@@ -113,8 +113,7 @@ def _players(config: Config, stream: dict[str, int]) -> list[Player]:
     action_dim = tasks.CATALOGUE[config.task].action_dim
     pairs = [(stream["environment"], stream["exploration"])]
     pairs += [fleet.seeds_of(config.seed, number) for number in range(1, config.envs)]
-    steps = math.ceil(tasks.CATALOGUE[config.task].episode_frames / config.env.action_repeat)
-    return [Player(kind(config, one), Exploration(config.noise, action_dim, other, steps)) for one, other in pairs]
+    return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
 
 
 def choose_device(config: Config) -> torch.device:

@@ -287,7 +287,7 @@ def test_composing_leaves_no_trace():
         ("agent.actor_rl=1", "did you mean agent.actor_lr"),
         ("agent.taw=1", "did you mean agent.tau"),
         ("env.framestack=2", "did you mean env.frame_stack"),
-        ("noise.kind=foo", "gaussian, pink, ou"),
+        ("noise.kind=foo", "gaussian, ou"),
         ("wandb=maybe", "auto, online, offline, off"),
         ("agent.init=xavier", "orthogonal, fan_in"),
         ("agent.encoder_trained_by=actor", "critic, both"),

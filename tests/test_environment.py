@@ -22,7 +22,7 @@ from gymnasium.utils import env_checker
 import pixel_ddpg
 from pixel_ddpg import config, episodes, presets, rendering, tasks, video
 from pixel_ddpg.config import UserError
-from pixel_ddpg.environment import Environment, GymEnvironment, make_env
+from pixel_ddpg.environment import Environment, GymEnvironment, action_plane, make_env
 
 NAMES = list(tasks.CATALOGUE)
 NEEDS_BOX2D = pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="needs pip install box2d pygame")
@@ -417,12 +417,41 @@ def test_5_stack_is_oldest_first_and_forgets_the_last_episode(obs):
         assert not np.array_equal(np.split(seen[-1], 3)[0], np.split(seen[-1], 3)[1])
 
 
-def test_element_is_the_newest_part():
+@pytest.mark.parametrize("plane", [False, True])
+def test_element_is_the_newest_part(plane):
     """What a replay keeps is not what the agent sees."""
-    environment = make("cheetah-run", "pixels", frame_stack=3)
+    environment = make("cheetah-run", "pixels", frame_stack=3, action_plane=plane)
     environment.reset()
     for action in random_actions(environment, 3):
-        np.testing.assert_array_equal(environment.step(action).observation[-3:], environment.element)
+        np.testing.assert_array_equal(environment.step(action).observation[-3 - plane :], environment.element)
+
+
+def test_the_action_plane_shows_the_action_that_led_to_the_picture():
+    """The action that follows, one that is left from the last episode, or another picture beside it."""
+    plain, shown = (make("cheetah-run", "pixels", renderings=2, action_repeat=2, frame_stack=2, action_plane=plane)
+                    for plane in (False, True))  # fmt: skip
+    actions = random_actions(plain, 3)
+    for _ in range(2):
+        steps, expected = play(shown, actions), play(plain, actions)
+        for number, (step, other) in enumerate(zip(steps, expected)):
+            newest, pictures = step.observation[7:], other.observation[6:]
+            assert step.observation.shape == shown.observation_spec().shape
+            np.testing.assert_array_equal(newest[:6], pictures)
+            read = newest[6] / 127.5 - 1
+            wanted = actions[number - 1] if number else np.zeros(6)
+            assert np.array_equal(read, read[:1].repeat(len(read), 0))
+            middles = [(2 * i + 1) * len(read) // 12 for i in range(6)]
+            np.testing.assert_allclose(read[0, middles], wanted, atol=0.5 / 127)
+
+
+@pytest.mark.parametrize("components, size", [(1, 8), (6, 64), (21, 64), (38, 40)])
+def test_every_component_has_its_stripe(components, size):
+    """A component that is left out, or out of order."""
+    plane = action_plane(np.linspace(-1.5, 1.5, components) if components > 1 else np.ones(1), size)
+    assert plane.shape == (1, size, size) and plane.dtype == np.uint8
+    row = plane[0, 0].astype(int)
+    assert (np.diff(row) >= 0).all() and plane[0, -1].tolist() == row.tolist()
+    assert components == 1 or len(set(row)) >= components * 2 // 3
 
 
 def test_observations_are_not_overwritten():

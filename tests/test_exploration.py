@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixel_ddpg.config import Noise
-from pixel_ddpg.exploration import Exploration, pink, scheduled_scale
+from pixel_ddpg.exploration import Exploration, scheduled_scale
 
 OU = {"kind": "ou", "theta": 0.15, "sigma": 0.2}
 SCHEDULE = {"start": 1.0, "end": 0.1, "frames": 1000}
@@ -64,40 +64,10 @@ def test_gaussian_noise_follows_its_schedule(frame, std):
     assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 0.03
 
 
-# --- pink ---
-
-
-def test_pink_noise_has_variance_1_and_falls_with_frequency():
-    """White or red noise, or another spread in short episodes than in long ones."""
-    for steps in (125, 500):
-        noise = pink(np.random.default_rng(0), steps, 3000)
-        assert noise.shape == (steps, 3000)
-        assert noise.var() == pytest.approx(1, rel=0.03) and noise.mean() == pytest.approx(0, abs=0.02)
-        power = (np.abs(np.fft.rfft(noise, axis=0)) ** 2).mean(1)[1:]
-        slope = np.polyfit(np.log(np.arange(1, len(power) + 1)), np.log(power), 1)[0]
-        assert slope == pytest.approx(-1, abs=0.05)
-        assert abs(np.corrcoef(noise[:, :2].T)[0, 1]) < 0.5
-
-
-def test_each_episode_has_its_own_pink_sequence():
-    """A sequence that goes on in the next episode, is played again, or ends before a long episode does."""
-    exploration = Exploration(Noise(kind="pink", start=0.3, frames=10**9), 1, 0, episode_steps=50)
-    episodes = []
-    for steps in (20, 50, 120):
-        exploration.reset()
-        episodes.append(perturbations(exploration, steps, action_dim=1)[:, 0])
-    random, expected = np.random.default_rng(0), []
-    for steps in (20, 50, 120):
-        parts = [pink(random, 50, 1)[:, 0] for _ in range(-(-steps // 50))]
-        expected.append(np.clip(0.3 * np.concatenate(parts)[:steps], -1, 1))
-    for got, wanted in zip(episodes, expected):
-        np.testing.assert_allclose(got, wanted, rtol=1e-6)
-
-
 # --- all ---
 
 
-@pytest.mark.parametrize("kind", ["ou", "gaussian", "pink"])
+@pytest.mark.parametrize("kind", ["ou", "gaussian"])
 def test_actions_stay_inside_their_range(kind):
     """Noise that leaves [-1, 1], and actions that are not float32 around the policy's."""
     exploration = Exploration(Noise(kind=kind, sigma=1.0, start=2.0), 100, 0)
@@ -129,16 +99,63 @@ def test_random_actions_are_uniform():
     assert counts.sum() == 12_000 and abs(counts / 1200 - 1).max() < 0.12
 
 
+# --- random actions at the bounds ---
+
+
+def runs_of(actions):
+    """How often each action stands in a row."""
+    starts = np.r_[True, (actions[1:] != actions[:-1]).any(1)]
+    return np.diff(np.r_[np.flatnonzero(starts), len(actions)])
+
+
+def test_held_actions_are_corners_that_last_so_long_on_average():
+    """Corners with a preference, or held for a step more or less: of 20 components two draws are never the same."""
+    exploration = Exploration(Noise(hold=4), 20, 0)
+    actions = np.array([exploration.random_action() for _ in range(8000)])
+    assert actions.dtype == np.float32 and set(np.unique(actions)) == {-1.0, 1.0}
+    lasts = runs_of(actions)
+    assert lasts.mean() == pytest.approx(4, rel=0.05) and (lasts == 1).mean() == pytest.approx(1 / 4, abs=0.03)
+    assert abs(actions[np.r_[0, lasts[:-1].cumsum()]].mean()) < 0.03
+
+
+@pytest.mark.parametrize("hold", [0, 1, 4])
+@pytest.mark.parametrize("frame, share", [(1000, 0.4), (3000, 0.2), (5000, 0.0), (9000, 0.0)])
+def test_a_share_of_the_steps_is_random_and_falls(hold, frame, share):
+    """A share that counts begun actions in place of steps, or from another frame on."""
+    noise = Noise(hold=hold, random_share=0.4, random_frames=1000, frames=5000, start=0, end=0)
+    exploration = Exploration(noise, 2, 0)
+    actions = np.array([exploration(np.zeros(2), frame) for _ in range(20_000)])
+    assert (actions != 0).all(1).mean() == pytest.approx(share, abs=0.03)
+
+
+def test_no_random_action_is_held_beyond_its_time():
+    """One that was begun before the random phase or the episode ended, and shows up later."""
+    for noise in (Noise(hold=10**6, start=0, end=0), Noise(hold=10**6, start=0, end=0, random_share=0.5, frames=100)):
+        exploration = Exploration(noise, 2, 0)
+        exploration.random_action()
+        assert np.array_equal(exploration(np.zeros(2), 100), [0, 0])
+    exploration = Exploration(Noise(hold=10**6), 20, 0)
+    first = exploration.random_action()
+    exploration.reset()
+    assert not np.array_equal(exploration.random_action(), first)
+
+
+# --- resuming ---
+
+
 def all_kinds_of_actions(exploration):
     actions = [exploration(np.zeros(2), 0) for _ in range(5)] + [exploration.random_action()]
     exploration.reset()
     return np.array(actions + [exploration(np.zeros(2), 0)])
 
 
-@pytest.mark.parametrize("kind", ["ou", "gaussian", "pink"])
-def test_13_a_restored_noise_goes_on_exactly(kind):
-    """A resumed run that explores elsewhere: the process or its random stream is lost on the way through JSON."""
-    exploration, fresh = (Exploration(Noise(kind=kind), 2, seed) for seed in (1, 2))
+@pytest.mark.parametrize(
+    "noise",
+    [Noise(kind="ou"), Noise(kind="gaussian"), Noise(random_share=0.5), Noise(random_share=0.9, hold=20)],
+)
+def test_13_a_restored_noise_goes_on_exactly(noise):
+    """A resumed run that explores elsewhere: the process, its random stream or a held action is lost through JSON."""
+    exploration, fresh = (Exploration(noise, 2, seed) for seed in (1, 2))
     perturbations(exploration, 7)
     fresh.load_state_dict(json.loads(json.dumps(exploration.state_dict())))
     assert np.array_equal(all_kinds_of_actions(exploration), all_kinds_of_actions(fresh))

@@ -92,8 +92,8 @@ def test_a_copy_of_a_stack_has_its_own_weights():
     assert torch.equal(stack(x), before) and not torch.equal(target(x), before)
 
 
-STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean agent.reward_scale=0.1 agent.action_gain=2"
-PIXELS_ADDITIONS = "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.latent_loss=1 agent.reward_scale=0.1"
+STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean"
+PIXELS_ADDITIONS = "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.latent_loss=1"
 PRESETS = [
     ("fast", "pixels"), ("fast", "state"), ("drqv2", "pixels"), ("ddpg2016", "state"), ("ddpg2016", "pixels"),
     (PIXELS_ADDITIONS, "pixels"), (STATE_ADDITIONS, "state"),

@@ -183,14 +183,6 @@ def test_the_classes_can_be_used_alone():
     assert Critic(7, 2, settings)(features, Actor(7, 2, settings)(features)).shape == (settings.critics, 4)
 
 
-def test_the_action_gain_multiplies_the_critics_action():
-    """A gain that one of two critics lacks, or that the actor has too."""
-    plain, gained = (build("fast", "state", (5,), 2, f"agent.action_gain={gain}") for gain in (1, 3))
-    features, action = torch.randn(6, 5), torch.rand(6, 2)
-    torch.testing.assert_close(gained.critic(features, action), plain.critic(features, 3 * action))
-    assert torch.equal(gained.actor(features), plain.actor(features))
-
-
 def test_a_running_norm_has_the_mean_and_deviation_of_all_it_was_given():
     """Batches weighed unequally, a deviation of means that is left out, or numbers that are not clipped."""
     draw = torch.Generator().manual_seed(1)

@@ -23,10 +23,7 @@ VARIANTS = {
         "agent.state_norm=true",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
-        "noise.kind=pink",
-        "agent.reward_scale=0.1",
-        "agent.saturation_start=1",
-        "agent.action_gain=2",
+        "noise.random_share=0.5",
     ],
     "all-additions-pixels": [
         *PIXELS,
@@ -35,7 +32,9 @@ VARIANTS = {
         "agent.latent_loss=1",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
-        "noise.kind=pink",
+        "noise.random_share=0.5",
+        "noise.hold=4",
+        "env.action_plane=true",
     ],
     "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
 }
