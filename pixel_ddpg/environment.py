@@ -19,8 +19,8 @@ class Environment(dm_env.Environment):
     """A task as the agent meets it: float32 actions in [-1, 1], each held for `action_repeat` frames.
 
     An observation is, for pixels, the last `frame_stack` steps as uint8 (3 * renderings * frame_stack, size, size),
-    oldest first, after each step's pictures a plane of its action where `action_plane` is set; for state, the flat float32 vectors of those steps. `element` is the newest step's share of it, which
-    is all a replay needs to keep.
+    oldest first; with `action_plane` each step's pictures are followed by its action's. For state, it is the flat
+    float32 vectors of those steps. `element` is the newest step's share of it, which is all a replay needs to keep.
     """
 
     def __init__(self, task: tasks.Task, obs: str, options: config_module.Env, seed: int):
