@@ -1,8 +1,8 @@
 """python -m experiments.probe: what an encoder can tell of a picture, without rewards.
 
 Encoders are trained by regression from stacks of pictures to what the task's state vector says (where the ball is seen
-from the cup, the target from the finger; cheetah's joints and their velocities). The share of the variance that they
-explain is measured on episodes that they were not trained on.
+from the cup, the target from the finger; joints and their velocities of cheetah and walker). The share of the variance
+that they explain is measured on episodes that they were not trained on.
 """
 
 import json
@@ -23,16 +23,19 @@ from pixel_ddpg.environment import Environment, element_shape
 from pixel_ddpg.networks import Encoder, initialise
 from pixel_ddpg.replay import Replay
 
-ENCODERS = {  # size of a picture, and [filters, kernel, stride, padding] of each layer
-    "5/4 3/2 3/1, 64": (64, [[32, 5, 4, 2], [32, 3, 2, 1], [32, 3, 1, 1]]),
-    "3/2 3/2 3/2, 64": (64, [[32, 3, 2, 1], [32, 3, 2, 1], [32, 3, 2, 1]]),
-    "5/4 3/2 3/1, 84": (84, [[32, 5, 4, 2], [32, 3, 2, 1], [32, 3, 1, 1]]),
-    "3/2 3/2 3/2, 84": (84, [[32, 3, 2, 1], [32, 3, 2, 1], [32, 3, 2, 1]]),
+STRIDES = "agent.conv=[[32,3,2,1],[32,3,2,1],[32,3,2,1]]"
+ENCODERS = {  # kernel/stride of each layer, size of a picture, and the words that make them
+    "5/4 3/2 3/1, 64": "",
+    "3/2 3/2 3/2, 64": STRIDES,
+    "5/4 3/2 3/1, 84": "env.size=84",
+    "3/2 3/2 3/2, 84": f"env.size=84 {STRIDES}",
+    "5/4 3/2 3/1, 64, actions": "env.action_plane=true",
 }
 SEEN = {  # what the pictures should tell
     "ball_in_cup-catch": lambda physics: physics.ball_to_target(),
     "reacher-easy": lambda physics: physics.finger_to_target(),
     "cheetah-run": lambda physics: np.concatenate([physics.data.qpos[2:], physics.data.qvel]),
+    "walker-walk": lambda physics: np.concatenate([physics.data.qpos[2:], physics.data.qvel]),
 }
 HELD = 4  # steps that a random action is held at most
 STEPS = 25  # of an episode here: many starts and targets matter more than long play
@@ -53,9 +56,9 @@ class Probe:
 config.register_command("probe", Probe, "experiments")
 
 
-def collect(task: str, size: int, episodes: int, seed: int) -> tuple[Replay, torch.Tensor, torch.Tensor]:
+def collect(settings: config.Config, episodes: int) -> tuple[Replay, torch.Tensor, torch.Tensor]:
     """Pictures of random play in a replay, the targets by slot, and the slots of held-out episodes."""
-    settings = config.compose([f"task={task}", "obs=pixels", f"env.size={size}"])
+    task, seed = settings.task, settings.seed
     environment = Environment(tasks.CATALOGUE[task], "pixels", settings.env, seed)
     random, seen, held_out = np.random.default_rng(seed), [], []
     shape = element_shape(tasks.CATALOGUE[task], "pixels", settings.env)
@@ -84,15 +87,13 @@ def collect(task: str, size: int, episodes: int, seed: int) -> tuple[Replay, tor
     return replay, (targets - targets.mean(0)) / targets.std(0), torch.as_tensor(held_out)
 
 
-def explained(task: str, encoder: str, options: Probe, data: tuple) -> dict:
+def explained(settings: config.Config, encoder: str, options: Probe, data: tuple) -> dict:
     """Train one encoder; the share of the held-out variance that it explains, and milliseconds of an update."""
     replay, targets, held_out = data
-    _, conv = ENCODERS[encoder]
-    agent = config.compose([f"task={task}", "obs=pixels"]).agent
-    agent.conv = conv
+    agent, channels = settings.agent, replay.elements.shape[1] * settings.env.frame_stack
     generator = torch.Generator().manual_seed(options.seed)
-    network = Encoder(9, agent)
-    features = network(torch.zeros(1, 9, *replay.elements.shape[2:])).shape[1]
+    network = Encoder(channels, agent)
+    features = network(torch.zeros(1, channels, *replay.elements.shape[2:])).shape[1]
     head = nn.Sequential(
         nn.Linear(features, 50), nn.LayerNorm(50), nn.Tanh(), nn.Linear(50, 256), nn.ReLU(),
         nn.Linear(256, targets.shape[1]),
@@ -120,8 +121,8 @@ def explained(task: str, encoder: str, options: Probe, data: tuple) -> dict:
     error = (predicted - targets[test]).square().mean(0)
     by_target = 1 - error / targets[test].var(0)
     return {
-        "task": task, "encoder": encoder, "explained": by_target.mean().item(), "by_target": by_target.tolist(),
-        "features": features, "milliseconds": 1000 * float(np.median(times)),
+        "task": settings.task, "encoder": encoder, "explained": by_target.mean().item(),
+        "by_target": by_target.tolist(), "features": features, "milliseconds": 1000 * float(np.median(times)),
     }  # fmt: skip
 
 
@@ -131,9 +132,13 @@ def main(options: Probe) -> None:
     rows = []
     table = Table("task", "encoder, picture", "variance explained", "features", "ms an update")
     for task in options.tasks:
-        data = {size: collect(task, size, options.episodes, options.seed) for size in (64, 84)}
-        for encoder, (size, _) in ENCODERS.items():
-            row = explained(task, encoder, options, data[size])
+        made: dict[str, tuple] = {}  # by what the pictures are
+        for encoder, words in ENCODERS.items():
+            settings = config.compose([f"task={task}", "obs=pixels", f"seed={options.seed}", *words.split()])
+            pictures = repr(settings.env)
+            if pictures not in made:
+                made = {pictures: collect(settings, options.episodes)}
+            row = explained(settings, encoder, options, made[pictures])
             rows.append(row)
             cells = f"{row['explained']:.3f}", str(row["features"]), f"{row['milliseconds']:.1f}"
             table.add_row(task, encoder, *cells)

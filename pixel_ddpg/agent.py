@@ -112,6 +112,8 @@ class DDPG(nn.Module):
         if isinstance(self.encoder, RunningNorm):
             self.encoder.learn(batch.observation)
         features = self.encoder(batch.observation)
+        if self.settings.centering:
+            self.center_trunks(features)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 
         critic_loss, q, td = self.critic_loss(features, batch, next_noise)
@@ -175,6 +177,16 @@ class DDPG(nn.Module):
         if self.settings.saturation_penalty:
             loss = self.settings.saturation_penalty * output.square().mean() + loss
         return loss, output
+
+    @torch.no_grad()
+    def center_trunks(self, features: Tensor) -> None:
+        """Move the biases before the trunks' LayerNorms so that what enters these has mean 0 over the states.
+
+        Pictures are mostly the same background: without this a new trunk's output hardly depends on the state.
+        """
+        for trunk in (self.critic.head, self.actor.policy[0]):
+            linear = trunk[0]
+            linear.bias -= self.settings.centering * linear(features).mean(0)
 
     @torch.no_grad()
     def update_targets(self) -> None:

@@ -87,6 +87,7 @@ class Agent:
     conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
     pixel_offset: float = 0.0  # subtracted after division by 255
     feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
+    centering: float = 0.0  # share of the mean over a batch that each update takes from what enters that LayerNorm
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     action_layer: int = 0  # the hidden layer of the critic that the action enters
     batch_norm: bool = False  # on the input and before each ReLU (critic: before the action enters)
@@ -471,7 +472,7 @@ def check(config: Config) -> None:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:
         raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
-    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share"):
+    for key in ("agent.encoder_tau", "agent.final_lr", "agent.centering", "noise.random_share"):
         if not 0 <= value_of(config, key) <= 1:
             raise UserError(f"{key}={value_of(config, key)} must lie in [0, 1]")
     if 0 < config.noise.hold < 1:
