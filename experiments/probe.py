@@ -92,7 +92,7 @@ def explained(settings: config.Config, encoder: str, options: Probe, data: tuple
     replay, targets, held_out = data
     agent, channels = settings.agent, replay.elements.shape[1] * settings.env.frame_stack
     generator = torch.Generator().manual_seed(options.seed)
-    network = Encoder(channels, agent)
+    network = Encoder(channels, agent, settings.env.frame_stack * settings.env.action_plane, replay.actions.shape[1])
     features = network(torch.zeros(1, channels, *replay.elements.shape[2:])).shape[1]
     head = nn.Sequential(
         nn.Linear(features, 50), nn.LayerNorm(50), nn.Tanh(), nn.Linear(50, 256), nn.ReLU(),

@@ -34,11 +34,12 @@ class DDPG(nn.Module):
         init_seed: int = 0,
         noise_seed: int = 1,
         n_step: int = 1,
+        planes: int = 0,
     ):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
         pixels = len(observation_shape) == 3
-        self.encoder = Encoder(observation_shape[0], settings) if pixels else nn.Flatten()
+        self.encoder = Encoder(observation_shape[0], settings, planes, action_dim) if pixels else nn.Flatten()
         if settings.state_norm and not pixels:
             self.encoder = RunningNorm(observation_shape[0])
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]

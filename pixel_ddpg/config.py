@@ -42,7 +42,7 @@ class Env:
     action_repeat: int = 2  # frames (control steps) an action is held
     frame_stack: int = 3  # how many of the last steps an observation shows
     renderings: int = 1  # pictures taken within one step, evenly spread over its frames; the paper takes 3
-    action_plane: bool = False  # pixels: a fourth channel shows the action that led to the picture, in vertical stripes
+    action_plane: bool = False  # pixels: a channel more, which tells the action that led to the picture
     camera: int = -1  # -1: the task's own
     shadow_size: int = 256  # side of the shadow map; dm_control's 2048 costs most of a software frame
     slices: int = 28  # corners of a round body, 28 as in mujoco; a software frame's time grows with their square

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import math
 
 import dm_env
 import gymnasium
@@ -173,12 +174,15 @@ class Environment(dm_env.Environment):
 
 
 def action_plane(action: np.ndarray, size: int) -> np.ndarray:
-    """The action in [-1, 1] as a picture (1, size, size) of one stripe per component, 0 to 255 (as MuZero's planes).
+    """The action in [-1, 1] as a picture (1, size, size), from black to white: one square per component, row by row.
 
-    An encoder reads it as it reads the scene; a shift of the picture moves the stripes by less than their width.
+    The encoder reads the middle of each square, which a small shift of the picture does not change.
     """
-    stripes = np.clip(action, -1, 1)[np.arange(size) * len(action) // size]
-    return np.broadcast_to(np.round(127.5 * (stripes + 1)).astype(np.uint8), (1, size, size))
+    side = math.ceil(math.sqrt(len(action)))
+    shades = np.full(side * side, 128, np.uint8)
+    shades[: len(action)] = np.round(127.5 * (np.clip(action, -1, 1) + 1))
+    place = np.arange(size) * side // size
+    return shades.reshape(side, side)[None, place[:, None], place]
 
 
 def element_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
