@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pixel_ddpg.adam import Adam
 from pixel_ddpg.config import Agent, Noise
-from pixel_ddpg.networks import Actor, Critic, Encoder, Predictor, RunningNorm, initialise
+from pixel_ddpg.networks import Actor, Critic, Encoder, Inverse, RunningNorm, initialise
 from pixel_ddpg.replay import Batch
 
 SATURATED = 0.95  # of an action's bound; tanh's slope is below 0.1 there
@@ -48,10 +48,10 @@ class DDPG(nn.Module):
         generator = torch.Generator().manual_seed(init_seed)
         for network in (self.encoder, self.actor, self.critic):
             initialise(network, settings, generator)
-        self.predictor: nn.Module | None = None
-        if settings.latent_loss and pixels:
-            self.predictor = Predictor(settings.feature_dim or features, action_dim, n_step, settings)
-            initialise(self.predictor, settings, generator)
+        self.inverse: nn.Module | None = None
+        if settings.inverse_loss and pixels:
+            self.inverse = Inverse(settings.feature_dim or features, action_dim, n_step, settings)
+            initialise(self.inverse, settings, generator)
         self.encoder.to(memory_format=torch.channels_last)
         self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
         if settings.target_actor:
@@ -70,8 +70,8 @@ class DDPG(nn.Module):
         }
         if pixels:
             self.optimizers["encoder"] = Adam(self.encoder, settings.critic_lr, decay)
-        if self.predictor:
-            self.optimizers["predictor"] = Adam(self.predictor, settings.critic_lr)
+        if self.inverse:
+            self.optimizers["inverse"] = Adam(self.inverse, settings.critic_lr)
         taus = {"encoder": settings.encoder_tau or settings.tau}
         self._averages = [
             (_averaged(target), _averaged(getattr(self, name)), taus.get(name, settings.tau))
@@ -113,8 +113,6 @@ class DDPG(nn.Module):
         if isinstance(self.encoder, RunningNorm):
             self.encoder.learn(batch.observation)
         features = self.encoder(batch.observation)
-        if self.settings.centering:
-            self.center_trunks(features)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 
         critic_loss, q, td = self.critic_loss(features, batch, next_noise)
@@ -128,7 +126,7 @@ class DDPG(nn.Module):
         actor_loss.backward()
         self.optimizers["actor"].step()
 
-        for name in ("encoder", "predictor"):
+        for name in ("encoder", "inverse"):
             if name in self.optimizers:
                 self.optimizers[name].step()
         self.update_targets()
@@ -151,17 +149,17 @@ class DDPG(nn.Module):
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
-        if self.predictor:
-            loss = loss + self.settings.latent_loss * self.latent_loss(latent, next_latent, batch)
+        if self.inverse:
+            loss = loss + self.settings.inverse_loss * self.inverse_loss(latent, next_latent, batch)
         return loss, q, q - y
 
-    def latent_loss(self, latent: Tensor, next_latent: Tensor, batch: Batch) -> Tensor:
-        """Squared error of the latent n_step steps ahead and of the rewards until then, predicted from all actions.
+    def inverse_loss(self, latent: Tensor, next_latent: Tensor, batch: Batch) -> Tensor:
+        """Squared error of the n_step actions between the two (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
 
+        What Q says of a picture teaches the encoder slowly; what its actions did to it, from the first step on.
         Windows that an episode's end cuts are left out.
         """
-        ahead, rewards = self.predictor(latent, batch.actions)
-        error = (ahead - next_latent).square().sum(1) + (rewards - batch.rewards).square().sum(1)
+        error = (self.inverse(latent, next_latent) - batch.actions).square().sum((1, 2))
         return (error * batch.whole).mean()
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -178,16 +176,6 @@ class DDPG(nn.Module):
         if self.settings.saturation_penalty:
             loss = self.settings.saturation_penalty * output.square().mean() + loss
         return loss, output
-
-    @torch.no_grad()
-    def center_trunks(self, features: Tensor) -> None:
-        """Move the biases before the trunks' LayerNorms so that what enters these has mean 0 over the states.
-
-        Pictures are mostly the same background: without this a new trunk's output hardly depends on the state.
-        """
-        for trunk in (self.critic.head, self.actor.policy[0]):
-            linear = trunk[0]
-            linear.bias -= self.settings.centering * linear(features).mean(0)
 
     @torch.no_grad()
     def update_targets(self) -> None:

@@ -87,7 +87,6 @@ class Agent:
     conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
     pixel_offset: float = 0.0  # subtracted after division by 255
     feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
-    centering: float = 0.0  # share of the mean over a batch that each update takes from what enters that LayerNorm
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     action_layer: int = 0  # the hidden layer of the critic that the action enters
     batch_norm: bool = False  # on the input and before each ReLU (critic: before the action enters)
@@ -95,7 +94,7 @@ class Agent:
     init: str = "orthogonal"  # or fan_in, U(+-1/sqrt(fan-in))
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
     state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
-    latent_loss: float = 0.0  # pixels: weight of the loss that predicts the latent and the rewards n_step steps ahead
+    inverse_loss: float = 0.0  # pixels: weight of the loss that tells the actions between two observations from these
     saturation_penalty: float = 0.0  # weight of the squared output before tanh in the actor's loss
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
@@ -472,7 +471,7 @@ def check(config: Config) -> None:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:
         raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
-    for key in ("agent.encoder_tau", "agent.final_lr", "agent.centering", "noise.random_share"):
+    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share"):
         if not 0 <= value_of(config, key) <= 1:
             raise UserError(f"{key}={value_of(config, key)} must lie in [0, 1]")
     if 0 < config.noise.hold < 1:
@@ -511,8 +510,8 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0, "noise.hold": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
-    "agent.latent_loss": 0, "agent.final_init": 0,
-    "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
+    "agent.inverse_loss": 0, "agent.final_init": 0, "train.start_steps": 1,
+    "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip
 ONE_OF = {

@@ -129,18 +129,17 @@ class RunningNorm(nn.Module):
         return ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
 
 
-class Predictor(nn.Module):
-    """From a latent (B, f) and the actions that follow (B, n, a): the latent after them and their rewards (B, n)."""
+class Inverse(nn.Module):
+    """From a latent and the one n steps later, (B, f) each: the actions between them (B, n, a)."""
 
     def __init__(self, width: int, action_dim: int, steps: int, settings: Agent):
         super().__init__()
-        self._width = width
+        self._shape = steps, action_dim
         hidden = settings.hidden[-1]
-        self.layers = Stack(_layer(width + steps * action_dim, hidden, True, False), Linear(hidden, width + steps))
+        self.layers = Stack(_layer(2 * width, hidden, True, False), Linear(hidden, steps * action_dim))
 
-    def forward(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        both = self.layers(torch.cat([latent, actions.flatten(1)], 1))
-        return both[:, : self._width], both[:, self._width :]
+    def forward(self, latent: Tensor, later: Tensor) -> Tensor:
+        return self.layers(torch.cat([latent, later], 1)).unflatten(1, self._shape)
 
 
 class _Q(nn.Module):

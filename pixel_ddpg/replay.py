@@ -26,8 +26,7 @@ class Batch:
     discount: Tensor  # float32 (B,)
     next_observation: Tensor
     actions: Tensor  # float32 (B, n_step, a): `action` and those after it
-    rewards: Tensor  # float32 (B, n_step): what `reward` sums
-    whole: Tensor  # bool (B,): no episode ends within these steps; where one does, the two above are meaningless
+    whole: Tensor  # bool (B,): no episode ends within these steps; where one does, `actions` is meaningless
 
 
 class Stream:
@@ -244,9 +243,8 @@ class Replay:
             discount *= torch.where(goes_on, self._gamma * self.discounts[end], 1.0)
             end = self._moved(end, goes_on)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
-        window = torch.stack(window, 1)
-        actions, rewards = self.actions[window], self.rewards[window]
-        return observation, actions[:, 0], reward, discount, next_observation, actions, rewards, whole
+        actions = self.actions[torch.stack(window, 1)]
+        return observation, actions[:, 0], reward, discount, next_observation, actions, whole
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
         """So many slots further round each one's stream."""

@@ -63,9 +63,8 @@ def random_batch(shape, size=6, seed=0, n_step=3):
     reward, discount = torch.randn(size, generator=generator), torch.full((size,), 0.97)
     discount[::3] = 0
     next_actions = torch.rand(size, n_step - 1, ACTIONS, generator=generator) * 2 - 1
-    rewards, whole = torch.randn(size, n_step, generator=generator), torch.arange(size) != 1
     actions = torch.cat([action[:, None], next_actions], 1)
-    return Batch(observations(), action, reward, discount, observations(), actions, rewards, whole)
+    return Batch(observations(), action, reward, discount, observations(), actions, torch.arange(size) != 1)
 
 
 # --- a naive computation of the update, from the papers ---
@@ -660,9 +659,9 @@ def test_the_encoders_target_follows_at_its_own_pace():
             torch.testing.assert_close(new, tau * online.detach() + (1 - tau) * old)
 
 
-def test_the_latent_loss_is_that_of_its_equation():
+def test_the_inverse_loss_is_that_of_its_equation():
     """Actions in another order, the online latent for the target's, windows that an end cuts."""
-    words = ("agent.latent_loss=0.7", "agent.target_encoder=true", "noise.target_clip=0")
+    words = ("agent.inverse_loss=0.7", "agent.target_encoder=true", "noise.target_clip=0")
     agent = scatter(make_small(*words, n_step=3))
     batch = random_batch(PIXELS)
     with torch.no_grad():
@@ -670,27 +669,25 @@ def test_the_latent_loss_is_that_of_its_equation():
         ahead = agent.targets["critic"].head(agent.targets["encoder"](batch.next_observation))
         total = 0.0
         for row in range(len(latent)):
-            known = torch.cat([latent[row], *batch.actions[row]])[None]
-            guess = agent.predictor.layers(known)[0]
-            wanted = torch.cat([ahead[row], batch.rewards[row]])
-            total += batch.whole[row] * (guess - wanted).square().sum() / len(latent)
+            guess = agent.inverse.layers(torch.cat([latent[row], ahead[row]])[None])[0]
+            total += batch.whole[row] * (guess - torch.cat([*batch.actions[row]])).square().sum() / len(latent)
     features = agent.encoder(batch.observation)
-    with_latent = agent.critic_loss(features, batch)[0]
-    agent.settings.latent_loss = 0.0
-    torch.testing.assert_close(with_latent - agent.critic_loss(features, batch)[0], 0.7 * total, rtol=1e-3, atol=1e-3)
+    with_inverse = agent.critic_loss(features, batch)[0]
+    agent.inverse = None
+    torch.testing.assert_close(with_inverse - agent.critic_loss(features, batch)[0], 0.7 * total, rtol=1e-3, atol=1e-3)
 
 
-def test_the_latent_loss_trains_encoder_head_and_predictor_alone():
-    """A gradient into the target latent, the actor or the estimates; a predictor that no optimiser steps."""
-    agent = make_small("agent.latent_loss=1", n_step=3)
+def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
+    """A gradient into the target latent, the actor or the estimates; an inverse model that no optimiser steps."""
+    agent = make_small("agent.inverse_loss=1", n_step=3)
     batch = random_batch(PIXELS)
     latent = agent.critic.head(agent.encoder(batch.observation))
     ahead = agent.critic.head(agent.encoder(batch.next_observation)).detach()
-    agent.latent_loss(latent, ahead, batch).backward()
+    agent.inverse_loss(latent, ahead, batch).backward()
     moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
-    assert moved == {"encoder", "critic", "predictor"}
+    assert moved == {"encoder", "critic", "inverse"}
     assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
-    assert {id(p) for p in agent.predictor.parameters()} == {id(p) for p in agent.optimizers["predictor"].parameters}
+    assert {id(p) for p in agent.inverse.parameters()} == {id(p) for p in agent.optimizers["inverse"].parameters}
 
 
 def test_learning_rates_are_the_scheduled_share():
