@@ -149,7 +149,7 @@ def screening_table(folder: pathlib.Path) -> str:
 
     A try's fields may be gone from the configuration since, so its config.yaml is not read.
     """
-    frames = range(20_000, FRAMES + 1, 20_000)
+    frames = (10_000, 20_000, 30_000, 40_000, 60_000, 80_000, FRAMES)
     everywhere = ("task=", "obs=", "seed=", "frames=", "eval.", "checkpoint_minutes=", "noise.random_frames=")
     columns = ["try", "task", "seed", *(f"{frame // 1000}k" for frame in frames), "words", "commit"]
     lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
