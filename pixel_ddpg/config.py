@@ -67,7 +67,9 @@ class Noise:
     dt: float = 1.0  # ou: time of one agent step
     random_frames: int = 0  # random actions at first
     random_share: float = 0.0  # of the steps right after those that are random too; falls linearly to 0 at `frames`
-    hold: float = 0.0  # agent steps, on average, that a random action at the bounds is held; 0: uniform, anew each step
+    hold: float = (
+        0.0  # agent steps, on average, that a random action at the bounds is held; 0: uniform, drawn each step
+    )
     target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: no noise there
 
 
@@ -486,6 +488,8 @@ def check(config: Config) -> None:
         raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
     if config.obs == "pixels":
         check_convolutions(config)
+        if agent.inverse_loss and env.action_plane:
+            raise UserError("agent.inverse_loss has nothing to learn where env.action_plane=true shows the actions")
         if agent.random_shift >= env.size:
             raise UserError(f"agent.random_shift={agent.random_shift} must be smaller than env.size={env.size}")
 

@@ -18,7 +18,7 @@ class Exploration:
         self._noise = noise
         self._random = np.random.default_rng(seed)
         self._state = np.zeros(action_dim)
-        self._held: np.ndarray | None = None  # a random action that goes on
+        self._held: np.ndarray | None = None  # a random action that is being held
 
     def reset(self) -> None:
         """An episode begins (Algorithm 1 starts the process anew)."""

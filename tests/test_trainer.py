@@ -34,8 +34,8 @@ VARIANTS = {
         "agent.ensemble=mean",
         "noise.random_share=0.5",
         "noise.hold=4",
-        "env.action_plane=true",
     ],
+    "actions-seen": [*PIXELS, "env.action_plane=true", "train.overlap=true"],
     "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
 }
 
