@@ -94,7 +94,7 @@ class Environment(dm_env.Environment):
         if self._obs == "pixels":
             first = self._element([self._renderer.render()], np.zeros(self._scale.shape))
         else:
-            first = _flat(time_step.observation)
+            first = flat(time_step.observation)
         self._stack.extend([first] * self._options.frame_stack)
         return dm_env.restart(self._observation())
 
@@ -118,7 +118,7 @@ class Environment(dm_env.Environment):
         if self._obs == "pixels":
             self._stack.append(self._element(pictures, action))
         else:
-            self._stack.append(_flat(time_step.observation))
+            self._stack.append(flat(time_step.observation))
         self.over = time_step.last()
         return dm_env.TimeStep(time_step.step_type, float(reward), float(discount), self._observation())
 
@@ -197,7 +197,8 @@ def observation_shape(task: tasks.Task, obs: str, options: config_module.Env) ->
     return (first * options.frame_stack, *rest)
 
 
-def _flat(observation) -> np.ndarray:
+def flat(observation) -> np.ndarray:
+    """A task's observation, one value after the other: float32 (d,)."""
     return np.concatenate([np.ravel(value) for value in observation.values()]).astype(np.float32)
 
 
