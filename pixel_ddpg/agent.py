@@ -171,7 +171,7 @@ class DDPG(nn.Module):
         """
         if not self._actor_trains_encoder:
             features = features.detach()
-        output = self.actor.policy(features)
+        output = self.actor.output(features)
         loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
             loss = self.settings.saturation_penalty * output.square().mean() + loss

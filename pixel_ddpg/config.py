@@ -97,6 +97,7 @@ class Agent:
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
     state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
     inverse_loss: float = 0.0  # pixels: weight of the loss that tells the actions between two observations from these
+    residual_action: bool = False  # the actor gives the change of the action before, which observations have to tell
     saturation_penalty: float = 0.0  # weight of the squared output before tanh in the actor's loss
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both

@@ -9,6 +9,7 @@ from torch.nn import functional
 from pixel_ddpg.config import Agent
 from pixel_ddpg.onednn import Stack
 
+LARGEST_BEFORE = 0.96  # of an action's bound; an action before beyond it counts as this one
 HALF_CHANNELS = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
 
 
@@ -72,10 +73,15 @@ class Encoder(nn.Module):
 
 
 class Actor(nn.Module):
-    """The deterministic policy: features (B, f) to actions (B, a) in [-1, 1]."""
+    """The deterministic policy: features (B, f) to actions (B, a) in [-1, 1].
+
+    With `residual_action` what it adds to the action before, which the features end with: tanh(f(s) + artanh(a)), so
+    that a new actor holds what the noise has reached, and noise adds up to a smooth walk (Liu et al., 2025).
+    """
 
     def __init__(self, features: int, action_dim: int, settings: Agent):
         super().__init__()
+        self._residual, self._action_dim = settings.residual_action, action_dim
         head, width = _head(features, settings)
         layers = [head]
         if settings.batch_norm:
@@ -86,7 +92,15 @@ class Actor(nn.Module):
         self.policy = Stack(*layers, Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.policy(features).tanh()
+        return self.output(features).tanh()
+
+    def output(self, features: Tensor) -> Tensor:
+        """What tanh makes an action of."""
+        output = self.policy(features)
+        if not self._residual:
+            return output
+        before = features[:, -self._action_dim :].float().clamp(-LARGEST_BEFORE, LARGEST_BEFORE)
+        return output + before.atanh()
 
 
 class Critic(nn.Module):
