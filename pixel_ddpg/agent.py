@@ -171,10 +171,11 @@ class DDPG(nn.Module):
         """
         if not self._actor_trains_encoder:
             features = features.detach()
-        output = self.actor.output(features)
+        policy = self.actor.policy(features)
+        output = self.actor.output(features, policy)
         loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
-            loss = self.settings.saturation_penalty * output.square().mean() + loss
+            loss = self.settings.saturation_penalty * policy.square().mean() + loss
         return loss, output
 
     @torch.no_grad()

@@ -92,15 +92,14 @@ class Actor(nn.Module):
         self.policy = Stack(*layers, Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.output(features).tanh()
+        return self.output(features, self.policy(features)).tanh()
 
-    def output(self, features: Tensor) -> Tensor:
-        """What tanh makes an action of."""
-        output = self.policy(features)
+    def output(self, features: Tensor, policy: Tensor) -> Tensor:
+        """What tanh makes an action of, from what the layers of `policy` give."""
         if not self._residual:
-            return output
+            return policy
         before = features[:, -self._action_dim :].float().clamp(-LARGEST_BEFORE, LARGEST_BEFORE)
-        return output + before.atanh()
+        return policy + before.atanh()
 
 
 class Critic(nn.Module):
