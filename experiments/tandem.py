@@ -94,7 +94,7 @@ def with_planes(steps: Steps, size: int) -> Steps:
 
 def learn(options: Tandem, settings: config.Config, steps: Steps) -> list[dict]:
     """An agent that only learns; one row an evaluation."""
-    if settings.obs == "pixels" and settings.env.action_plane:
+    if settings.obs == "pixels" and settings.env.last_action:
         steps = with_planes(steps, settings.env.size)
     replay = make_replay(settings, steps, options.frames)
     agent = trainer.make_agent(settings, torch.device("cpu"))

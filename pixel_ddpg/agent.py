@@ -41,7 +41,7 @@ class DDPG(nn.Module):
         pixels = len(observation_shape) == 3
         self.encoder = Encoder(observation_shape[0], settings, planes, action_dim) if pixels else nn.Flatten()
         if settings.state_norm and not pixels:
-            self.encoder = RunningNorm(observation_shape[0])
+            self.encoder = RunningNorm(observation_shape[0], action_dim if planes else 0)
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings)
         self.critic = Critic(features, action_dim, settings)

@@ -20,8 +20,8 @@ class Environment(dm_env.Environment):
     """A task as the agent meets it: float32 actions in [-1, 1], each held for `action_repeat` frames.
 
     An observation is, for pixels, the last `frame_stack` steps as uint8 (3 * renderings * frame_stack, size, size),
-    oldest first; with `action_plane` each step's pictures are followed by its action's. For state, it is the flat
-    float32 vectors of those steps. `element` is the newest step's share of it, which is all a replay needs to keep.
+    oldest first; with `last_action` each step's pictures are followed by its action's. For state, it is the flat
+    float32 vectors of those steps, each followed by its action. `element` is the newest step's share of it, which is all a replay needs to keep.
     """
 
     def __init__(self, task: tasks.Task, obs: str, options: config_module.Env, seed: int):
@@ -94,7 +94,7 @@ class Environment(dm_env.Environment):
         if self._obs == "pixels":
             first = self._element([self._renderer.render()], np.zeros(self._scale.shape))
         else:
-            first = flat(time_step.observation)
+            first = self._state(time_step, np.zeros(self._scale.shape))
         self._stack.extend([first] * self._options.frame_stack)
         return dm_env.restart(self._observation())
 
@@ -118,16 +118,20 @@ class Environment(dm_env.Environment):
         if self._obs == "pixels":
             self._stack.append(self._element(pictures, action))
         else:
-            self._stack.append(flat(time_step.observation))
+            self._stack.append(self._state(time_step, action))
         self.over = time_step.last()
         return dm_env.TimeStep(time_step.step_type, float(reward), float(discount), self._observation())
 
     def _element(self, pictures: list[np.ndarray], action: np.ndarray) -> np.ndarray:
         """What a step adds to an observation; the last picture stands for those that an episode's end left out."""
         pictures = pictures + [pictures[-1]] * (self._options.renderings - len(pictures))
-        if self._options.action_plane:
+        if self._options.last_action:
             pictures.append(action_plane(action, self._options.size))
         return np.concatenate(pictures)
+
+    def _state(self, time_step: dm_env.TimeStep, action: np.ndarray) -> np.ndarray:
+        state = flat(time_step.observation)
+        return np.concatenate([state, np.clip(action, -1, 1)], dtype=np.float32) if self._options.last_action else state
 
     def _task_step(self, action: np.ndarray) -> dm_env.TimeStep:
         from dm_control.rl import control
@@ -187,8 +191,9 @@ def action_plane(action: np.ndarray, size: int) -> np.ndarray:
 
 def element_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
     """What one step adds to an observation: (3 * renderings, size, size) of pixels and the plane, (d,) of state."""
-    channels = 3 * options.renderings + options.action_plane
-    return (channels, options.size, options.size) if obs == "pixels" else (task.observation_dim,)
+    if obs == "pixels":
+        return 3 * options.renderings + options.last_action, options.size, options.size
+    return (task.observation_dim + options.last_action * task.action_dim,)
 
 
 def observation_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:

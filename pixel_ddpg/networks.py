@@ -120,18 +120,21 @@ class Critic(nn.Module):
 
 
 class RunningNorm(nn.Module):
-    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5."""
+    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5.
 
-    def __init__(self, size: int):
+    The last `raw` components are an action, and stay as they are.
+    """
+
+    def __init__(self, size: int, raw: int = 0):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("mean", torch.zeros(size - raw))
+        self.register_buffer("variance", torch.ones(size - raw))
         self.register_buffer("count", torch.tensor(0.0))
 
     @torch.no_grad()
     def learn(self, state: Tensor) -> None:
         """Take a batch into the mean and the variance (Chan et al., 1979)."""
-        batch_variance, batch_mean = torch.var_mean(state, 0, correction=0)
+        batch_variance, batch_mean = torch.var_mean(state[:, : len(self.mean)], 0, correction=0)
         self.count += len(state)
         share = len(state) / self.count
         delta = batch_mean - self.mean
@@ -139,7 +142,9 @@ class RunningNorm(nn.Module):
         self.mean += share * delta
 
     def forward(self, state: Tensor) -> Tensor:
-        return ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
+        state, raw = state.tensor_split([len(self.mean)], 1)
+        normed = ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
+        return torch.cat([normed, raw], 1) if raw.shape[1] else normed
 
 
 class Inverse(nn.Module):

@@ -332,7 +332,7 @@ def test_a_bad_value_is_refused_in_one_line(word):
 
 def test_an_inverse_loss_wants_actions_that_are_not_seen():
     """Both together: the encoder learns to copy the actions from their planes."""
-    assert "has nothing to learn" in mistake("obs=pixels", "agent.inverse_loss=1", "env.action_plane=true")
+    assert "has nothing to learn" in mistake("obs=pixels", "agent.inverse_loss=1", "env.last_action=true")
 
 
 def test_too_little_memory_is_told_in_one_line(capsys):

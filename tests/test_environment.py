@@ -422,7 +422,7 @@ def test_5_stack_is_oldest_first_and_forgets_the_last_episode(obs):
 @pytest.mark.parametrize("plane", [False, True])
 def test_element_is_the_newest_part(plane):
     """What a replay keeps is not what the agent sees."""
-    environment = make("cheetah-run", "pixels", frame_stack=3, action_plane=plane)
+    environment = make("cheetah-run", "pixels", frame_stack=3, last_action=plane)
     environment.reset()
     for action in random_actions(environment, 3):
         np.testing.assert_array_equal(environment.step(action).observation[-3 - plane :], environment.element)
@@ -430,7 +430,7 @@ def test_element_is_the_newest_part(plane):
 
 def test_the_action_plane_shows_the_action_that_led_to_the_picture():
     """The action that follows, one that is left from the last episode, or another picture beside it."""
-    plain, shown = (make("cheetah-run", "pixels", renderings=2, action_repeat=2, frame_stack=2, action_plane=plane)
+    plain, shown = (make("cheetah-run", "pixels", renderings=2, action_repeat=2, frame_stack=2, last_action=plane)
                     for plane in (False, True))  # fmt: skip
     actions = random_actions(plain, 3)
     for _ in range(2):

@@ -35,7 +35,7 @@ VARIANTS = {
         "noise.random_share=0.5",
         "noise.hold=4",
     ],
-    "actions-seen": [*PIXELS, "env.action_plane=true", "train.overlap=true"],
+    "actions-seen": [*PIXELS, "env.last_action=true", "train.overlap=true"],
     "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
 }
 
