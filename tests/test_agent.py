@@ -12,6 +12,7 @@ from torch import nn
 
 from pixel_ddpg.agent import DDPG, _noisy
 from pixel_ddpg.config import Agent, Noise, compose
+from pixel_ddpg.environment import action_plane
 from pixel_ddpg.replay import Batch, Replay
 from pixel_ddpg.trainer import LOSSES
 
@@ -369,6 +370,41 @@ def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
     expected = torch.autograd.grad(output, list(agent.actor.parameters()), pull)
     for without, with_penalty, pull in zip(*gradients, expected):
         torch.testing.assert_close(with_penalty - without, pull, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_a_residual_action_is_added_to_the_action_before(obs):
+    """Another step's action, one that was normalised, an artanh of 1, or a penalty that pulls to no action at all."""
+    words = ["env.last_action=true", "agent.residual_action=true", "agent.state_norm=true", *SMALL[:2]]
+    settings = compose([f"obs={obs}", *words])
+    steps = np.random.default_rng(0).uniform(-1.2, 1.2, (6, 3, ACTIONS)).clip(-1, 1).astype(np.float32)
+    if obs == "state":
+        batch, planes = torch.cat([torch.randn(6, 5), torch.as_tensor(steps[:, -1])], 1), 1
+    else:
+        shown = [[np.concatenate([np.zeros((3, 32, 32), np.uint8), action_plane(a, 32)]) for a in row] for row in steps]
+        batch, planes = torch.as_tensor(np.array(shown)).flatten(1, 2), 3
+    agent = DDPG(tuple(batch.shape[1:]), ACTIONS, settings.agent, settings.noise, planes=planes)
+    if obs == "state":
+        agent.encoder.learn(batch)
+    before = torch.as_tensor(steps[:, -1]).clamp(-0.96, 0.96)
+    features = agent.encoder(batch).detach()
+    tolerance = 1e-5 if obs == "state" else 0.6 / 127
+    with torch.no_grad():
+        last = agent.actor.policy[-1]
+        last.weight.zero_(), last.bias.zero_()
+        torch.testing.assert_close(agent.actions(batch), before, atol=tolerance, rtol=0)
+        last.bias.fill_(0.3)
+        expected = (0.3 + before.double().atanh()).tanh().float()
+        torch.testing.assert_close(agent.actions(batch), expected, atol=tolerance, rtol=0)
+    agent.critic.requires_grad_(False)
+    for estimate in agent.critic.estimates:
+        estimate.after[-1].weight.zero_(), estimate.after[-1].bias.zero_()  # Q says nothing: the penalty alone pulls
+    agent.settings.saturation_penalty = 0.25
+    loss, output = agent.actor_loss(features)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor(0.25 * 0.09), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(last.bias.grad, torch.full((ACTIONS,), 2 * 0.25 * 0.3 / ACTIONS))
+    torch.testing.assert_close(output.detach().tanh(), expected, atol=tolerance, rtol=0)
 
 
 def test_the_gradient_of_the_actor_is_the_chain_rule(known):

@@ -335,6 +335,12 @@ def test_an_inverse_loss_wants_actions_that_are_not_seen():
     assert "has nothing to learn" in mistake("obs=pixels", "agent.inverse_loss=1", "env.last_action=true")
 
 
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_a_residual_action_wants_the_action_before(obs):
+    """Numbers that are no action, taken for one."""
+    assert "env.last_action=true" in mistake(f"obs={obs}", "agent.residual_action=true")
+
+
 def test_too_little_memory_is_told_in_one_line(capsys):
     """replay.batch_size=900000: a traceback of torch's allocator; other errors of torch keep theirs."""
     with pytest.raises(SystemExit) as end, config.one_line_errors():

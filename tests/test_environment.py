@@ -443,6 +443,21 @@ def test_the_action_plane_shows_the_action_that_led_to_the_picture():
             np.testing.assert_array_equal(newest[6:], action_plane(wanted, 16))
 
 
+def test_a_state_ends_with_the_action_that_led_to_it():
+    """The action that follows, one that is left from the last episode, or one beyond its bounds."""
+    plain, told = (make("cheetah-run", "state", frame_stack=2, last_action=last) for last in (False, True))
+    actions = [1.2 * action for action in random_actions(plain, 3)]
+    for _ in range(2):
+        for number, (step, other) in enumerate(zip(play(told, actions), play(plain, actions))):
+            assert step.observation.shape == told.observation_spec().shape
+            assert step.observation.dtype == np.float32
+            newest = actions[number - 1] if number else np.zeros(6)
+            former = actions[number - 2] if number > 1 else np.zeros(6)
+            parts = np.split(other.observation, 2)
+            wanted = [parts[0], np.clip(former, -1, 1), parts[1], np.clip(newest, -1, 1)]
+            np.testing.assert_array_equal(step.observation, np.concatenate(wanted, dtype=np.float32))
+
+
 @pytest.mark.parametrize("components", [1, 6, 21, 56])
 @pytest.mark.parametrize("shift", [-4, 0, 4])
 def test_the_encoder_reads_the_actions_of_shifted_planes(components, shift):
