@@ -29,7 +29,6 @@ ENCODERS = {  # kernel/stride of each layer, size of a picture, and the words th
     "3/2 3/2 3/2, 64": STRIDES,
     "5/4 3/2 3/1, 84": "env.size=84",
     "3/2 3/2 3/2, 84": f"env.size=84 {STRIDES}",
-    "5/4 3/2 3/1, 64, actions": "env.last_action=true",
 }
 SEEN = {  # what the pictures should tell
     "ball_in_cup-catch": lambda physics: physics.ball_to_target(),
@@ -92,7 +91,7 @@ def explained(settings: config.Config, encoder: str, options: Probe, data: tuple
     replay, targets, held_out = data
     agent, channels = settings.agent, replay.elements.shape[1] * settings.env.frame_stack
     generator = torch.Generator().manual_seed(options.seed)
-    network = Encoder(channels, agent, settings.env.frame_stack * settings.env.last_action, replay.actions.shape[1])
+    network = Encoder(channels, agent)
     features = network(torch.zeros(1, channels, *replay.elements.shape[2:])).shape[1]
     head = nn.Sequential(
         nn.Linear(features, 50), nn.LayerNorm(50), nn.Tanh(), nn.Linear(50, 256), nn.ReLU(),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pixel_ddpg import config, files, machine, tasks, trainer
-from pixel_ddpg.environment import Environment, action_plane
+from pixel_ddpg.environment import Environment
 from pixel_ddpg.episodes import run_episodes
 from pixel_ddpg.exploration import Exploration, scheduled_scale
 from pixel_ddpg.replay import Replay
@@ -78,24 +78,16 @@ def make_replay(settings: config.Config, steps: Steps, frames: int) -> Replay:
     replay = Replay(
         trainer.replay_element(settings), tasks.CATALOGUE[settings.task].action_dim, frames,
         frame_stack=settings.env.frame_stack, n_step=settings.replay.n_step, discount=settings.agent.discount,
-        random_shift=settings.agent.random_shift, seed=settings.seed,
+        random_shift=settings.agent.random_shift,
+        last_action=settings.env.last_action, seed=settings.seed,
     )  # fmt: skip
     for step in steps:
         store(replay, step)
     return replay
 
 
-def with_planes(steps: Steps, size: int) -> Steps:
-    """The same pictures with the planes of the actions that led to them."""
-    still = np.zeros(next(len(step[1]) for step in steps if len(step) > 1))
-    actions = [step[1] if len(step) > 1 else still for step in steps]
-    return [(np.concatenate([step[0], action_plane(action, size)]), *step[1:]) for step, action in zip(steps, actions)]
-
-
 def learn(options: Tandem, settings: config.Config, steps: Steps) -> list[dict]:
     """An agent that only learns; one row an evaluation."""
-    if settings.obs == "pixels" and settings.env.last_action:
-        steps = with_planes(steps, settings.env.size)
     replay = make_replay(settings, steps, options.frames)
     agent = trainer.make_agent(settings, torch.device("cpu"))
     agent.schedule(NOISE, 1.0)

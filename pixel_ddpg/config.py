@@ -42,7 +42,7 @@ class Env:
     action_repeat: int = 2  # frames (control steps) an action is held
     frame_stack: int = 3  # how many of the last steps an observation shows
     renderings: int = 1  # pictures taken within one step, evenly spread over its frames; the paper takes 3
-    last_action: bool = False  # an observation tells the action that led to it: pixels as one channel more, state behind it
+    last_action: bool = False  # an observation tells the action that led to it
     camera: int = -1  # -1: the task's own
     shadow_size: int = 256  # side of the shadow map; dm_control's 2048 costs most of a software frame
     slices: int = 28  # corners of a round body, 28 as in mujoco; a software frame's time grows with their square
@@ -491,8 +491,6 @@ def check(config: Config) -> None:
         raise UserError("agent.residual_action=true changes the action before: add env.last_action=true")
     if config.obs == "pixels":
         check_convolutions(config)
-        if agent.inverse_loss and env.last_action:
-            raise UserError("agent.inverse_loss has nothing to learn where env.last_action=true shows the actions")
         if agent.random_shift >= env.size:
             raise UserError(f"agent.random_shift={agent.random_shift} must be smaller than env.size={env.size}")
 

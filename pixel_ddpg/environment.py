@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import math
 
 import dm_env
 import gymnasium
@@ -20,8 +19,8 @@ class Environment(dm_env.Environment):
     """A task as the agent meets it: float32 actions in [-1, 1], each held for `action_repeat` frames.
 
     An observation is, for pixels, the last `frame_stack` steps as uint8 (3 * renderings * frame_stack, size, size),
-    oldest first; with `last_action` each step's pictures are followed by its action's. For state, it is the flat
-    float32 vectors of those steps, each followed by its action. `element` is the newest step's share of it, which is all a replay needs to keep.
+    oldest first. For state, it is the flat
+    float32 vectors of those steps. With `last_action` it ends with the action before, see with_action. `element` is the newest step's share of it, which is all a replay needs to keep.
     """
 
     def __init__(self, task: tasks.Task, obs: str, options: config_module.Env, seed: int):
@@ -92,9 +91,9 @@ class Environment(dm_env.Environment):
         with rendering.gl_failures_explained() if own_reset_draws else contextlib.nullcontext():
             time_step = self.task_env.reset()
         if self._obs == "pixels":
-            first = self._element([self._renderer.render()], np.zeros(self._scale.shape))
+            first = self._element([self._renderer.render()])
         else:
-            first = self._state(time_step, np.zeros(self._scale.shape))
+            first = flat(time_step.observation)
         self._stack.extend([first] * self._options.frame_stack)
         return dm_env.restart(self._observation())
 
@@ -116,22 +115,15 @@ class Environment(dm_env.Environment):
             if time_step.last():
                 break
         if self._obs == "pixels":
-            self._stack.append(self._element(pictures, action))
+            self._stack.append(self._element(pictures))
         else:
-            self._stack.append(self._state(time_step, action))
+            self._stack.append(flat(time_step.observation))
         self.over = time_step.last()
         return dm_env.TimeStep(time_step.step_type, float(reward), float(discount), self._observation())
 
-    def _element(self, pictures: list[np.ndarray], action: np.ndarray) -> np.ndarray:
+    def _element(self, pictures: list[np.ndarray]) -> np.ndarray:
         """What a step adds to an observation; the last picture stands for those that an episode's end left out."""
-        pictures = pictures + [pictures[-1]] * (self._options.renderings - len(pictures))
-        if self._options.last_action:
-            pictures.append(action_plane(action, self._options.size))
-        return np.concatenate(pictures)
-
-    def _state(self, time_step: dm_env.TimeStep, action: np.ndarray) -> np.ndarray:
-        state = flat(time_step.observation)
-        return np.concatenate([state, np.clip(action, -1, 1)], dtype=np.float32) if self._options.last_action else state
+        return np.concatenate(pictures + [pictures[-1]] * (self._options.renderings - len(pictures)))
 
     def _task_step(self, action: np.ndarray) -> dm_env.TimeStep:
         from dm_control.rl import control
@@ -148,7 +140,10 @@ class Environment(dm_env.Environment):
             ) from error
 
     def _observation(self) -> np.ndarray:
-        return np.concatenate(self._stack)
+        observation = np.concatenate(self._stack)
+        if not self._options.last_action:
+            return observation
+        return with_action(observation, self._actions[-1] if self._actions else np.zeros(self._scale.shape, np.float32))
 
     def observation_spec(self) -> specs.Array:
         """uint8 (C, size, size) or float32 (d,)."""
@@ -177,29 +172,27 @@ class Environment(dm_env.Environment):
         return time_step
 
 
-def action_plane(action: np.ndarray, size: int) -> np.ndarray:
-    """The action in [-1, 1] as a picture (1, size, size), from black to white: one square per component, row by row.
-
-    The encoder reads the middle of each square, which a small shift of the picture does not change.
-    """
-    side = math.ceil(math.sqrt(len(action)))
-    shades = np.full(side * side, 128, np.uint8)
-    shades[: len(action)] = np.round(127.5 * (np.clip(action, -1, 1) + 1))
-    place = np.arange(size) * side // size
-    return shades.reshape(side, side)[None, place[:, None], place]
+def with_action(observation: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """An observation and the action in [-1, 1] that led to it: of state behind it, of pixels as 1 to 255 in the first
+    numbers of one channel more."""
+    action = np.clip(action, -1, 1)
+    if observation.dtype != np.uint8:
+        return np.concatenate([observation, action])
+    plane = np.zeros_like(observation[:1])
+    plane.flat[: len(action)] = np.round(127 * action) + 128
+    return np.concatenate([observation, plane])
 
 
 def element_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
-    """What one step adds to an observation: (3 * renderings, size, size) of pixels and the plane, (d,) of state."""
-    if obs == "pixels":
-        return 3 * options.renderings + options.last_action, options.size, options.size
-    return (task.observation_dim + options.last_action * task.action_dim,)
+    """What one step adds to an observation: (3 * renderings, size, size) of pixels, (d,) of state."""
+    return (3 * options.renderings, options.size, options.size) if obs == "pixels" else (task.observation_dim,)
 
 
 def observation_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
-    """The elements of `frame_stack` steps, one after the other."""
+    """The elements of `frame_stack` steps, one after the other, and the action before where that is told."""
     first, *rest = element_shape(task, obs, options)
-    return (first * options.frame_stack, *rest)
+    told = options.last_action * (1 if obs == "pixels" else task.action_dim)
+    return (first * options.frame_stack + told, *rest)
 
 
 def flat(observation) -> np.ndarray:

@@ -34,15 +34,14 @@ class Linear(nn.Linear):
 class Encoder(nn.Module):
     """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map (B, features).
 
-    Where each of `planes` steps ends with a plane of its action (see environment.action_plane), convolutions see the
-    other channels, and the actions stand after the map. float32; with precision bfloat16 on a GPU, bfloat16, where half
-    of the bytes are half of the time.
+    float32; with precision bfloat16 on a GPU, bfloat16, where half of the bytes are half of the time. With `action_dim`
+    the last channel tells an action (see environment.with_action), which stands after the map.
     """
 
-    def __init__(self, channels: int, settings: Agent, planes: int = 0, action_dim: int = 0):
+    def __init__(self, channels: int, settings: Agent, action_dim: int = 0):
         super().__init__()
-        self._planes, self._action_dim = planes, action_dim
-        channels -= planes
+        self._action_dim = action_dim
+        channels -= action_dim > 0
         layers: list[nn.Module] = []
         for filters, kernel, stride, padding in settings.conv:
             layers += [Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
@@ -52,14 +51,11 @@ class Encoder(nn.Module):
         self.register_buffer("_offset", torch.tensor(-settings.pixel_offset, dtype=self._dtype), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
-        if not self._planes:
+        if not self._action_dim:
             return self._map(observation)
-        steps, side = observation.unflatten(1, (self._planes, -1)), math.ceil(math.sqrt(self._action_dim))
-        squares = torch.arange(self._action_dim, device=observation.device)
-        row, column = ((2 * at + 1) * steps.shape[-1] // (2 * side) for at in (squares // side, squares % side))
-        actions = steps[:, :, -1, row, column].flatten(1) / 127.5 - 1
-        features = self._map(steps[:, :, :-1].flatten(1, 2))
-        return torch.cat([features, actions.to(features.dtype)], 1)
+        features = self._map(observation[:, :-1])
+        action = (observation[:, -1].flatten(1)[:, : self._action_dim].float() - 128) / 127
+        return torch.cat([features, action.to(features.dtype)], 1)
 
     def _map(self, observation: Tensor) -> Tensor:
         half, gpu = self._dtype == torch.bfloat16, observation.device.type != "cpu"

@@ -12,7 +12,7 @@ from torch import nn
 
 from pixel_ddpg.agent import DDPG, _noisy
 from pixel_ddpg.config import Agent, Noise, compose
-from pixel_ddpg.environment import action_plane
+from pixel_ddpg.environment import with_action
 from pixel_ddpg.replay import Batch, Replay
 from pixel_ddpg.trainer import LOSSES
 
@@ -377,16 +377,13 @@ def test_a_residual_action_is_added_to_the_action_before(obs):
     """Another step's action, one that was normalised, an artanh of 1, or a penalty that pulls to no action at all."""
     words = ["env.last_action=true", "agent.residual_action=true", "agent.state_norm=true", *SMALL[:2]]
     settings = compose([f"obs={obs}", *words])
-    steps = np.random.default_rng(0).uniform(-1.2, 1.2, (6, 3, ACTIONS)).clip(-1, 1).astype(np.float32)
-    if obs == "state":
-        batch, planes = torch.cat([torch.randn(6, 5), torch.as_tensor(steps[:, -1])], 1), 1
-    else:
-        shown = [[np.concatenate([np.zeros((3, 32, 32), np.uint8), action_plane(a, 32)]) for a in row] for row in steps]
-        batch, planes = torch.as_tensor(np.array(shown)).flatten(1, 2), 3
-    agent = DDPG(tuple(batch.shape[1:]), ACTIONS, settings.agent, settings.noise, planes=planes)
+    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (6, ACTIONS)).clip(-1, 1).astype(np.float32)
+    seen = np.zeros((6, *PIXELS), np.uint8) if obs == "pixels" else np.random.default_rng(1).random((6, 5), np.float32)
+    batch = torch.as_tensor(np.array([with_action(*pair) for pair in zip(seen, actions)]))
+    agent = DDPG(tuple(batch.shape[1:]), ACTIONS, settings.agent, settings.noise, last_action=True)
     if obs == "state":
         agent.encoder.learn(batch)
-    before = torch.as_tensor(steps[:, -1]).clamp(-0.96, 0.96)
+    before = torch.as_tensor(actions).clamp(-0.96, 0.96)
     features = agent.encoder(batch).detach()
     tolerance = 1e-5 if obs == "state" else 0.6 / 127
     with torch.no_grad():
@@ -695,14 +692,18 @@ def test_the_encoders_target_follows_at_its_own_pace():
             torch.testing.assert_close(new, tau * online.detach() + (1 - tau) * old)
 
 
-def test_the_inverse_loss_is_that_of_its_equation():
-    """Actions in another order, the online latent for the target's, windows that an end cuts."""
+@pytest.mark.parametrize("told", [False, True])
+def test_the_inverse_loss_is_that_of_its_equation(told):
+    """Actions in another order, the online latent for the target's, windows that an end cuts, an answer that is told."""
     words = ("agent.inverse_loss=0.7", "agent.target_encoder=true", "noise.target_clip=0")
-    agent = scatter(make_small(*words, n_step=3))
-    batch = random_batch(PIXELS)
+    shape = (PIXELS[0] + told, *PIXELS[1:])
+    agent = scatter(make("drqv2", "pixels", shape, *SMALL, *words, n_step=3, last_action=told))
+    batch = random_batch(shape)
     with torch.no_grad():
         latent = agent.critic.head(agent.encoder(batch.observation))
-        ahead = agent.targets["critic"].head(agent.targets["encoder"](batch.next_observation))
+        ahead = agent.targets["encoder"](batch.next_observation)
+        ahead[:, ahead.shape[1] - ACTIONS * told :] = 0
+        ahead = agent.targets["critic"].head(ahead)
         total = 0.0
         for row in range(len(latent)):
             guess = agent.inverse.layers(torch.cat([latent[row], ahead[row]])[None])[0]

@@ -330,11 +330,6 @@ def test_a_bad_value_is_refused_in_one_line(word):
     mistake(word)
 
 
-def test_an_inverse_loss_wants_actions_that_are_not_seen():
-    """Both together: the encoder learns to copy the actions from their planes."""
-    assert "has nothing to learn" in mistake("obs=pixels", "agent.inverse_loss=1", "env.last_action=true")
-
-
 @pytest.mark.parametrize("obs", ["state", "pixels"])
 def test_a_residual_action_wants_the_action_before(obs):
     """Numbers that are no action, taken for one."""

@@ -23,7 +23,7 @@ from gymnasium.utils import env_checker
 import pixel_ddpg
 from pixel_ddpg import config, episodes, presets, rendering, tasks, video
 from pixel_ddpg.config import UserError
-from pixel_ddpg.environment import Environment, GymEnvironment, action_plane, make_env
+from pixel_ddpg.environment import Environment, GymEnvironment, make_env, with_action
 from pixel_ddpg.networks import Encoder
 
 NAMES = list(tasks.CATALOGUE)
@@ -419,63 +419,44 @@ def test_5_stack_is_oldest_first_and_forgets_the_last_episode(obs):
         assert not np.array_equal(np.split(seen[-1], 3)[0], np.split(seen[-1], 3)[1])
 
 
-@pytest.mark.parametrize("plane", [False, True])
-def test_element_is_the_newest_part(plane):
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_element_is_the_newest_part(obs, told):
     """What a replay keeps is not what the agent sees."""
-    environment = make("cheetah-run", "pixels", frame_stack=3, last_action=plane)
+    environment = make("cheetah-run", obs, frame_stack=3, last_action=told)
     environment.reset()
+    end = -1 if told and obs == "pixels" else -6 if told else None
     for action in random_actions(environment, 3):
-        np.testing.assert_array_equal(environment.step(action).observation[-3 - plane :], environment.element)
+        seen = environment.step(action).observation[:end]
+        np.testing.assert_array_equal(seen[-len(seen) // 3 :], environment.element)
 
 
-def test_the_action_plane_shows_the_action_that_led_to_the_picture():
-    """The action that follows, one that is left from the last episode, or another picture beside it."""
-    plain, shown = (make("cheetah-run", "pixels", renderings=2, action_repeat=2, frame_stack=2, last_action=plane)
-                    for plane in (False, True))  # fmt: skip
-    actions = random_actions(plain, 3)
-    for _ in range(2):
-        steps, expected = play(shown, actions), play(plain, actions)
-        for number, (step, other) in enumerate(zip(steps, expected)):
-            newest, pictures = step.observation[7:], other.observation[6:]
-            assert step.observation.shape == shown.observation_spec().shape
-            np.testing.assert_array_equal(newest[:6], pictures)
-            wanted = actions[number - 1] if number else np.zeros(6)
-            np.testing.assert_array_equal(newest[6:], action_plane(wanted, 16))
-
-
-def test_a_state_ends_with_the_action_that_led_to_it():
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_an_observation_tells_the_action_that_led_to_it(obs):
     """The action that follows, one that is left from the last episode, or one beyond its bounds."""
-    plain, told = (make("cheetah-run", "state", frame_stack=2, last_action=last) for last in (False, True))
+    plain, told = (make("cheetah-run", obs, action_repeat=2, frame_stack=2, last_action=last) for last in (False, True))
     actions = [1.2 * action for action in random_actions(plain, 3)]
     for _ in range(2):
-        for number, (step, other) in enumerate(zip(play(told, actions), play(plain, actions))):
+        for before, step, other in zip([np.zeros(6), *actions], play(told, actions), play(plain, actions)):
             assert step.observation.shape == told.observation_spec().shape
-            assert step.observation.dtype == np.float32
-            newest = actions[number - 1] if number else np.zeros(6)
-            former = actions[number - 2] if number > 1 else np.zeros(6)
-            parts = np.split(other.observation, 2)
-            wanted = [parts[0], np.clip(former, -1, 1), parts[1], np.clip(newest, -1, 1)]
-            np.testing.assert_array_equal(step.observation, np.concatenate(wanted, dtype=np.float32))
+            expected = with_action(other.observation, before.astype(np.float32))
+            np.testing.assert_array_equal(step.observation, expected)
 
 
-@pytest.mark.parametrize("components", [1, 6, 21, 56])
-@pytest.mark.parametrize("shift", [-4, 0, 4])
-def test_the_encoder_reads_the_actions_of_shifted_planes(components, shift):
-    """A component that is left out, of another step, beyond its bounds, or lost where the picture is shifted."""
+@pytest.mark.parametrize("components", [1, 6, 56])
+def test_the_encoder_reads_the_action_that_is_told(components):
+    """A component that is left out, an action of 0 that is not 0, or a channel that the convolutions see."""
     settings = config.compose(["obs=pixels"]).agent
-    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (3, components))
-    steps = [
-        np.concatenate([np.full((3, 64, 64), 9 * i, np.uint8), action_plane(a, 64)]) for i, a in enumerate(actions)
-    ]
-    observation = torch.as_tensor(np.roll(np.concatenate(steps), (shift, shift), (1, 2)))[None]
-    encoder, plain = Encoder(12, settings, 3, components), Encoder(9, settings)
+    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (4, components)).astype(np.float32)
+    actions[0] = 0
+    pictures = np.random.default_rng(1).integers(0, 256, (4, 9, 64, 64), np.uint8)
+    observations = torch.as_tensor(np.array([with_action(*pair) for pair in zip(pictures, actions)]))
+    encoder, plain = Encoder(10, settings, components), Encoder(9, settings)
     plain.load_state_dict(encoder.state_dict())
-    seen = encoder(observation)[0].detach()
-    pictures = observation.unflatten(1, (3, 4))[:, :, :3].flatten(1, 2)
-    torch.testing.assert_close(seen[: -3 * components], plain(pictures)[0].detach())
-    read = seen[-3 * components :].view(3, components)
-    if components < 50 or not shift:  # 56 squares are too small for that shift
-        np.testing.assert_allclose(read, np.clip(actions, -1, 1), atol=0.6 / 127)
+    seen = encoder(observations).detach()
+    torch.testing.assert_close(seen[:, :-components], plain(torch.as_tensor(pictures)).detach())
+    np.testing.assert_allclose(seen[:, -components:], np.clip(actions, -1, 1), atol=0.51 / 127)
+    assert not seen[0, -components:].any()
 
 
 def test_observations_are_not_overwritten():

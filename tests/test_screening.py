@@ -84,4 +84,4 @@ def test_the_probe_measures_every_encoder(tmp_path, monkeypatch):
     assert command(probe.main, monkeypatch, *words) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [row["encoder"] for row in rows] == list(probe.ENCODERS)
-    assert [row["features"] for row in rows] == [2048, 2048, 3872, 3872, 2048 + 3 * 2]
+    assert [row["features"] for row in rows] == [2048, 2048, 3872, 3872]
