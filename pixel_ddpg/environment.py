@@ -19,8 +19,8 @@ class Environment(dm_env.Environment):
     """A task as the agent meets it: float32 actions in [-1, 1], each held for `action_repeat` frames.
 
     An observation is, for pixels, the last `frame_stack` steps as uint8 (3 * renderings * frame_stack, size, size),
-    oldest first. For state, it is the flat
-    float32 vectors of those steps. With `last_action` it ends with the action before, see with_action. `element` is the newest step's share of it, which is all a replay needs to keep.
+    oldest first. For state, it is the flat float32 vectors of those steps. With `last_action` it ends with the action
+    before, as with_action says. `element` is the newest step alone, which is all a replay needs to keep.
     """
 
     def __init__(self, task: tasks.Task, obs: str, options: config_module.Env, seed: int):
@@ -90,10 +90,8 @@ class Environment(dm_env.Environment):
         own_reset_draws = self.task.name == "quadruped-escape"
         with rendering.gl_failures_explained() if own_reset_draws else contextlib.nullcontext():
             time_step = self.task_env.reset()
-        if self._obs == "pixels":
-            first = self._element([self._renderer.render()])
-        else:
-            first = flat(time_step.observation)
+        pixels = self._obs == "pixels"
+        first = self._element([self._renderer.render()]) if pixels else flat(time_step.observation)
         self._stack.extend([first] * self._options.frame_stack)
         return dm_env.restart(self._observation())
 
@@ -173,8 +171,10 @@ class Environment(dm_env.Environment):
 
 
 def with_action(observation: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """An observation and the action in [-1, 1] that led to it: of state behind it, of pixels as 1 to 255 in the first
-    numbers of one channel more."""
+    """An observation and the action in [-1, 1] that led to it.
+
+    Of state it stands behind; of pixels in the first numbers of one channel more, from 1 to 255.
+    """
     action = np.clip(action, -1, 1)
     if observation.dtype != np.uint8:
         return np.concatenate([observation, action])

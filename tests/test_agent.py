@@ -694,7 +694,7 @@ def test_the_encoders_target_follows_at_its_own_pace():
 
 @pytest.mark.parametrize("told", [False, True])
 def test_the_inverse_loss_is_that_of_its_equation(told):
-    """Actions in another order, the online latent for the target's, windows that an end cuts, an answer that is told."""
+    """Actions in another order, the online latent for the target's, cut windows, or an answer that is told."""
     words = ("agent.inverse_loss=0.7", "agent.target_encoder=true", "noise.target_clip=0")
     shape = (PIXELS[0] + told, *PIXELS[1:])
     agent = scatter(make("drqv2", "pixels", shape, *SMALL, *words, n_step=3, last_action=told))
