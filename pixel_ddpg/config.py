@@ -97,7 +97,7 @@ class Agent:
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
     state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
     inverse_loss: float = 0.0  # pixels: weight of the loss that tells the actions between two observations from these
-    residual_action: bool = False  # the actor gives the change of the action before, which observations have to tell
+    residual_action: float = 0.0  # share of the action before, in front of tanh, that the actor's output is added to
     saturation_penalty: float = 0.0  # weight of the squared output before tanh in the actor's loss
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
@@ -474,7 +474,7 @@ def check(config: Config) -> None:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:
         raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
-    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share"):
+    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share", "agent.residual_action"):
         if not 0 <= value_of(config, key) <= 1:
             raise UserError(f"{key}={value_of(config, key)} must lie in [0, 1]")
     if 0 < config.noise.hold < 1:
@@ -488,7 +488,7 @@ def check(config: Config) -> None:
     if env.action_repeat % env.renderings:
         raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
     if agent.residual_action and not env.last_action:
-        raise UserError("agent.residual_action=true changes the action before: add env.last_action=true")
+        raise UserError("agent.residual_action adds to the action before: set env.last_action=true too")
     if config.obs == "pixels":
         check_convolutions(config)
         if agent.random_shift >= env.size:

@@ -71,8 +71,8 @@ class Encoder(nn.Module):
 class Actor(nn.Module):
     """The deterministic policy: features (B, f) to actions (B, a) in [-1, 1].
 
-    With `residual_action` what it adds to the action before, which the features end with: tanh(f(s) + artanh(a)), so
-    that a new actor holds what the noise has reached, and noise adds up to a smooth walk (Liu et al., 2025).
+    With `residual_action` k it adds to the action before, which the features end with: tanh(f(s) + k artanh(a)). So a
+    new actor holds what the noise has reached, and noise adds up to a smooth walk (k = 1: ResAct, Liu et al., 2025).
     """
 
     def __init__(self, features: int, action_dim: int, settings: Agent):
@@ -95,7 +95,7 @@ class Actor(nn.Module):
         if not self._residual:
             return policy
         before = features[:, -self._action_dim :].float().clamp(-LARGEST_BEFORE, LARGEST_BEFORE)
-        return policy + before.atanh()
+        return policy + self._residual * before.atanh()
 
 
 class Critic(nn.Module):

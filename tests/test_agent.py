@@ -375,7 +375,7 @@ def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
 @pytest.mark.parametrize("obs", ["state", "pixels"])
 def test_a_residual_action_is_added_to_the_action_before(obs):
     """Another step's action, one that was normalised, an artanh of 1, or a penalty that pulls to no action at all."""
-    words = ["env.last_action=true", "agent.residual_action=true", "agent.state_norm=true", *SMALL[:2]]
+    words = ["env.last_action=true", "agent.residual_action=1", "agent.state_norm=true", *SMALL[:2]]
     settings = compose([f"obs={obs}", *words])
     actions = np.random.default_rng(0).uniform(-1.2, 1.2, (6, ACTIONS)).clip(-1, 1).astype(np.float32)
     seen = np.zeros((6, *PIXELS), np.uint8) if obs == "pixels" else np.random.default_rng(1).random((6, 5), np.float32)
