@@ -9,7 +9,7 @@ from torch.nn import functional
 from pixel_ddpg.config import Agent
 from pixel_ddpg.onednn import Stack
 
-LARGEST_BEFORE = 0.96  # of an action's bound; an action before beyond it counts as this one
+LARGEST_BEFORE = 0.76  # of an action's bound; an action before beyond it counts as this one, where tanh has a slope
 HALF_CHANNELS = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
 
 

@@ -383,7 +383,7 @@ def test_a_residual_action_is_added_to_the_action_before(obs):
     agent = DDPG(tuple(batch.shape[1:]), ACTIONS, settings.agent, settings.noise, last_action=True)
     if obs == "state":
         agent.encoder.learn(batch)
-    before = torch.as_tensor(actions).clamp(-0.96, 0.96)
+    before = torch.as_tensor(actions).clamp(-0.76, 0.76)
     features = agent.encoder(batch).detach()
     tolerance = 1e-5 if obs == "state" else 0.6 / 127
     with torch.no_grad():
