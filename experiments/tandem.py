@@ -78,8 +78,7 @@ def make_replay(settings: config.Config, steps: Steps, frames: int) -> Replay:
     replay = Replay(
         trainer.replay_element(settings), tasks.CATALOGUE[settings.task].action_dim, frames,
         frame_stack=settings.env.frame_stack, n_step=settings.replay.n_step, discount=settings.agent.discount,
-        random_shift=settings.agent.random_shift,
-        last_action=settings.env.last_action, seed=settings.seed,
+        random_shift=settings.agent.random_shift, seed=settings.seed,
     )  # fmt: skip
     for step in steps:
         store(replay, step)

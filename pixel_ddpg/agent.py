@@ -20,8 +20,7 @@ EDGE = 1 - 1e-6  # noisy actions of the update stay this far inside [-1, 1], as 
 class DDPG(nn.Module):
     """Actor, critic, shared encoder, their targets and optimisers.
 
-    `observation_shape` is (C, H, W) for uint8 pixels, (d,) for float32 state; with `last_action` observations end with
-    the action before. `noise_scale` is the standard deviation
+    `observation_shape` is (C, H, W) for uint8 pixels, (d,) for float32 state. `noise_scale` is the standard deviation
     of the Gaussian noise on the update's actions; whoever trains sets it.
     """
 
@@ -35,15 +34,13 @@ class DDPG(nn.Module):
         init_seed: int = 0,
         noise_seed: int = 1,
         n_step: int = 1,
-        last_action: bool = False,
     ):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
         pixels = len(observation_shape) == 3
-        self._told = action_dim * last_action  # of the features the last so many are an action
-        self.encoder = Encoder(observation_shape[0], settings, self._told) if pixels else nn.Flatten()
+        self.encoder = Encoder(observation_shape[0], settings) if pixels else nn.Flatten()
         if settings.state_norm and not pixels:
-            self.encoder = RunningNorm(observation_shape[0], self._told)
+            self.encoder = RunningNorm(observation_shape[0])
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings)
         self.critic = Critic(features, action_dim, settings)
@@ -148,9 +145,6 @@ class DDPG(nn.Module):
             next_latent = self.targets["critic"].head(next_features)
             next_q = self._one(self.targets["critic"].values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
-            if self.inverse and self._told:  # one of the actions that are asked for
-                untold = functional.pad(next_features[:, : -self._told], (0, self._told))
-                next_latent = self.targets["critic"].head(untold)
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
@@ -176,11 +170,10 @@ class DDPG(nn.Module):
         """
         if not self._actor_trains_encoder:
             features = features.detach()
-        policy = self.actor.policy(features)
-        output = self.actor.output(features, policy)
+        output = self.actor.policy(features)
         loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
-            loss = self.settings.saturation_penalty * policy.square().mean() + loss
+            loss = self.settings.saturation_penalty * output.square().mean() + loss
         return loss, output
 
     @torch.no_grad()

@@ -42,7 +42,6 @@ class Env:
     action_repeat: int = 2  # frames (control steps) an action is held
     frame_stack: int = 3  # how many of the last steps an observation shows
     renderings: int = 1  # pictures taken within one step, evenly spread over its frames; the paper takes 3
-    last_action: bool = False  # an observation tells the action that led to it
     camera: int = -1  # -1: the task's own
     shadow_size: int = 256  # side of the shadow map; dm_control's 2048 costs most of a software frame
     slices: int = 28  # corners of a round body, 28 as in mujoco; a software frame's time grows with their square
@@ -97,7 +96,6 @@ class Agent:
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
     state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
     inverse_loss: float = 0.0  # pixels: weight of the loss that tells the actions between two observations from these
-    residual_action: float = 0.0  # share of the action before, in front of tanh, that the actor's output is added to
     saturation_penalty: float = 0.0  # weight of the squared output before tanh in the actor's loss
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
@@ -474,7 +472,7 @@ def check(config: Config) -> None:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:
         raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
-    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share", "agent.residual_action"):
+    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share"):
         if not 0 <= value_of(config, key) <= 1:
             raise UserError(f"{key}={value_of(config, key)} must lie in [0, 1]")
     if 0 < config.noise.hold < 1:
@@ -487,8 +485,6 @@ def check(config: Config) -> None:
         raise UserError("agent.batch_norm=true needs replay.batch_size of 2 or more")
     if env.action_repeat % env.renderings:
         raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
-    if agent.residual_action and not env.last_action:
-        raise UserError("agent.residual_action adds to the action before: set env.last_action=true too")
     if config.obs == "pixels":
         check_convolutions(config)
         if agent.random_shift >= env.size:

@@ -19,8 +19,8 @@ class Environment(dm_env.Environment):
     """A task as the agent meets it: float32 actions in [-1, 1], each held for `action_repeat` frames.
 
     An observation is, for pixels, the last `frame_stack` steps as uint8 (3 * renderings * frame_stack, size, size),
-    oldest first. For state, it is the flat float32 vectors of those steps. With `last_action` it ends with the action
-    before, as with_action says. `element` is the newest step alone, which is all a replay needs to keep.
+    oldest first. For state, it is the flat float32 vectors of those steps. `element` is the newest step alone, which is
+    all a replay needs to keep.
     """
 
     def __init__(self, task: tasks.Task, obs: str, options: config_module.Env, seed: int):
@@ -138,10 +138,7 @@ class Environment(dm_env.Environment):
             ) from error
 
     def _observation(self) -> np.ndarray:
-        observation = np.concatenate(self._stack)
-        if not self._options.last_action:
-            return observation
-        return with_action(observation, self._actions[-1] if self._actions else np.zeros(self._scale.shape, np.float32))
+        return np.concatenate(self._stack)
 
     def observation_spec(self) -> specs.Array:
         """uint8 (C, size, size) or float32 (d,)."""
@@ -170,29 +167,15 @@ class Environment(dm_env.Environment):
         return time_step
 
 
-def with_action(observation: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """An observation and the action in [-1, 1] that led to it.
-
-    Of state it stands behind; of pixels in the first numbers of one channel more, from 1 to 255.
-    """
-    action = np.clip(action, -1, 1)
-    if observation.dtype != np.uint8:
-        return np.concatenate([observation, action])
-    plane = np.zeros_like(observation[:1])
-    plane.flat[: len(action)] = np.round(127 * action) + 128
-    return np.concatenate([observation, plane])
-
-
 def element_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
     """What one step adds to an observation: (3 * renderings, size, size) of pixels, (d,) of state."""
     return (3 * options.renderings, options.size, options.size) if obs == "pixels" else (task.observation_dim,)
 
 
 def observation_shape(task: tasks.Task, obs: str, options: config_module.Env) -> tuple[int, ...]:
-    """The elements of `frame_stack` steps, one after the other, and the action before where that is told."""
+    """The elements of `frame_stack` steps, one after the other."""
     first, *rest = element_shape(task, obs, options)
-    told = options.last_action * (1 if obs == "pixels" else task.action_dim)
-    return (first * options.frame_stack + told, *rest)
+    return (first * options.frame_stack, *rest)
 
 
 def flat(observation) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pixel_ddpg import rendering, tasks
 from pixel_ddpg.config import Config, UserError
-from pixel_ddpg.environment import Environment, element_shape, observation_shape
+from pixel_ddpg.environment import Environment, observation_shape
 
 REMOTE_BYTES = 2**28  # of memory that an environment's process takes
 ANSWER_SECONDS = 600  # an environment that says nothing for so long has hung
@@ -72,9 +72,7 @@ class Remote:
         task = tasks.CATALOGUE[config.task]
         self._shape = observation_shape(task, config.obs, config.env)
         self._dtype = np.dtype(np.uint8 if config.obs == "pixels" else np.float32)
-        newest = element_shape(task, config.obs, config.env)[0]
-        end = newest * config.env.frame_stack
-        self._element = slice(end - newest, end)
+        self._elements = self._shape[0] // config.env.frame_stack
         context = multiprocessing.get_context("spawn")
         self._shared = context.RawArray("B", math.prod(self._shape) * self._dtype.itemsize)
         self._pipe, theirs = context.Pipe()
@@ -103,7 +101,7 @@ class Remote:
             raise UserError(*failure)
         if isinstance(result, dm_env.TimeStep):
             whole = np.frombuffer(self._shared, self._dtype).reshape(self._shape).copy()
-            self.element = whole[self._element]
+            self.element = whole[-self._elements :]
             return result._replace(observation=whole)
         return result
 

@@ -9,7 +9,6 @@ from torch.nn import functional
 from pixel_ddpg.config import Agent
 from pixel_ddpg.onednn import Stack
 
-LARGEST_BEFORE = 0.76  # of an action's bound; an action before beyond it counts as this one, where tanh has a slope
 HALF_CHANNELS = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
 
 
@@ -34,14 +33,11 @@ class Linear(nn.Linear):
 class Encoder(nn.Module):
     """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map (B, features).
 
-    float32; with precision bfloat16 on a GPU, bfloat16, where half of the bytes are half of the time. With `action_dim`
-    the last channel tells an action (see environment.with_action), which stands after the map.
+    float32; with precision bfloat16 on a GPU, bfloat16, where half of the bytes are half of the time.
     """
 
-    def __init__(self, channels: int, settings: Agent, action_dim: int = 0):
+    def __init__(self, channels: int, settings: Agent):
         super().__init__()
-        self._action_dim = action_dim
-        channels -= action_dim > 0
         layers: list[nn.Module] = []
         for filters, kernel, stride, padding in settings.conv:
             layers += [Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
@@ -51,13 +47,6 @@ class Encoder(nn.Module):
         self.register_buffer("_offset", torch.tensor(-settings.pixel_offset, dtype=self._dtype), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
-        if not self._action_dim:
-            return self._map(observation)
-        features = self._map(observation[:, :-1])
-        action = (observation[:, -1].flatten(1)[:, : self._action_dim].float() - 128) / 127
-        return torch.cat([features, action.to(features.dtype)], 1)
-
-    def _map(self, observation: Tensor) -> Tensor:
         half, gpu = self._dtype == torch.bfloat16, observation.device.type != "cpu"
         if half and gpu:
             observation = functional.pad(observation, (0,) * 5 + (-observation.shape[1] % HALF_CHANNELS,))
@@ -69,15 +58,10 @@ class Encoder(nn.Module):
 
 
 class Actor(nn.Module):
-    """The deterministic policy: features (B, f) to actions (B, a) in [-1, 1].
-
-    With `residual_action` k it adds to the action before, which the features end with: tanh(f(s) + k artanh(a)). So a
-    new actor holds what the noise has reached, and noise adds up to a smooth walk (k = 1: ResAct, Liu et al., 2025).
-    """
+    """The deterministic policy: features (B, f) to actions (B, a) in [-1, 1]."""
 
     def __init__(self, features: int, action_dim: int, settings: Agent):
         super().__init__()
-        self._residual, self._action_dim = settings.residual_action, action_dim
         head, width = _head(features, settings)
         layers = [head]
         if settings.batch_norm:
@@ -88,14 +72,7 @@ class Actor(nn.Module):
         self.policy = Stack(*layers, Linear(width, action_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.output(features, self.policy(features)).tanh()
-
-    def output(self, features: Tensor, policy: Tensor) -> Tensor:
-        """What tanh makes an action of, from what the layers of `policy` give."""
-        if not self._residual:
-            return policy
-        before = features[:, -self._action_dim :].float().clamp(-LARGEST_BEFORE, LARGEST_BEFORE)
-        return policy + self._residual * before.atanh()
+        return self.policy(features).tanh()
 
 
 class Critic(nn.Module):
@@ -116,21 +93,18 @@ class Critic(nn.Module):
 
 
 class RunningNorm(nn.Module):
-    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5.
+    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5."""
 
-    The last `raw` components are an action, and stay as they are.
-    """
-
-    def __init__(self, size: int, raw: int = 0):
+    def __init__(self, size: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(size - raw))
-        self.register_buffer("variance", torch.ones(size - raw))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.tensor(0.0))
 
     @torch.no_grad()
     def learn(self, state: Tensor) -> None:
         """Take a batch into the mean and the variance (Chan et al., 1979)."""
-        batch_variance, batch_mean = torch.var_mean(state[:, : len(self.mean)], 0, correction=0)
+        batch_variance, batch_mean = torch.var_mean(state, 0, correction=0)
         self.count += len(state)
         share = len(state) / self.count
         delta = batch_mean - self.mean
@@ -138,9 +112,7 @@ class RunningNorm(nn.Module):
         self.mean += share * delta
 
     def forward(self, state: Tensor) -> Tensor:
-        state, raw = state.tensor_split([len(self.mean)], 1)
-        normed = ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
-        return torch.cat([normed, raw], 1) if raw.shape[1] else normed
+        return ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
 
 
 class Inverse(nn.Module):

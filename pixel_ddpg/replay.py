@@ -10,7 +10,6 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pixel_ddpg.config import UserError
 
@@ -141,16 +140,13 @@ class Replay:
         n_step: int = 1,
         discount: float = 0.99,
         random_shift: int = 0,
-        last_action: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ):
         self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
-        self._last_action = last_action
-        self._history = max(frame_stack, 1 + last_action)  # slots that an observation is made of
         self._shift = random_shift if len(element_shape) == 3 else 0
         self.device = torch.device(device)
-        self.slots = self.slots_for(capacity, self._history, n_step, streams)
+        self.slots = self.slots_for(capacity, frame_stack, n_step, streams)
         self._part = self.slots // streams
 
         def table(*shape: int, dtype: str = "float32") -> Tensor:
@@ -171,8 +167,8 @@ class Replay:
 
     def _stream(self, part: slice) -> Stream:
         tables = {name: getattr(self, name)[part] for name in self.TABLES}
-        capacity = self._part - self._history - self._n_step
-        return Stream(tables, self._slot_of[part], capacity, self._history, self._n_step)
+        capacity = self._part - self._stack - self._n_step
+        return Stream(tables, self._slot_of[part], capacity, self._stack, self._n_step)
 
     @staticmethod
     def slots_for(capacity: int, frame_stack: int, n_step: int, streams: int = 1) -> int:
@@ -258,26 +254,14 @@ class Replay:
         """The stacks that end at these slots; within an episode's first steps its first element repeats.
 
         Of pictures uint8 (B, stack * c, H, W), each sample an integer crop of the edge-padded picture, by its own draw.
-        With `last_action` each ends with the action that led to it, as environment.with_action says.
         """
         stacked = slots[:, None]
         if self._stack > 1:
             stacked = self._moved(stacked, -torch.minimum(self._offsets, self.ages[slots][:, None]))
         if self.elements.dim() == 2:
-            observations = self.elements[stacked].flatten(1)
-        else:
-            crops = self._crops_by_slices if self.device.type == "cpu" else self._crops_by_index
-            observations = crops(stacked, shifts).flatten(1, 2)
-        return self._with_actions(observations, slots) if self._last_action else observations
-
-    def _with_actions(self, observations: Tensor, slots: Tensor) -> Tensor:
-        actions = self.actions[self._moved(slots, -1)] * (self.ages[slots] > 0)[:, None]
-        if observations.dim() == 2:
-            return torch.cat([observations, actions], 1)
-        height, width = observations.shape[2:]
-        told = ((127 * actions).round() + 128).to(torch.uint8)
-        plane = functional.pad(told, (0, height * width - told.shape[1])).view(-1, 1, height, width)
-        return torch.cat([observations, plane], 1)
+            return self.elements[stacked].flatten(1)
+        crops = self._crops_by_slices if self.device.type == "cpu" else self._crops_by_index
+        return crops(stacked, shifts).flatten(1, 2)
 
     def _crops_by_index(self, stacked: Tensor, shift: Tensor) -> Tensor:
         """Rows are copied whole from the ring, already in their shifted order; columns are then moved in each row."""

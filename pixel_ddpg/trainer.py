@@ -54,7 +54,7 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     shape = observation_shape(task, config.obs, config.env)
     return DDPG(
         shape, task.action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"],
-        n_step=config.replay.n_step, last_action=config.env.last_action,
+        n_step=config.replay.n_step,
     )  # fmt: skip
 
 
@@ -152,7 +152,6 @@ class Trainer:
             n_step=config.replay.n_step,
             discount=config.agent.discount,
             random_shift=config.agent.random_shift,
-            last_action=config.env.last_action,
             device=replay_device,
             seed=stream["replay"],
         )

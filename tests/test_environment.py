@@ -15,7 +15,6 @@ import dm_env
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from absl.testing import absltest
 from dm_env import test_utils
 from gymnasium.utils import env_checker
@@ -23,8 +22,7 @@ from gymnasium.utils import env_checker
 import pixel_ddpg
 from pixel_ddpg import config, episodes, presets, rendering, tasks, video
 from pixel_ddpg.config import UserError
-from pixel_ddpg.environment import Environment, GymEnvironment, make_env, with_action
-from pixel_ddpg.networks import Encoder
+from pixel_ddpg.environment import Environment, GymEnvironment, make_env
 
 NAMES = list(tasks.CATALOGUE)
 NEEDS_BOX2D = pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="needs pip install box2d pygame")
@@ -419,44 +417,14 @@ def test_5_stack_is_oldest_first_and_forgets_the_last_episode(obs):
         assert not np.array_equal(np.split(seen[-1], 3)[0], np.split(seen[-1], 3)[1])
 
 
-@pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("obs", ["state", "pixels"])
-def test_element_is_the_newest_part(obs, told):
+def test_element_is_the_newest_part(obs):
     """What a replay keeps is not what the agent sees."""
-    environment = make("cheetah-run", obs, frame_stack=3, last_action=told)
+    environment = make("cheetah-run", obs, frame_stack=3)
     environment.reset()
-    end = -1 if told and obs == "pixels" else -6 if told else None
     for action in random_actions(environment, 3):
-        seen = environment.step(action).observation[:end]
+        seen = environment.step(action).observation
         np.testing.assert_array_equal(seen[-len(seen) // 3 :], environment.element)
-
-
-@pytest.mark.parametrize("obs", ["state", "pixels"])
-def test_an_observation_tells_the_action_that_led_to_it(obs):
-    """The action that follows, one that is left from the last episode, or one beyond its bounds."""
-    plain, told = (make("cheetah-run", obs, action_repeat=2, frame_stack=2, last_action=last) for last in (False, True))
-    actions = [1.2 * action for action in random_actions(plain, 3)]
-    for _ in range(2):
-        for before, step, other in zip([np.zeros(6), *actions], play(told, actions), play(plain, actions)):
-            assert step.observation.shape == told.observation_spec().shape
-            expected = with_action(other.observation, before.astype(np.float32))
-            np.testing.assert_array_equal(step.observation, expected)
-
-
-@pytest.mark.parametrize("components", [1, 6, 56])
-def test_the_encoder_reads_the_action_that_is_told(components):
-    """A component that is left out, an action of 0 that is not 0, or a channel that the convolutions see."""
-    settings = config.compose(["obs=pixels"]).agent
-    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (4, components)).astype(np.float32)
-    actions[0] = 0
-    pictures = np.random.default_rng(1).integers(0, 256, (4, 9, 64, 64), np.uint8)
-    observations = torch.as_tensor(np.array([with_action(*pair) for pair in zip(pictures, actions)]))
-    encoder, plain = Encoder(10, settings, components), Encoder(9, settings)
-    plain.load_state_dict(encoder.state_dict())
-    seen = encoder(observations).detach()
-    torch.testing.assert_close(seen[:, :-components], plain(torch.as_tensor(pictures)).detach())
-    np.testing.assert_allclose(seen[:, -components:], np.clip(actions, -1, 1), atol=0.51 / 127)
-    assert not seen[0, -components:].any()
 
 
 def test_observations_are_not_overwritten():

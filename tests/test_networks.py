@@ -198,14 +198,6 @@ def test_a_running_norm_has_the_mean_and_deviation_of_all_it_was_given():
     assert norm(1e6 * torch.ones(1, 3)).tolist() == [[5, 5, 5]]
 
 
-def test_an_action_behind_the_state_is_not_normalised():
-    """An action that the residual actor would take for another."""
-    state = torch.tensor([[3.0, -1.0, 0.5], [5.0, 1.0, 0.25]])
-    norm = RunningNorm(3, raw=1)
-    norm.learn(state)
-    torch.testing.assert_close(norm(state), torch.tensor([[-1.0, -1.0, 0.5], [1.0, 1.0, 0.25]]))
-
-
 def test_a_constant_component_of_the_state_is_passed_as_zero():
     """A division by its deviation, which is 0."""
     norm = RunningNorm(2)

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from pixel_ddpg import checkpoint
 from pixel_ddpg.config import UserError
-from pixel_ddpg.environment import with_action
 from pixel_ddpg.replay import Replay, element_bytes, place
 
 
@@ -34,8 +33,8 @@ PIXELS, STATE = (3, 5, 5), (2,)
 class Naive:
     """Whole episodes in Python lists; what the replay must know, straight from its docstrings."""
 
-    def __init__(self, capacity, stack, n_step, last_action=False):
-        self.capacity, self.stack, self.n_step, self.last_action = capacity, stack, n_step, last_action
+    def __init__(self, capacity, stack, n_step):
+        self.capacity, self.stack, self.n_step = capacity, stack, n_step
         self.slots = 0  # elements seen so far
         self.steps = []  # (episode, time) of every transition
 
@@ -54,11 +53,10 @@ class Naive:
 
     def whole(self):
         """The newest `capacity` transitions whose n steps are known and whose stack is still in the ring, in order."""
-        history = max(self.stack, 1 + self.last_action)
-        ring = self.slots - Replay.slots_for(self.capacity, history, self.n_step)
+        ring = self.slots - Replay.slots_for(self.capacity, self.stack, self.n_step)
         for episode, time in self.steps[-self.capacity :]:
             known = episode["over"] or time + self.n_step <= len(episode["steps"])
-            if known and episode["first"] + max(0, time - history + 1) >= ring:
+            if known and episode["first"] + max(0, time - self.stack + 1) >= ring:
                 yield self.transition(episode, time)
 
     def transition(self, episode, time):
@@ -69,10 +67,7 @@ class Naive:
         return self.stacked(episode, time), action, total, discount, self.stacked(episode, end)
 
     def stacked(self, episode, time):
-        stack = np.concatenate([episode["elements"][max(0, time - back)] for back in reversed(range(self.stack))])
-        if not self.last_action:
-            return stack
-        return with_action(stack, episode["steps"][time - 1][0] if time else np.zeros(1, np.float32))
+        return np.concatenate([episode["elements"][max(0, time - back)] for back in reversed(range(self.stack))])
 
 
 def element(number, shape):
@@ -81,19 +76,15 @@ def element(number, shape):
     return values.astype(np.uint8) if len(shape) == 3 else values.astype(np.float32) + number * 256
 
 
-def feed(memories, events, shape, number=0, bounded=False):
-    """One event at a time, given to all memories alike; yields after each.
-
-    The action is the transition's number; where it must be `bounded`, that for 255 transitions.
-    """
+def feed(memories, events, shape, number=0):
+    """One event at a time, given to all memories alike; yields after each. The action is the transition's number."""
     for event in events:
         picture = element(number, shape)
         for memory in memories:
             if event == "begin":
                 memory.begin(picture)
             else:
-                action = np.array([number % 255 / 127 - 1 if bounded else number], np.float32)
-                memory.add(picture, action, float(number % 7 - 2), *event)
+                memory.add(picture, np.array([number], np.float32), float(number % 7 - 2), *event)
         number += 1
         yield number
 
@@ -154,15 +145,6 @@ def test_any_stream_is_sampled_like_the_naive_list(events, ring, shape):
     replay = make(shape, **ring)
     naive = Naive(replay.capacity, ring["frame_stack"], ring["n_step"])
     for _ in feed([replay, naive], events, shape):
-        assert_same(replay, naive)
-
-
-@given(streams(), rings(), st.sampled_from([PIXELS, STATE]))
-@settings(max_examples=100)
-def test_observations_end_with_the_action_before(events, ring, shape):
-    """Another step's action, one of the last episode, or one whose slot has been written over."""
-    replay, naive = make(shape, **ring, last_action=True), Naive(*ring.values(), last_action=True)
-    for _ in feed([replay, naive], events, shape, bounded=True):
         assert_same(replay, naive)
 
 

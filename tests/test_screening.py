@@ -66,7 +66,7 @@ def test_latents_of_a_run_are_told_beside_a_new_agents(tmp_path, monkeypatch, ca
         assert error.count("\n") == 1 and "Traceback" not in error
 
 
-@pytest.mark.parametrize("words", ["obs=state agent.hidden=[8]", "obs=pixels agent.hidden=[8] env.last_action=true"])
+@pytest.mark.parametrize("words", ["obs=state agent.hidden=[8]", "obs=pixels agent.hidden=[8]"])
 def test_tandem_agents_learn_from_anothers_steps(words, tmp_path, monkeypatch):
     """An agent that gets no steps of its kind, or rows without what an update tells."""
     out = tmp_path / "tandem.json"

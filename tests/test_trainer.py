@@ -35,8 +35,6 @@ VARIANTS = {
         "noise.random_share=0.5",
         "noise.hold=4",
     ],
-    "residual-pixels": [*PIXELS, "env.last_action=true", "agent.residual_action=1", "train.overlap=true"],
-    "residual-state": [*STATE, "env.last_action=true", "agent.residual_action=1", "agent.state_norm=true"],
     "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
 }
 

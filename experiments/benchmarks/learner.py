@@ -42,8 +42,7 @@ def make(words: tuple[str, ...], device: str = "cpu") -> tuple[Config, DDPG, Rep
     shape, action_dim = trainer.replay_element(settings), tasks.CATALOGUE[settings.task].action_dim
     replay = Replay(
         shape, action_dim, TRANSITIONS, frame_stack=settings.env.frame_stack, n_step=settings.replay.n_step,
-        discount=settings.agent.discount, random_shift=settings.agent.random_shift,
-        last_action=settings.env.last_action, device=device,
+        discount=settings.agent.discount, random_shift=settings.agent.random_shift, device=device,
     )  # fmt: skip
     random = np.random.default_rng(0)
 
