@@ -21,7 +21,7 @@ from pixel_ddpg.adam import Adam
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.environment import Environment, flat
 
-HELD_OUT = 4  # one in so many episodes
+HELD_OUT = 4  # every fourth episode
 UPDATES, BATCH, WIDTH = 1500, 256, 256  # of the small network
 
 

@@ -66,9 +66,7 @@ class Noise:
     dt: float = 1.0  # ou: time of one agent step
     random_frames: int = 0  # random actions at first
     random_share: float = 0.0  # of the steps right after those that are random too; falls linearly to 0 at `frames`
-    hold: float = (
-        0.0  # agent steps, on average, that a random action at the bounds is held; 0: uniform, drawn each step
-    )
+    hold: float = 0.0  # agent steps, on average, that a random action at the bounds is held; 0: uniform, not held
     target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: no noise there
 
 
