@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pixel_ddpg.adam import Adam
 from pixel_ddpg.config import Agent, Noise
-from pixel_ddpg.networks import Actor, Critic, Encoder, Inverse, RunningNorm, initialise
+from pixel_ddpg.networks import Actor, Critic, Decoder, Encoder, Inverse, RunningNorm, initialise
 from pixel_ddpg.replay import Batch
 
 SATURATED = 0.95  # of an action's bound; tanh's slope is below 0.1 there
@@ -51,6 +51,10 @@ class DDPG(nn.Module):
         if settings.inverse_loss and pixels:
             self.inverse = Inverse(settings.feature_dim or features, action_dim, n_step, settings)
             initialise(self.inverse, settings, generator)
+        self.decoder: nn.Module | None = None
+        if settings.reconstruction_loss and pixels:
+            self.decoder = Decoder(settings.feature_dim or features, *observation_shape[:2], settings)
+            initialise(self.decoder, settings, generator)
         self.encoder.to(memory_format=torch.channels_last)
         self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
         if settings.target_actor:
@@ -69,6 +73,8 @@ class DDPG(nn.Module):
         }
         if pixels:
             self.optimizers["encoder"] = Adam(self.encoder, settings.critic_lr, decay)
+        if self.decoder:
+            self.optimizers["decoder"] = Adam(self.decoder, settings.critic_lr)
         if self.inverse:
             self.optimizers["inverse"] = Adam(self.inverse, settings.critic_lr)
         taus = {"encoder": settings.encoder_tau or settings.tau}
@@ -111,6 +117,8 @@ class DDPG(nn.Module):
         self._batch_norm_learns(True)
         if isinstance(self.encoder, RunningNorm):
             self.encoder.learn(batch.observation)
+        if self.decoder:
+            self.decoder.norm.learn(self.decoder.averages(batch.unshifted))
         features = self.encoder(batch.observation)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 
@@ -125,7 +133,7 @@ class DDPG(nn.Module):
         actor_loss.backward()
         self.optimizers["actor"].step()
 
-        for name in ("encoder", "inverse"):
+        for name in ("encoder", "inverse", "decoder"):
             if name in self.optimizers:
                 self.optimizers[name].step()
         self.update_targets()
@@ -150,7 +158,17 @@ class DDPG(nn.Module):
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
         if self.inverse:
             loss = loss + self.settings.inverse_loss * self.inverse_loss(latent, next_latent, batch)
+        if self.decoder:
+            loss = loss + self.settings.reconstruction_loss * self.reconstruction_loss(latent, batch)
         return loss, q, q - y
+
+    def reconstruction_loss(self, latent: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error of the picture before its random shift: what is seen, before Q has a use for it.
+
+        (Yarats et al., 2021, "Improving sample efficiency ...", eq. 2, of the unshifted picture, in low resolution.)
+        """
+        target = self.decoder.norm(self.decoder.averages(batch.unshifted))
+        return functional.mse_loss(self.decoder(latent), target)
 
     def inverse_loss(self, latent: Tensor, next_latent: Tensor, batch: Batch) -> Tensor:
         """Squared error of the n_step actions between the two (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).

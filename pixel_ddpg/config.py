@@ -94,6 +94,7 @@ class Agent:
     final_init: float = 0.0  # last layers U(+-final_init); 0: as the others
     state_norm: bool = False  # state: less the running mean, over the running deviation, within +-5
     inverse_loss: float = 0.0  # pixels: weight of the loss that tells the actions between two observations from these
+    reconstruction_loss: float = 0.0  # pixels: weight of the loss that tells the picture before its random shift
     saturation_penalty: float = 0.0  # weight of the squared output before tanh in the actor's loss
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
@@ -509,7 +510,7 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0, "noise.hold": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
-    "agent.inverse_loss": 0, "agent.final_init": 0, "train.start_steps": 1,
+    "agent.inverse_loss": 0, "agent.reconstruction_loss": 0, "agent.final_init": 0, "train.start_steps": 1,
     "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip

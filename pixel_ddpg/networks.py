@@ -93,10 +93,14 @@ class Critic(nn.Module):
 
 
 class RunningNorm(nn.Module):
-    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5."""
+    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5.
 
-    def __init__(self, size: int):
+    A deviation far below `floor` counts as that.
+    """
+
+    def __init__(self, size: int, floor: float = 1e-4):
         super().__init__()
+        self._least = floor**2
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.tensor(0.0))
@@ -112,7 +116,7 @@ class RunningNorm(nn.Module):
         self.mean += share * delta
 
     def forward(self, state: Tensor) -> Tensor:
-        return ((state - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-5, 5)
+        return ((state - self.mean) * (self.variance + self._least).rsqrt()).clamp(-5, 5)
 
 
 class Inverse(nn.Module):
@@ -126,6 +130,25 @@ class Inverse(nn.Module):
 
     def forward(self, latent: Tensor, later: Tensor) -> Tensor:
         return self.layers(torch.cat([latent, later], 1)).unflatten(1, self._shape)
+
+
+class Decoder(nn.Module):
+    """From a latent (B, f) the picture it stands for, averaged over POOL by POOL pixels and normalised: (B, d)."""
+
+    POOL = 4
+
+    def __init__(self, width: int, channels: int, side: int, settings: Agent):
+        super().__init__()
+        size = channels * (side // self.POOL) ** 2
+        self.norm = RunningNorm(size, floor=2 / 255)
+        self.layers = Stack(_layer(width, settings.hidden[-1], True, False), Linear(settings.hidden[-1], size))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.layers(latent)
+
+    def averages(self, pictures: Tensor) -> Tensor:
+        """Of uint8 (B, C, H, W), within [0, 1]."""
+        return functional.avg_pool2d(pictures.float() / 255, self.POOL).flatten(1)
 
 
 class _Q(nn.Module):

@@ -27,6 +27,7 @@ class Batch:
     next_observation: Tensor
     actions: Tensor  # float32 (B, n_step, a): `action` and those after it
     whole: Tensor  # bool (B,): no episode ends within these steps; where one does, `actions` is meaningless
+    unshifted: Tensor  # `observation` before its random shift, where the replay was asked for it; else `observation`
 
 
 class Stream:
@@ -140,9 +141,11 @@ class Replay:
         n_step: int = 1,
         discount: float = 0.99,
         random_shift: int = 0,
+        unshifted: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ):
+        self._unshifted = unshifted
         self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
         self._shift = random_shift if len(element_shape) == 3 else 0
         self.device = torch.device(device)
@@ -244,7 +247,8 @@ class Replay:
             end = self._moved(end, goes_on)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
         actions = self.actions[torch.stack(window, 1)]
-        return observation, actions[:, 0], reward, discount, next_observation, actions, whole
+        unshifted = self._observations(slots, torch.zeros_like(shifts)) if self._unshifted else observation
+        return observation, actions[:, 0], reward, discount, next_observation, actions, whole, unshifted
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
         """So many slots further round each one's stream."""

@@ -194,7 +194,8 @@ def estimate_hours(config: Config, environment: Environment, agent: DDPG, device
     batch = config.replay.batch_size
     scratch = replay.Replay(
         trainer.replay_element(config), len(action), 64, frame_stack=config.env.frame_stack,
-        n_step=config.replay.n_step, random_shift=config.agent.random_shift, device=device,
+        n_step=config.replay.n_step, random_shift=config.agent.random_shift,
+        unshifted=config.obs == "pixels" and config.agent.reconstruction_loss > 0, device=device,
     )  # fmt: skip
     scratch.begin(environment.element)
     for _ in range(32):

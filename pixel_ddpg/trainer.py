@@ -152,6 +152,7 @@ class Trainer:
             n_step=config.replay.n_step,
             discount=config.agent.discount,
             random_shift=config.agent.random_shift,
+            unshifted=config.obs == "pixels" and config.agent.reconstruction_loss > 0,
             device=replay_device,
             seed=stream["replay"],
         )

@@ -64,7 +64,9 @@ def random_batch(shape, size=6, seed=0, n_step=3):
     discount[::3] = 0
     next_actions = torch.rand(size, n_step - 1, ACTIONS, generator=generator) * 2 - 1
     actions = torch.cat([action[:, None], next_actions], 1)
-    return Batch(observations(), action, reward, discount, observations(), actions, torch.arange(size) != 1)
+    both = observations(), observations()
+    whole = torch.arange(size) != 1
+    return Batch(both[0], action, reward, discount, both[1], actions, whole, observations())
 
 
 # --- a naive computation of the update, from the papers ---
@@ -688,6 +690,38 @@ def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
     assert moved == {"encoder", "critic", "inverse"}
     assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
     assert {id(p) for p in agent.inverse.parameters()} == {id(p) for p in agent.optimizers["inverse"].parameters}
+
+
+def test_the_reconstruction_loss_is_that_of_its_equation():
+    """The shifted picture for the one before, another order of the averages, or statistics that lack this batch."""
+    words = ("agent.reconstruction_loss=3", "noise.target_clip=0")
+    agent, batch = make_small(*words), random_batch(PIXELS)
+    pictures = batch.unshifted.double().numpy() / 255
+    blocks = [
+        [[[p[c, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean() for x in range(8)] for y in range(8)] for c in range(9)]
+        for p in pictures
+    ]
+    low = np.array(blocks).reshape(len(pictures), -1)
+    wanted = (low - low.mean(0)) / np.sqrt(low.var(0) + (2 / 255) ** 2)
+    before = copy.deepcopy(agent)
+    metrics = agent.update(batch)
+    with torch.no_grad():
+        guess = before.decoder.layers(before.critic.head(before.encoder(batch.observation))).numpy()
+    total = ((guess - wanted.clip(-5, 5)) ** 2).mean()
+    before.decoder = None
+    without = before.critic_loss(before.encoder(batch.observation), batch)[0].item()
+    assert metrics["critic_loss"].item() - without == pytest.approx(3 * total, rel=1e-3)
+
+
+def test_the_reconstruction_trains_encoder_head_and_decoder_alone():
+    """A gradient into the actor or the estimates; a decoder that no optimiser steps."""
+    agent, batch = make_small("agent.reconstruction_loss=1"), random_batch(PIXELS)
+    agent.decoder.norm.learn(agent.decoder.averages(batch.unshifted))
+    agent.reconstruction_loss(agent.critic.head(agent.encoder(batch.observation)), batch).backward()
+    moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
+    assert moved == {"encoder", "critic", "decoder"}
+    assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
+    assert {id(p) for p in agent.decoder.parameters()} == {id(p) for p in agent.optimizers["decoder"].parameters}
 
 
 def test_learning_rates_are_the_scheduled_share():

@@ -93,7 +93,9 @@ def test_a_copy_of_a_stack_has_its_own_weights():
 
 
 STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean"
-PIXELS_ADDITIONS = "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.inverse_loss=1"
+PIXELS_ADDITIONS = (
+    "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.inverse_loss=1 agent.reconstruction_loss=1"
+)
 PRESETS = [
     ("fast", "pixels"), ("fast", "state"), ("drqv2", "pixels"), ("ddpg2016", "state"), ("ddpg2016", "pixels"),
     (PIXELS_ADDITIONS, "pixels"), (STATE_ADDITIONS, "state"),
@@ -126,7 +128,8 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypa
 
     rows = [torch.rand(8, 2, generator=draws) * 2 - 1, torch.rand(8, generator=draws), torch.full((8,), 0.9)]
     first, second, steps = observation(), observation(), settings.replay.n_step
-    batch = Batch(first, *rows, second, torch.rand(8, steps, 2, generator=draws) * 2 - 1, torch.arange(8) > 1)
+    actions = torch.rand(8, steps, 2, generator=draws) * 2 - 1
+    batch = Batch(first, *rows, second, actions, torch.arange(8) > 1, first)
     results = []
     for fast in (False, True):
         monkeypatch.setattr(onednn, "AVAILABLE", fast)
@@ -326,6 +329,7 @@ def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"
     steps_ahead = settings.replay.n_step
     agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, device, n_step=steps_ahead)
     options = {"frame_stack": stack, "n_step": steps_ahead, "random_shift": settings.agent.random_shift}
+    options["unshifted"] = obs == "pixels" and settings.agent.reconstruction_loss > 0
     replay = Replay(shape, 2, 60, device=device, **options)
     add_steps(replay, steps)
     return agent, replay

@@ -226,6 +226,21 @@ def all_of(replay):
     return {name: tensor[first].tolist() for name, tensor in vars(batch).items()}
 
 
+def test_a_batch_tells_the_observation_before_its_shift():
+    """The shifted one, the next one, or shifts that are drawn once more and change the batches that follow."""
+    shape, (told, plain, still) = (3, 12, 12), (make((3, 12, 12), frame_stack=2, random_shift=shift, unshifted=asked)
+                                                for shift, asked in ((4, True), (4, False), (0, False)))  # fmt: skip
+    for _ in feed([told, plain, still], ["begin"] + [(1.0, False)] * 20, shape):
+        pass
+    for _ in range(3):
+        one, other, pictures = (replay.sample(16) for replay in (told, plain, still))
+        assert torch.equal(one.observation, other.observation)
+        assert torch.equal(one.next_observation, other.next_observation)
+        assert torch.equal(one.unshifted, pictures.observation)
+        assert not torch.equal(one.unshifted, one.observation)
+        assert torch.equal(other.unshifted, other.observation)
+
+
 def test_1_a_termination_has_discount_zero():
     """`discount or 1.0` makes a bootstrap of it."""
     replay, _ = filled(["begin", (1.0, False), (0.0, True)])

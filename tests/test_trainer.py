@@ -30,6 +30,7 @@ VARIANTS = {
         "agent.target_encoder=true",
         "agent.encoder_tau=0.05",
         "agent.inverse_loss=1",
+        "agent.reconstruction_loss=1",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
         "noise.random_share=0.5",
