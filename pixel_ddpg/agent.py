@@ -94,7 +94,7 @@ class DDPG(nn.Module):
     @torch.no_grad()
     def actions(self, observations: Tensor) -> Tensor:
         """The same where they lie."""
-        return self.actor(self.encoder(observations))
+        return self.actor(self._seen_by_actor(self.critic, self.encoder(observations)))
 
     @torch.no_grad()
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:
@@ -149,9 +149,10 @@ class DDPG(nn.Module):
         """Mean squared error to y = R + discount * Q'(s', mu'(s') + noise); beside it Q(s, a) and its error."""
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
-            next_action = _noisy(self._target("actor")(next_features), noise)
-            next_latent = self.targets["critic"].head(next_features)
-            next_q = self._one(self.targets["critic"].values(next_latent, next_action))
+            critic = self.targets["critic"]
+            next_action = _noisy(self._target("actor")(self._seen_by_actor(critic, next_features)), noise)
+            next_latent = critic.head(next_features)
+            next_q = self._one(critic.values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
@@ -188,7 +189,7 @@ class DDPG(nn.Module):
         """
         if not self._actor_trains_encoder:
             features = features.detach()
-        output = self.actor.policy(features)
+        output = self.actor.policy(self._seen_by_actor(self.critic, features))
         loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
             loss = self.settings.saturation_penalty * output.square().mean() + loss
@@ -203,6 +204,9 @@ class DDPG(nn.Module):
     @property
     def _actor_trains_encoder(self) -> bool:
         return "encoder" in self.optimizers and self.settings.encoder_trained_by == "both"
+
+    def _seen_by_actor(self, critic: nn.Module, features: Tensor) -> Tensor:
+        return critic.head(features) if self.settings.shared_head else features
 
     def _target(self, name: str) -> nn.Module:
         return self.targets[name] if name in self.targets else getattr(self, name)
