@@ -63,6 +63,8 @@ class DDPG(nn.Module):
             self.targets["encoder"] = copy.deepcopy(self.encoder)
         self.targets.requires_grad_(False)
         self.eval().to(self.device)
+        if self.inverse or self.decoder:
+            self.register_buffer("td_loss", torch.tensor(0.0, device=self.device))
         self.register_buffer("noise_scale", torch.tensor(0.0, device=self.device), persistent=False)
         self.noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
 
@@ -157,10 +159,12 @@ class DDPG(nn.Module):
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
+        if self.inverse or self.decoder:
+            self.td_loss.lerp_(loss.detach(), 0.01)
         if self.inverse:
-            loss = loss + self.settings.inverse_loss * self.inverse_loss(latent, next_latent, batch)
+            loss = loss + self.settings.inverse_loss * self.td_loss * self.inverse_loss(latent, next_latent, batch)
         if self.decoder:
-            loss = loss + self.settings.reconstruction_loss * self.reconstruction_loss(latent, batch)
+            loss = loss + self.settings.reconstruction_loss * self.td_loss * self.reconstruction_loss(latent, batch)
         return loss, q, q - y
 
     def reconstruction_loss(self, latent: Tensor, batch: Batch) -> Tensor:
@@ -172,12 +176,12 @@ class DDPG(nn.Module):
         return functional.mse_loss(self.decoder(latent), target)
 
     def inverse_loss(self, latent: Tensor, next_latent: Tensor, batch: Batch) -> Tensor:
-        """Squared error of the n_step actions between the two (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
+        """Mean squared error of the n_step actions between the two (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
 
         What Q says of a picture teaches the encoder slowly; what its actions did to it, from the first step on.
         Windows that an episode's end cuts are left out.
         """
-        error = (self.inverse(latent, next_latent) - batch.actions).square().sum((1, 2))
+        error = (self.inverse(latent, next_latent) - batch.actions).square().mean((1, 2))
         return (error * batch.whole).mean()
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
