@@ -31,7 +31,7 @@ class Linear(nn.Linear):
 
 
 class Encoder(nn.Module):
-    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map (B, features).
+    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map, or its places, (B, features).
 
     float32; with precision bfloat16 on a GPU, bfloat16, where half of the bytes are half of the time.
     """
@@ -43,6 +43,7 @@ class Encoder(nn.Module):
             layers += [Conv2d(channels, filters, kernel, stride, padding), nn.ReLU()]
             channels = filters
         self.convolutions = Stack(*layers)
+        self.softmax = SpatialSoftmax() if settings.spatial_softmax else None
         self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         self.register_buffer("_offset", torch.tensor(-settings.pixel_offset, dtype=self._dtype), persistent=False)
 
@@ -53,8 +54,29 @@ class Encoder(nn.Module):
         pixels = observation.contiguous(memory_format=torch.channels_last).to(self._dtype)  # in turn: bytes move faster
         pixels = torch.add(self._offset, pixels, alpha=1 / 255, out=None if gpu else pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, half, cache_enabled=False):  # as a graph needs it
-            features = self.convolutions(pixels).flatten(1)
+            maps = self.convolutions(pixels)
+        if self.softmax:
+            return self.softmax(maps.float())
+        features = maps.flatten(1)
         return features if gpu else features.float()
+
+
+class SpatialSoftmax(nn.Module):
+    """Where each filter sees most: maps (B, C, H, W) to the mean place under their softmax, (B, 2C) within +-SCALE.
+
+    (Levine et al., 2016, section 5.1; Finn et al., 2016, eq. 1, for the learned temperature.)
+    """
+
+    SCALE = 5.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.zeros(()))  # minus the logarithm of the temperature
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = (torch.linspace(-self.SCALE, self.SCALE, n, device=maps.device) for n in maps.shape[2:])
+        share = (maps.flatten(2) * self.log_gain.exp()).softmax(2).unflatten(2, maps.shape[2:])
+        return torch.stack([share.sum(3) @ rows, share.sum(2) @ columns], 2).flatten(1)
 
 
 class Actor(nn.Module):
