@@ -34,7 +34,6 @@ class Undirected:
             f"noise.random_frames={FOR_EVER}",
             *(f"noise.random_frames={FOR_EVER} noise.hold={hold}" for hold in (1, 2, 4, 8)),
             *(f"noise.random_frames=0 noise.start={scale}" for scale in (1.0, 0.5, 0.2)),
-            "noise.random_frames=0 noise.start=1 noise.random_share=0.5 noise.hold=4",
         ]
     )
     out: str = "experiments/results/screening/undirected.json"

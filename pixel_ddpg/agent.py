@@ -119,8 +119,6 @@ class DDPG(nn.Module):
         self._batch_norm_learns(True)
         if isinstance(self.encoder, RunningNorm):
             self.encoder.learn(batch.observation)
-        if self.decoder:
-            self.decoder.norm.learn(self.decoder.averages(batch.unshifted))
         features = self.encoder(batch.observation)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 
@@ -172,8 +170,9 @@ class DDPG(nn.Module):
 
         (Yarats et al., 2021, "Improving sample efficiency ...", eq. 2, of the unshifted picture, in low resolution.)
         """
-        target = self.decoder.norm(self.decoder.averages(batch.unshifted))
-        return functional.mse_loss(self.decoder(latent), target)
+        averages = self.decoder.averages(batch.unshifted)
+        self.decoder.norm.learn(averages)
+        return functional.mse_loss(self.decoder(latent), self.decoder.norm(averages))
 
     def inverse_loss(self, latent: Tensor, next_latent: Tensor, batch: Batch) -> Tensor:
         """Mean squared error of the n_step actions between the two (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).

@@ -65,8 +65,7 @@ class Noise:
     sigma: float = 0.2  # ou: diffusion
     dt: float = 1.0  # ou: time of one agent step
     random_frames: int = 0  # random actions at first
-    random_share: float = 0.0  # of the steps right after those that are random too; falls linearly to 0 at `frames`
-    hold: float = 0.0  # agent steps, on average, that a random action at the bounds is held; 0: uniform, not held
+    hold: float = 0.0  # of those, half at the bounds and held for so many agent steps on average; 0: all are uniform
     target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: no noise there
 
 
@@ -473,7 +472,7 @@ def check(config: Config) -> None:
         raise UserError(f"agent.discount={agent.discount} must lie in (0, 1]")
     if not 0 < agent.tau <= 1:
         raise UserError(f"agent.tau={agent.tau} must lie in (0, 1]")
-    for key in ("agent.encoder_tau", "agent.final_lr", "noise.random_share"):
+    for key in ("agent.encoder_tau", "agent.final_lr"):
         if not 0 <= value_of(config, key) <= 1:
             raise UserError(f"{key}={value_of(config, key)} must lie in [0, 1]")
     if 0 < config.noise.hold < 1:

@@ -30,31 +30,22 @@ class Exploration:
         return frame < self._noise.random_frames
 
     def random_action(self) -> np.ndarray:
-        """Uniform over the action's range; with `hold`, a random corner of it, held for a random number of steps."""
-        if not self._noise.hold:
+        """Uniform over the action's range; with `hold`, half of the steps have a random corner of it, which is held.
+
+        White noise reaches little where a body swings; of corners alone a critic learns slopes that lead to them.
+        """
+        hold = self._noise.hold
+        if not hold or (self._held is None and self._random.random() < hold / (1 + hold)):
             return self._random.uniform(-1, 1, self._state.shape).astype(np.float32)
         if self._held is None:
             self._held = self._random.choice([-1.0, 1.0], self._state.shape).astype(np.float32)
         action = self._held
-        if self._random.random() < 1 / self._noise.hold:
+        if self._random.random() < 1 / hold:
             self._held = None
         return action
 
-    def _explores(self, frame: int) -> bool:
-        """Whether this step is one of those after the random phase that are random too (Dabney et al., 2021)."""
-        noise = self._noise
-        left = (noise.frames - frame) / max(1, noise.frames - noise.random_frames)
-        share = noise.random_share * min(1.0, max(0.0, left))
-        if not share:
-            self._held = None
-            return False
-        hold = max(1.0, noise.hold)
-        return self._held is not None or self._random.random() * (hold * (1 - share) + share) < share
-
     def __call__(self, action: np.ndarray, frame: int) -> np.ndarray:
-        """The action with noise, or a random one."""
-        if self._explores(frame):
-            return self.random_action()
+        """The action with noise."""
         normal = self._random.standard_normal(self._state.shape)
         if self._noise.kind == "ou":
             noise = self._noise

@@ -321,8 +321,8 @@ def test_an_exponent_is_told_how_to_be_written():
         "env.size=${nothing}", "env.size=???", "settings=fast-state", "hydra.foo=1", "agent=null",
         "run_dir=", "run_dir=' '", "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9",
         "eval.video_size=100000", "agent.critics=1000000000", "agent.hidden=[1000000000]",
-        "env.slices=3000", "env.stacks=129", "noise.hold=0.5", "noise.hold=-1", "noise.random_share=1.5",
-        "noise.random_share=-0.1", "agent.inverse_loss=-1", "agent.reconstruction_loss=-1",
+        "env.slices=3000", "env.stacks=129", "noise.hold=0.5", "noise.hold=-1",
+        "agent.inverse_loss=-1", "agent.reconstruction_loss=-1",
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_in_one_line(word):

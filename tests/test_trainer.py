@@ -23,7 +23,7 @@ VARIANTS = {
         "agent.state_norm=true",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
-        "noise.random_share=0.5",
+        "noise.hold=4",
     ],
     "all-additions-pixels": [
         *PIXELS,
@@ -33,7 +33,6 @@ VARIANTS = {
         "agent.reconstruction_loss=1",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
-        "noise.random_share=0.5",
         "noise.hold=4",
     ],
     "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
