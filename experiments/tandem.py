@@ -75,11 +75,7 @@ def store(replay: Replay, step: tuple) -> None:
 
 def make_replay(settings: config.Config, steps: Steps, frames: int) -> Replay:
     """A replay of these steps, with room for so many frames."""
-    replay = Replay(
-        trainer.replay_element(settings), tasks.CATALOGUE[settings.task].action_dim, frames,
-        frame_stack=settings.env.frame_stack, n_step=settings.replay.n_step, discount=settings.agent.discount,
-        random_shift=settings.agent.random_shift, seed=settings.seed,
-    )  # fmt: skip
+    replay = trainer.make_replay(settings, frames)
     for step in steps:
         store(replay, step)
     return replay

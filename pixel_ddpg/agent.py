@@ -96,7 +96,7 @@ class DDPG(nn.Module):
     @torch.no_grad()
     def actions(self, observations: Tensor) -> Tensor:
         """The same where they lie."""
-        return self.actor(self._seen_by_actor(self.critic, self.encoder(observations)))
+        return self.actor(self.encoder(observations))
 
     @torch.no_grad()
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:
@@ -150,7 +150,7 @@ class DDPG(nn.Module):
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
             critic = self.targets["critic"]
-            next_action = _noisy(self._target("actor")(self._seen_by_actor(critic, next_features)), noise)
+            next_action = _noisy(self._target("actor")(next_features), noise)
             next_latent = critic.head(next_features)
             next_q = self._one(critic.values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
@@ -175,7 +175,7 @@ class DDPG(nn.Module):
         return functional.mse_loss(self.decoder(latent), self.decoder.norm(averages))
 
     def inverse_loss(self, latent: Tensor, next_latent: Tensor, batch: Batch) -> Tensor:
-        """Mean squared error of the n_step actions between the two (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
+        """Mean squared error of the n_step actions between (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
 
         What Q says of a picture teaches the encoder slowly; what its actions did to it, from the first step on.
         Windows that an episode's end cuts are left out.
@@ -192,7 +192,7 @@ class DDPG(nn.Module):
         """
         if not self._actor_trains_encoder:
             features = features.detach()
-        output = self.actor.policy(self._seen_by_actor(self.critic, features))
+        output = self.actor.policy(features)
         loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
             loss = self.settings.saturation_penalty * output.square().mean() + loss
@@ -207,9 +207,6 @@ class DDPG(nn.Module):
     @property
     def _actor_trains_encoder(self) -> bool:
         return "encoder" in self.optimizers and self.settings.encoder_trained_by == "both"
-
-    def _seen_by_actor(self, critic: nn.Module, features: Tensor) -> Tensor:
-        return critic.head(features) if self.settings.shared_head else features
 
     def _target(self, name: str) -> nn.Module:
         return self.targets[name] if name in self.targets else getattr(self, name)

@@ -86,7 +86,6 @@ class Agent:
     spatial_softmax: bool = False  # pixels: of each last map only the place it is largest at, as a softmax weighs it
     pixel_offset: float = 0.0  # subtracted after division by 255
     feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
-    shared_head: bool = False  # the actor has no head of its own and sees the critic's latent
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     action_layer: int = 0  # the hidden layer of the critic that the action enters
     batch_norm: bool = False  # on the input and before each ReLU (critic: before the action enters)

@@ -80,12 +80,12 @@ class SpatialSoftmax(nn.Module):
 
 
 class Actor(nn.Module):
-    """The deterministic policy: features, or of a shared head the latent, (B, f) to actions (B, a) in [-1, 1]."""
+    """The deterministic policy: features (B, f) to actions (B, a) in [-1, 1]."""
 
     def __init__(self, features: int, action_dim: int, settings: Agent):
         super().__init__()
         head, width = _head(features, settings)
-        layers = [Stack() if settings.shared_head else head]
+        layers = [head]
         if settings.batch_norm:
             layers.append(nn.BatchNorm1d(width))
         for size in settings.hidden:

@@ -192,11 +192,7 @@ def estimate_hours(config: Config, environment: Environment, agent: DDPG, device
     observation = environment.reset().observation
     step = _median_seconds(lambda: (agent.act(observation), environment.step(action)), 12)
     batch = config.replay.batch_size
-    scratch = replay.Replay(
-        trainer.replay_element(config), len(action), 64, frame_stack=config.env.frame_stack,
-        n_step=config.replay.n_step, random_shift=config.agent.random_shift,
-        unshifted=config.obs == "pixels" and config.agent.reconstruction_loss > 0, device=device,
-    )  # fmt: skip
+    scratch = trainer.make_replay(config, 64, device)
     scratch.begin(environment.element)
     for _ in range(32):
         scratch.add(environment.element, action, 0.0, 1.0, False)

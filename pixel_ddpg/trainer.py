@@ -48,6 +48,17 @@ def replay_element(config: Config) -> tuple[int, ...]:
     return element_shape(tasks.CATALOGUE[config.task], config.obs, config.env)
 
 
+def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu", streams: int = 1) -> Replay:
+    """A new replay of so many transitions, as a run's agent learns from."""
+    return Replay(
+        replay_element(config), tasks.CATALOGUE[config.task].action_dim, capacity, streams=streams,
+        frame_stack=config.env.frame_stack, n_step=config.replay.n_step, discount=config.agent.discount,
+        random_shift=config.agent.random_shift,
+        unshifted=config.obs == "pixels" and config.agent.reconstruction_loss > 0,
+        device=device, seed=seeds(config.seed)["replay"],
+    )  # fmt: skip
+
+
 def make_agent(config: Config, device: torch.device) -> DDPG:
     """A new agent, as a run begins with."""
     task, stream = tasks.CATALOGUE[config.task], seeds(config.seed)
@@ -143,19 +154,7 @@ class Trainer:
         self.evaluation = Environment(task, config.obs, config.env, 0)
         self.agent = make_agent(config, device)
         self._act_all = GraphedPolicy(self.agent) if config.train.cuda_graph else self.agent.act_all
-        self.replay = Replay(
-            replay_element(config),
-            task.action_dim,
-            replay_capacity(config),
-            streams=config.envs,
-            frame_stack=config.env.frame_stack,
-            n_step=config.replay.n_step,
-            discount=config.agent.discount,
-            random_shift=config.agent.random_shift,
-            unshifted=config.obs == "pixels" and config.agent.reconstruction_loss > 0,
-            device=replay_device,
-            seed=stream["replay"],
-        )
+        self.replay = make_replay(config, replay_capacity(config), replay_device, config.envs)
         if config.train.compile:
             self.agent.compile_losses()
             if self.replay.device == device:

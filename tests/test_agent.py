@@ -672,11 +672,8 @@ def test_the_inverse_loss_is_that_of_its_equation():
         total = 0.0
         for row in range(len(latent)):
             guess = agent.inverse.layers(torch.cat([latent[row], ahead[row]])[None])[0]
-            total += batch.whole[row] * (guess - torch.cat([*batch.actions[row]])).square().sum() / len(latent)
-    features = agent.encoder(batch.observation)
-    with_inverse = agent.critic_loss(features, batch)[0]
-    agent.inverse = None
-    torch.testing.assert_close(with_inverse - agent.critic_loss(features, batch)[0], 0.7 * total, rtol=1e-3, atol=1e-3)
+            total += batch.whole[row] * (guess - torch.cat([*batch.actions[row]])).square().mean() / len(latent)
+    assert agent.inverse_loss(latent, ahead, batch).item() == pytest.approx(total.item(), rel=1e-4)
 
 
 def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
@@ -694,8 +691,7 @@ def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
 
 def test_the_reconstruction_loss_is_that_of_its_equation():
     """The shifted picture for the one before, another order of the averages, or statistics that lack this batch."""
-    words = ("agent.reconstruction_loss=3", "noise.target_clip=0")
-    agent, batch = make_small(*words), random_batch(PIXELS)
+    agent, batch = make_small("agent.reconstruction_loss=3"), random_batch(PIXELS)
     pictures = batch.unshifted.double().numpy() / 255
     blocks = [
         [[[p[c, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean() for x in range(8)] for y in range(8)] for c in range(9)]
@@ -703,20 +699,31 @@ def test_the_reconstruction_loss_is_that_of_its_equation():
     ]
     low = np.array(blocks).reshape(len(pictures), -1)
     wanted = (low - low.mean(0)) / np.sqrt(low.var(0) + (2 / 255) ** 2)
-    before = copy.deepcopy(agent)
-    metrics = agent.update(batch)
     with torch.no_grad():
-        guess = before.decoder.layers(before.critic.head(before.encoder(batch.observation))).numpy()
-    total = ((guess - wanted.clip(-5, 5)) ** 2).mean()
-    before.decoder = None
-    without = before.critic_loss(before.encoder(batch.observation), batch)[0].item()
-    assert metrics["critic_loss"].item() - without == pytest.approx(3 * total, rel=1e-3)
+        latent = agent.critic.head(agent.encoder(batch.observation))
+        total = ((agent.decoder.layers(latent).numpy() - wanted.clip(-5, 5)) ** 2).mean()
+        assert agent.reconstruction_loss(latent, batch).item() == pytest.approx(total, rel=1e-3)
+
+
+def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
+    """A weight that a task's scale of rewards decides, or a gradient through the unit."""
+    words = ("agent.reconstruction_loss=3", "agent.inverse_loss=0.7", "noise.target_clip=0")
+    agent, batch = scatter(make_small(*words, n_step=3)), random_batch(PIXELS)
+    agent.td_loss.fill_(2.0)
+    features = agent.encoder(batch.observation)
+    loss, _, td = agent.critic_loss(features, batch)
+    td_loss = td.square().mean(1).sum()
+    torch.testing.assert_close(agent.td_loss, (0.99 * 2 + 0.01 * td_loss).detach())
+    latent = agent.critic.head(features)
+    ahead = agent.targets["critic"].head(agent.encoder(batch.next_observation))
+    others = 3 * agent.reconstruction_loss(latent, batch) + 0.7 * agent.inverse_loss(latent, ahead, batch)
+    torch.testing.assert_close(loss, td_loss + agent.td_loss * others, rtol=1e-3, atol=1e-3)
+    assert not agent.td_loss.requires_grad
 
 
 def test_the_reconstruction_trains_encoder_head_and_decoder_alone():
     """A gradient into the actor or the estimates; a decoder that no optimiser steps."""
     agent, batch = make_small("agent.reconstruction_loss=1"), random_batch(PIXELS)
-    agent.decoder.norm.learn(agent.decoder.averages(batch.unshifted))
     agent.reconstruction_loss(agent.critic.head(agent.encoder(batch.observation)), batch).backward()
     moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
     assert moved == {"encoder", "critic", "decoder"}

@@ -94,7 +94,8 @@ def test_a_copy_of_a_stack_has_its_own_weights():
 
 STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean"
 PIXELS_ADDITIONS = (
-    "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.inverse_loss=1 agent.reconstruction_loss=1"
+    "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.spatial_softmax=true"
+    " agent.inverse_loss=1 agent.reconstruction_loss=1"
 )
 PRESETS = [
     ("fast", "pixels"), ("fast", "state"), ("drqv2", "pixels"), ("ddpg2016", "state"), ("ddpg2016", "pixels"),

@@ -1,12 +1,14 @@
 """Sizes and first weights of the networks, as the papers and the comments in presets.py have them."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import compose
-from pixel_ddpg.networks import Actor, Critic, Encoder, RunningNorm
+from pixel_ddpg.networks import Actor, Critic, Encoder, RunningNorm, SpatialSoftmax
 
 
 def build(preset, obs, shape, action_dim, *words, **options):
@@ -203,3 +205,21 @@ def test_a_constant_component_of_the_state_is_passed_as_zero():
     norm = RunningNorm(2)
     norm.learn(torch.tensor([[3.0, 1.0], [3.0, 2.0]]))
     assert norm(torch.tensor([[3.0, 1.5]])).tolist() == [[0, 0]]
+
+
+def test_a_spatial_softmax_tells_the_mean_place_of_each_map():
+    """Rows for columns, a softmax over filters or the batch, a gain that is not applied, places in another order."""
+    places = SpatialSoftmax()
+    places.log_gain.data.fill_(math.log(2))
+    maps = torch.rand(3, 5, 6, 8, generator=torch.Generator().manual_seed(0)) * 4
+    told = places(maps)
+    for row in range(3):
+        for channel in range(5):
+            weights = (2 * maps[row, channel]).exp().double().numpy()
+            weights /= weights.sum()
+            y = sum(weights[i, j] * (-5 + 10 * i / 5) for i in range(6) for j in range(8))
+            x = sum(weights[i, j] * (-5 + 10 * j / 7) for i in range(6) for j in range(8))
+            assert told[row, 2 * channel : 2 * channel + 2].tolist() == pytest.approx([y, x], abs=1e-4)
+
+    encoder = Encoder(3, compose(["preset=fast", "agent.spatial_softmax=true"]).agent)
+    assert encoder(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 64)

@@ -29,6 +29,7 @@ VARIANTS = {
         *PIXELS,
         "agent.target_encoder=true",
         "agent.encoder_tau=0.05",
+        "agent.spatial_softmax=true",
         "agent.inverse_loss=1",
         "agent.reconstruction_loss=1",
         "agent.final_lr=0.1",

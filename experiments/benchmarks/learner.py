@@ -40,10 +40,7 @@ def make(words: tuple[str, ...], device: str = "cpu") -> tuple[Config, DDPG, Rep
     machine.use_precision(settings.agent.precision)
     agent = trainer.make_agent(settings, torch.device(device))
     shape, action_dim = trainer.replay_element(settings), tasks.CATALOGUE[settings.task].action_dim
-    replay = Replay(
-        shape, action_dim, TRANSITIONS, frame_stack=settings.env.frame_stack, n_step=settings.replay.n_step,
-        discount=settings.agent.discount, random_shift=settings.agent.random_shift, device=device,
-    )  # fmt: skip
+    replay = trainer.make_replay(settings, TRANSITIONS, device)
     random = np.random.default_rng(0)
 
     def element() -> np.ndarray:
