@@ -49,11 +49,11 @@ class DDPG(nn.Module):
             initialise(network, settings, generator)
         self.inverse: nn.Module | None = None
         if settings.inverse_loss and pixels:
-            self.inverse = Inverse(settings.feature_dim or features, action_dim, n_step, settings)
+            self.inverse = Inverse(self.critic.width, action_dim, n_step, settings)
             initialise(self.inverse, settings, generator)
         self.decoder: nn.Module | None = None
         if settings.reconstruction_loss and pixels:
-            self.decoder = Decoder(settings.feature_dim or features, *observation_shape[:2], settings)
+            self.decoder = Decoder(self.critic.width, *observation_shape[:2], settings)
             initialise(self.decoder, settings, generator)
         self.encoder.to(memory_format=torch.channels_last)
         self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})

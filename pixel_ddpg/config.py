@@ -83,7 +83,7 @@ class Agent:
     critics: int = 2
     ensemble: str = "min"  # of several critics, target and actor take the smallest Q (clipped double Q) or the mean
     conv: list[list[int]] = field(default_factory=list)  # pixels: [filters, kernel, stride, padding] a layer
-    spatial_softmax: bool = False  # pixels: of each last map only the place it is largest at, as a softmax weighs it
+    spatial_softmax: bool = False  # pixels: a second trunk, of the place where each last map is largest
     pixel_offset: float = 0.0  # subtracted after division by 255
     feature_dim: int = 0  # width of the linear + LayerNorm + tanh after the encoder; 0: none
     hidden: list[int] = field(default_factory=lambda: [256, 256])

@@ -31,7 +31,7 @@ class Linear(nn.Linear):
 
 
 class Encoder(nn.Module):
-    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map, or its places, (B, features).
+    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map, and its places, (B, features).
 
     float32; with precision bfloat16 on a GPU, bfloat16, where half of the bytes are half of the time.
     """
@@ -55,9 +55,9 @@ class Encoder(nn.Module):
         pixels = torch.add(self._offset, pixels, alpha=1 / 255, out=None if gpu else pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, half, cache_enabled=False):  # as a graph needs it
             maps = self.convolutions(pixels)
-        if self.softmax:
-            return self.softmax(maps.float())
         features = maps.flatten(1)
+        if self.softmax:
+            return torch.cat([features.float(), self.softmax(maps.float())], 1)
         return features if gpu else features.float()
 
 
@@ -77,6 +77,22 @@ class SpatialSoftmax(nn.Module):
         rows, columns = (torch.linspace(-self.SCALE, self.SCALE, n, device=maps.device) for n in maps.shape[2:])
         share = (maps.flatten(2) * self.log_gain.exp()).softmax(2).unflatten(2, maps.shape[2:])
         return torch.stack([share.sum(3) @ rows, share.sum(2) @ columns], 2).flatten(1)
+
+
+class Trunks(nn.Module):
+    """DrQ-v2's trunk twice, of what the last maps hold and of the places they tell: features (B, f) to (B, 2 * width).
+
+    In one trunk the thousands of numbers of the maps fit the critic's errors before the few places do.
+    """
+
+    def __init__(self, features: int, places: int, width: int):
+        super().__init__()
+        self._split = [features - places, places]
+        self.trunks = nn.ModuleList([_trunk(size, width) for size in self._split])
+
+    def forward(self, features: Tensor) -> Tensor:
+        parts = features.split(self._split, 1)
+        return torch.cat([trunk(part) for trunk, part in zip(self.trunks, parts)], 1)
 
 
 class Actor(nn.Module):
@@ -102,8 +118,8 @@ class Critic(nn.Module):
 
     def __init__(self, features: int, action_dim: int, settings: Agent):
         super().__init__()
-        self.head, width = _head(features, settings)
-        self.estimates = nn.ModuleList([_Q(width, action_dim, settings) for _ in range(settings.critics)])
+        self.head, self.width = _head(features, settings)
+        self.estimates = nn.ModuleList([_Q(self.width, action_dim, settings) for _ in range(settings.critics)])
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
         return self.values(self.head(features), action)
@@ -198,7 +214,13 @@ def _head(features: int, settings: Agent) -> tuple[nn.Module, int]:
     if not settings.feature_dim:
         return Stack(), features
     width = settings.feature_dim
-    return Stack(Linear(features, width), nn.LayerNorm(width), nn.Tanh()), width
+    if settings.spatial_softmax and settings.conv:
+        return Trunks(features, 2 * settings.conv[-1][0], width), 2 * width
+    return _trunk(features, width), width
+
+
+def _trunk(features: int, width: int) -> nn.Module:
+    return Stack(Linear(features, width), nn.LayerNorm(width), nn.Tanh())
 
 
 def _layer(inputs: int, outputs: int, layer_norm: bool, batch_norm: bool) -> nn.Sequential:

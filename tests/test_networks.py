@@ -221,5 +221,16 @@ def test_a_spatial_softmax_tells_the_mean_place_of_each_map():
             x = sum(weights[i, j] * (-5 + 10 * j / 7) for i in range(6) for j in range(8))
             assert told[row, 2 * channel : 2 * channel + 2].tolist() == pytest.approx([y, x], abs=1e-4)
 
-    encoder = Encoder(3, compose(["preset=fast", "agent.spatial_softmax=true"]).agent)
-    assert encoder(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 64)
+
+def test_places_have_a_trunk_of_their_own():
+    """Places that the maps' trunk sees too, or a head that the one of the two does not reach."""
+    agent = build("fast", "pixels", (9, 64, 64), 2, "agent.spatial_softmax=true")
+    maps, filters, width = 2048, agent.settings.conv[-1][0], agent.settings.feature_dim
+    features = agent.encoder(torch.randint(0, 255, (4, 9, 64, 64), dtype=torch.uint8))
+    assert features.shape == (4, maps + 2 * filters)
+    torch.testing.assert_close(features[:, maps:], agent.encoder.softmax(features[:, :maps].view(4, filters, 8, 8)))
+    for head in (agent.critic.head, agent.actor.policy[0]):
+        latent = head(features)
+        other = head(features + torch.cat([torch.zeros(maps), torch.ones(2 * filters)]))
+        assert latent.shape == (4, 2 * width) and torch.equal(latent[:, :width], other[:, :width])
+        assert not torch.isclose(latent[:, width:], other[:, width:]).any()
