@@ -101,13 +101,12 @@ class Actor(nn.Module):
     def __init__(self, features: int, action_dim: int, settings: Agent):
         super().__init__()
         head, width = _head(features, settings)
-        layers = [head]
-        if settings.batch_norm:
-            layers.append(nn.BatchNorm1d(width))
+        layers: list[nn.Module] = [nn.BatchNorm1d(width)] if settings.batch_norm else []
         for size in settings.hidden:
             layers.append(_layer(width, size, settings.layer_norm, settings.batch_norm))
             width = size
-        self.policy = Stack(*layers, Linear(width, action_dim))
+        layers.append(Linear(width, action_dim))
+        self.policy = nn.Sequential(head, Stack(*layers)) if isinstance(head, Trunks) else Stack(head, *layers)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.policy(features).tanh()
@@ -247,7 +246,7 @@ def initialise(network: nn.Module, settings: Agent, generator: torch.Generator) 
 
 def _last_layers(network: nn.Module) -> list[nn.Linear]:
     if isinstance(network, Actor):
-        return [network.policy[-1]]
+        return [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
     return [estimate.after[-1] for estimate in network.estimates] if isinstance(network, Critic) else []
 
 
