@@ -31,6 +31,8 @@ class Stack(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if not (AVAILABLE and x.device.type == "cpu") or (x.dtype == torch.bfloat16 and not bfloat16_available()):
             return super().forward(x)
+        if x.ndim == 2:
+            x = x.contiguous()  # a product with a part of wider rows takes oneDNN a hundred times as long
         return _Node.apply(x, self._steps, *self._own) if self._steps else x
 
     @functools.cached_property
