@@ -65,7 +65,7 @@ class Noise:
     sigma: float = 0.2  # ou: diffusion
     dt: float = 1.0  # ou: time of one agent step
     random_frames: int = 0  # random actions at first
-    hold: float = 0.0  # of those, half at the bounds and held for so many agent steps on average; 0: all are uniform
+    hold: float = 0.0  # of those, half at the bounds and held for this many agent steps on average; 0: all uniform
     target_clip: float = 0.3  # bound of the gaussian noise on the target's and the actor's actions; 0: no noise there
 
 

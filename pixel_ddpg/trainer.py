@@ -49,7 +49,7 @@ def replay_element(config: Config) -> tuple[int, ...]:
 
 
 def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu", streams: int = 1) -> Replay:
-    """A new replay of so many transitions, as a run's agent learns from."""
+    """A new replay of `capacity` transitions, as a run's agent learns from."""
     return Replay(
         replay_element(config), tasks.CATALOGUE[config.task].action_dim, capacity, streams=streams,
         frame_stack=config.env.frame_stack, n_step=config.replay.n_step, discount=config.agent.discount,
