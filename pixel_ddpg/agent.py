@@ -44,17 +44,16 @@ class DDPG(nn.Module):
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings)
         self.critic = Critic(features, action_dim, settings)
-        generator = torch.Generator().manual_seed(init_seed)
-        for network in (self.encoder, self.actor, self.critic):
-            initialise(network, settings, generator)
         self.inverse: nn.Module | None = None
         if settings.inverse_loss and pixels:
             self.inverse = Inverse(self.critic.width, action_dim, n_step, settings)
-            initialise(self.inverse, settings, generator)
         self.decoder: nn.Module | None = None
         if settings.reconstruction_loss and pixels:
             self.decoder = Decoder(self.critic.width, *observation_shape[:2], settings)
-            initialise(self.decoder, settings, generator)
+        generator = torch.Generator().manual_seed(init_seed)
+        for network in (self.encoder, self.actor, self.critic, self.inverse, self.decoder):
+            if network:
+                initialise(network, settings, generator)
         self.encoder.to(memory_format=torch.channels_last)
         self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
         if settings.target_actor:
@@ -75,10 +74,9 @@ class DDPG(nn.Module):
         }
         if pixels:
             self.optimizers["encoder"] = Adam(self.encoder, settings.critic_lr, decay)
-        if self.decoder:
-            self.optimizers["decoder"] = Adam(self.decoder, settings.critic_lr)
-        if self.inverse:
-            self.optimizers["inverse"] = Adam(self.inverse, settings.critic_lr)
+        for name in ("inverse", "decoder"):
+            if network := getattr(self, name):
+                self.optimizers[name] = Adam(network, settings.critic_lr)
         taus = {"encoder": settings.encoder_tau or settings.tau}
         self._averages = [
             (_averaged(target), _averaged(getattr(self, name)), taus.get(name, settings.tau))

@@ -55,10 +55,10 @@ class Encoder(nn.Module):
         pixels = torch.add(self._offset, pixels, alpha=1 / 255, out=None if gpu else pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, half, cache_enabled=False):  # as a graph needs it
             maps = self.convolutions(pixels)
+        if self.softmax or not gpu:
+            maps = maps.float()
         features = maps.flatten(1)
-        if self.softmax:
-            return torch.cat([features.float(), self.softmax(maps.float())], 1)
-        return features if gpu else features.float()
+        return torch.cat([features, self.softmax(maps)], 1) if self.softmax else features
 
 
 class SpatialSoftmax(nn.Module):

@@ -145,9 +145,9 @@ class Replay:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ):
-        self._unshifted = unshifted
         self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
         self._shift = random_shift if len(element_shape) == 3 else 0
+        self._unshifted = unshifted and self._shift > 0
         self.device = torch.device(device)
         self.slots = self.slots_for(capacity, frame_stack, n_step, streams)
         self._part = self.slots // streams

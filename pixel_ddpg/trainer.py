@@ -53,8 +53,7 @@ def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu
     return Replay(
         replay_element(config), tasks.CATALOGUE[config.task].action_dim, capacity, streams=streams,
         frame_stack=config.env.frame_stack, n_step=config.replay.n_step, discount=config.agent.discount,
-        random_shift=config.agent.random_shift,
-        unshifted=config.obs == "pixels" and config.agent.reconstruction_loss > 0,
+        random_shift=config.agent.random_shift, unshifted=config.agent.reconstruction_loss > 0,
         device=device, seed=seeds(config.seed)["replay"],
     )  # fmt: skip
 

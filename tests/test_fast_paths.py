@@ -330,7 +330,7 @@ def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"
     steps_ahead = settings.replay.n_step
     agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, device, n_step=steps_ahead)
     options = {"frame_stack": stack, "n_step": steps_ahead, "random_shift": settings.agent.random_shift}
-    options["unshifted"] = obs == "pixels" and settings.agent.reconstruction_loss > 0
+    options["unshifted"] = settings.agent.reconstruction_loss > 0
     replay = Replay(shape, 2, 60, device=device, **options)
     add_steps(replay, steps)
     return agent, replay

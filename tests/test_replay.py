@@ -228,8 +228,8 @@ def all_of(replay):
 
 def test_a_batch_tells_the_observation_before_its_shift():
     """The shifted one, the next one, or shifts that are drawn once more and change the batches that follow."""
-    shape, (told, plain, still) = (3, 12, 12), (make((3, 12, 12), frame_stack=2, random_shift=shift, unshifted=asked)
-                                                for shift, asked in ((4, True), (4, False), (0, False)))  # fmt: skip
+    shape, tries = (3, 12, 12), ((4, True), (4, False), (0, True))
+    told, plain, still = (make(shape, frame_stack=2, random_shift=shift, unshifted=asked) for shift, asked in tries)
     for _ in feed([told, plain, still], ["begin"] + [(1.0, False)] * 20, shape):
         pass
     for _ in range(3):
@@ -239,6 +239,7 @@ def test_a_batch_tells_the_observation_before_its_shift():
         assert torch.equal(one.unshifted, pictures.observation)
         assert not torch.equal(one.unshifted, one.observation)
         assert torch.equal(other.unshifted, other.observation)
+        assert torch.equal(pictures.unshifted, pictures.observation)
 
 
 def test_1_a_termination_has_discount_zero():
