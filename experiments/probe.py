@@ -23,12 +23,13 @@ from pixel_ddpg.environment import Environment, element_shape
 from pixel_ddpg.networks import Encoder, initialise
 from pixel_ddpg.replay import Replay
 
-STRIDES = "agent.conv=[[32,3,2,1],[32,3,2,1],[32,3,2,1]]"
+MAPS = "agent.spatial_softmax=false agent.conv="
+FOUR, TWO = f"{MAPS}[[32,5,4,2],[32,3,2,1],[32,3,1,1]]", f"{MAPS}[[32,3,2,1],[32,3,2,1],[32,3,2,1]]"
 ENCODERS = {  # kernel/stride of each layer, size of a picture, and the words that make them
-    "5/4 3/2 3/1, 64": "",
-    "3/2 3/2 3/2, 64": STRIDES,
-    "5/4 3/2 3/1, 84": "env.size=84",
-    "3/2 3/2 3/2, 84": f"env.size=84 {STRIDES}",
+    "5/4 3/2 3/1, 64": FOUR,
+    "3/2 3/2 3/2, 64": TWO,
+    "5/4 3/2 3/1, 84": f"env.size=84 {FOUR}",
+    "3/2 3/2 3/2, 84": f"env.size=84 {TWO}",
 }
 SEEN = {  # what the pictures should tell
     "ball_in_cup-catch": lambda physics: physics.ball_to_target(),

@@ -14,6 +14,7 @@ from pixel_ddpg.networks import Actor, Critic, Decoder, Encoder, Inverse, Runnin
 from pixel_ddpg.replay import Batch
 
 SATURATED = 0.95  # of an action's bound; tanh's slope is below 0.1 there
+PENALTY_STEP = 0.01  # of the logarithm of the saturation penalty's weight, an update, at most
 EDGE = 1 - 1e-6  # noisy actions of the update stay this far inside [-1, 1], as in DrQ-v2
 
 
@@ -64,6 +65,8 @@ class DDPG(nn.Module):
         self.eval().to(self.device)
         if self.inverse or self.decoder:
             self.register_buffer("td_loss", torch.tensor(0.0, device=self.device))
+        if settings.output_rms:
+            self.register_buffer("penalty", torch.tensor(settings.saturation_penalty, device=self.device))
         self.register_buffer("noise_scale", torch.tensor(0.0, device=self.device), persistent=False)
         self.noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
 
@@ -184,17 +187,28 @@ class DDPG(nn.Module):
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-Q(s, mu(s) + noise): its gradient is the deterministic policy gradient, the chain rule through the action.
 
-        Beside it a small weight on the square of the output before tanh: Adam turns the smallest slope of
-        Q into full steps, which can drive tanh so far that its gradient is gone (see experiments/results). Returns that
-        output too.
+        Beside it a weight on the square of the output before tanh: Adam turns the smallest slope of Q into full steps,
+        which can drive tanh so far that its gradient is gone, and with it what the actor sees. Returns that output too.
         """
         if not self._actor_trains_encoder:
             features = features.detach()
         output = self.actor.policy(features)
         loss = -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean()
         if self.settings.saturation_penalty:
-            loss = self.settings.saturation_penalty * output.square().mean() + loss
+            size = output.square().mean()
+            loss = self._penalty_weight(size.detach()) * size + loss
         return loss, output
+
+    def _penalty_weight(self, size: Tensor) -> Tensor | float:
+        """The saturation penalty's weight: rises while `size`, the output's mean square, is too large, else falls.
+
+        (As SAC's temperature follows its entropy: Haarnoja et al., 2018, "... Algorithms and Applications", section 5.)
+        """
+        least = self.settings.saturation_penalty
+        if not self.settings.output_rms:
+            return least
+        excess = (size / self.settings.output_rms**2 - 1).clamp(-1, 1)
+        return self.penalty.mul_((PENALTY_STEP * excess).exp()).clamp_(min=least).clone()
 
     @torch.no_grad()
     def update_targets(self) -> None:

@@ -96,11 +96,12 @@ class Agent:
     inverse_loss: float = 0.0  # pixels: weight of the loss that tells the actions between two observations from these
     reconstruction_loss: float = 0.0  # pixels: weight of the loss that tells the picture before its random shift
     saturation_penalty: float = 0.0  # weight of the squared output before tanh in the actor's loss
+    output_rms: float = 0.0  # the penalty's weight grows until the output's root mean square is this; 0: it is fixed
     random_shift: int = 4  # pixels: shift both observations by up to so many, each on its own; 0: off
     encoder_trained_by: str = "critic"  # or both
     target_encoder: bool = False  # the targets see through their own, slowly moving encoder
     target_actor: bool = False  # the next action comes from a slowly moving actor
-    precision: str = "float32"  # tf32: of a GPU's products; bfloat16: of the encoder (on a GPU of what takes it too)
+    precision: str = "float32"  # tf32: a GPU's products; bfloat16: the encoder; auto: bfloat16 where it is fast
 
 
 @dataclass
@@ -480,6 +481,8 @@ def check(config: Config) -> None:
         raise UserError(
             f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"
         )
+    if agent.output_rms and not agent.saturation_penalty:
+        raise UserError(f"agent.output_rms={agent.output_rms} needs agent.saturation_penalty above 0, which it adapts")
     if agent.batch_norm and replay.batch_size == 1:
         raise UserError("agent.batch_norm=true needs replay.batch_size of 2 or more")
     if env.action_repeat % env.renderings:
@@ -510,8 +513,8 @@ AT_LEAST = {
     "noise.frames": 1, "noise.theta": 0, "noise.sigma": 0, "noise.dt": 1e-6, "noise.random_frames": 0, "noise.hold": 0,
     "noise.target_clip": 0, "agent.actor_lr": 0, "agent.critic_lr": 0, "agent.critic_weight_decay": 0,
     "agent.critics": 1, "agent.feature_dim": 0, "agent.random_shift": 0, "agent.saturation_penalty": 0,
-    "agent.inverse_loss": 0, "agent.reconstruction_loss": 0, "agent.final_init": 0, "train.start_steps": 1,
-    "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
+    "agent.inverse_loss": 0, "agent.reconstruction_loss": 0, "agent.final_init": 0, "agent.output_rms": 0,
+    "train.start_steps": 1, "train.updates_per_step": 0, "eval.every": 1, "eval.episodes": 1,
     "eval.video_size": 0,
 }  # fmt: skip
 ONE_OF = {
@@ -520,7 +523,7 @@ ONE_OF = {
     "agent.ensemble": ("min", "mean"),
     "agent.init": ("orthogonal", "fan_in"),
     "agent.encoder_trained_by": ("critic", "both"),
-    "agent.precision": ("float32", "tf32", "bfloat16"),
+    "agent.precision": ("float32", "tf32", "bfloat16", "auto"),
 }
 
 

@@ -75,6 +75,15 @@ def use_precision(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
+def fast_precision(device: torch.device) -> str:
+    """What agent.precision=auto means: bfloat16 where the processor multiplies in it, else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.backends.mkldnn.is_available() and "avx512_bf16" in _cpuinfo("flags").split()
+    return "bfloat16" if native else "float32"
+
+
 def free_memory(device: torch.device) -> int:
     """Free bytes of a GPU, or of RAM within the container's limit."""
     if device.type == "cuda":
@@ -142,8 +151,13 @@ def commit() -> str | None:
 
 
 def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first core; empty elsewhere."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

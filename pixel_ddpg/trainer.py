@@ -61,9 +61,11 @@ def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu
 def make_agent(config: Config, device: torch.device) -> DDPG:
     """A new agent, as a run begins with."""
     task, stream = tasks.CATALOGUE[config.task], seeds(config.seed)
-    shape = observation_shape(task, config.obs, config.env)
+    shape, settings = observation_shape(task, config.obs, config.env), config.agent
+    if settings.precision == "auto":
+        settings = dataclasses.replace(settings, precision=machine.fast_precision(device))
     return DDPG(
-        shape, task.action_dim, config.agent, config.noise, device, stream["init"], stream["update_noise"],
+        shape, task.action_dim, settings, config.noise, device, stream["init"], stream["update_noise"],
         n_step=config.replay.n_step,
     )  # fmt: skip
 

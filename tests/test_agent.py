@@ -1,6 +1,7 @@
 """The update against independent computations: DrQ-v2's and the paper's equations, and problems with known answers."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -371,6 +372,25 @@ def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
     expected = torch.autograd.grad(output, list(agent.actor.parameters()), pull)
     for without, with_penalty, pull in zip(*gradients, expected):
         torch.testing.assert_close(with_penalty - without, pull, rtol=1e-9, atol=1e-12)
+
+
+def test_the_penaltys_weight_holds_the_size_of_the_output():
+    """A weight that falls where it must rise, ignores its least value or its bound, is not saved, or has a gradient."""
+    agent = make_small("agent.saturation_penalty=0.01", "agent.output_rms=0.5")
+    features = agent.encoder(random_batch(PIXELS).observation)
+    weight = 0.01
+    for gain in (1.0, 1.2, 40.0, 0.1, 1.0):
+        with torch.no_grad():
+            agent.actor.policy[-1].weight.mul_(gain)
+            output = agent.actor.policy(features)
+            size = output.square().mean().item()
+            weight = max(0.01, weight * math.exp(0.01 * min(1.0, max(-1.0, size / 0.25 - 1))))
+            q = agent.critic(features, output.tanh()).min(0).values.mean().item()
+        loss, _ = agent.actor_loss(features)
+        assert loss.item() == pytest.approx(weight * size - q, rel=1e-4, abs=1e-5)
+        loss.backward()
+    assert weight > 0.01 and agent.penalty.item() == pytest.approx(weight, rel=1e-5)
+    assert not agent.penalty.requires_grad and "network.penalty" in agent.tensors()
 
 
 def test_the_gradient_of_the_actor_is_the_chain_rule(known):

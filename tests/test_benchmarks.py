@@ -168,7 +168,7 @@ def test_a_case_is_measured_with_its_stages(monkeypatch):
 def test_what_was_tried_computes_the_same(name, case):
     """A way that is slower, or faster, because it does something else."""
     change, plain, _ = tried.WAYS[name]
-    words = (*learner.CASES[case], "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
+    words = (*learner.CASES[case], *tried.PLAIN, "env.size=32", "replay.batch_size=4", "agent.hidden=[8]")
     batch_size, losses = 4, []
     for changed in (False, True):
         _, _, agent, replay = learner.updater(words, plain)

@@ -79,13 +79,18 @@ def test_every_task_composes_with_task_settings():
 def test_fast_numbers():
     """The preset of the results, changed by accident."""
     for name, repeat, discount in (("cartpole-swingup", 8, 0.97), ("cheetah-run", 4, 0.98), ("walker-walk", 2, 0.99)):
-        for obs, stack, batch in (("pixels", 3, 64), ("state", 1, 256)):
+        for obs, stack, batch, frames in (("pixels", 3, 128, 4), ("state", 1, 256, 2)):
+            pixels = obs == "pixels"
             assert_fields(
                 preset("fast", obs, name),
                 env__action_repeat=repeat, env__frame_stack=stack, agent__discount=discount,
-                train__updates_per_step=repeat / 2, replay__batch_size=batch, replay__n_step=3, agent__actor_lr=1e-3,
-                agent__critic_lr=1e-3, agent__tau=0.01, agent__saturation_penalty=1e-2, agent__final_init=3e-3,
-                noise__frames=50_000, noise__random_frames=1000,
+                train__updates_per_step=repeat / frames, replay__batch_size=batch, replay__n_step=3,
+                agent__actor_lr=5e-4, agent__critic_lr=5e-4, agent__final_lr=0.1, agent__tau=0.01,
+                agent__saturation_penalty=1e-2, agent__final_init=3e-3, agent__ensemble="mean",
+                agent__output_rms=1.5 * pixels,
+                agent__target_actor=pixels, agent__target_encoder=pixels, agent__state_norm=not pixels,
+                agent__spatial_softmax=pixels, agent__inverse_loss=2 * pixels, agent__reconstruction_loss=2 * pixels,
+                noise__frames=30_000, noise__random_frames=1000 * repeat, noise__hold=4 * pixels,
             )  # fmt: skip
 
 

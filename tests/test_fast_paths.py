@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from pixel_ddpg import config, machine, onednn
+from pixel_ddpg import config, machine, onednn, trainer
 from pixel_ddpg.adam import Adam
 from pixel_ddpg.agent import DDPG
 from pixel_ddpg.config import Agent
@@ -155,15 +155,16 @@ def test_gradients_are_as_near_to_float64s_as_the_plain_paths(obs, monkeypatch):
 
     def gradients(fast: bool, agent: DDPG, batch: Batch) -> torch.Tensor:
         monkeypatch.setattr(onednn, "AVAILABLE", fast)
+        agent = copy.deepcopy(agent)  # losses keep running means
         features = agent.encoder(batch.observation)
         (agent.critic_loss(features, batch)[0] + agent.actor_loss(features)[0]).backward()
         found = [parameter.grad.double().flatten() for parameter in agent.parameters() if parameter.requires_grad]
-        agent.zero_grad()
         return torch.cat(found)
 
     plain, fast = gradients(False, agent, batch), gradients(True, agent, batch)
     agent.double()
-    agent.encoder._dtype = torch.float64
+    for network in (agent.encoder, agent.targets["encoder"] if obs == "pixels" else agent.encoder):
+        network._dtype = torch.float64
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     wide = {name: tensor.double() for name, tensor in vars(batch).items() if tensor.is_floating_point()}
     exact = gradients(False, agent, dataclasses.replace(batch, **wide))
@@ -228,6 +229,17 @@ def test_a_gpu_is_told_its_precision():
     for precision, tf32 in (("tf32", True), ("bfloat16", True), ("float32", False)):
         machine.use_precision(precision)
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == tf32
+
+
+@pytest.mark.parametrize("flags, wanted", [("fpu avx512_bf16", torch.bfloat16), ("fpu avx512f", torch.float32)])
+def test_precision_auto_is_what_the_processor_multiplies_in(flags, wanted, monkeypatch):
+    """bfloat16 that a laptop computes in software, or float32 where half of the bytes would do."""
+    monkeypatch.setattr(machine, "_cpuinfo", lambda key: flags)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    settings = config.compose(["task=cheetah-run", "obs=pixels", "agent.precision=auto"])
+    assert trainer.make_agent(settings, torch.device("cpu")).encoder._dtype == wanted
+    settings.agent.precision = "float32"
+    assert trainer.make_agent(settings, torch.device("cpu")).encoder._dtype == torch.float32
 
 
 # --- Adam ---

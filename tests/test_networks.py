@@ -99,7 +99,8 @@ def test_outputs_have_their_shapes_and_ranges(drqv2):
 @pytest.mark.parametrize("offset, least", [(0.0, 0.0), (0.5, -0.5)])
 def test_16_pixels_are_divided_by_255(offset, least):
     """Bytes that reach the convolutions as 0 to 255, or shifted by another preset's offset."""
-    words = ["agent.conv=[[1,1,1,0]]", f"agent.pixel_offset={offset}"]
+    words = ["agent.conv=[[1,1,1,0]]", "agent.spatial_softmax=false", "agent.precision=float32"]
+    words.append(f"agent.pixel_offset={offset}")
     encoder = Encoder(3, compose(["obs=pixels", *words]).agent)
     encoder.convolutions = nn.Identity()
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)

@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 @pytest.mark.parametrize("repeat", [3, 8])
 def test_more_frames_go_on_from_the_end(repeat, tmp_path):
     """A larger budget that starts anew, or a ring too small for the first one: what it forgot would be missing."""
-    words = [*STATE, f"env.action_repeat={repeat}", "replay.batch_size=64", "eval.every=100000"]
+    words = [*STATE, f"env.action_repeat={repeat}", "replay.batch_size=64", "eval.every=100000", "agent.final_lr=1"]
     train([*words, "frames=3000"], tmp_path / "parts")
     before = rows(tmp_path / "parts")
     hours = json.loads((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()[-1])["hours"]

@@ -153,6 +153,10 @@ def _scaled(agent: DDPG, pictures: Tensor) -> Tensor:
     return pictures.to(torch.float32).div_(255).sub_(agent.settings.pixel_offset)
 
 
+PLAIN = (  # the ways below know one trunk, and targets of the critic alone
+    "agent.spatial_softmax=false", "agent.target_encoder=false", "agent.target_actor=false", "agent.inverse_loss=0",
+    "agent.reconstruction_loss=0", "agent.precision=float32",
+)  # fmt: skip
 WAYS: dict[str, tuple[Callable[[DDPG, Replay], None], bool, tuple[str, ...]]] = {  # ..., torch's path, for which cases
     "torch.compile of the losses": (compiled, True, CASES),
     "torch.optim's Adam": (torchs_adam, False, CASES),
@@ -170,7 +174,7 @@ WAYS: dict[str, tuple[Callable[[DDPG, Replay], None], bool, tuple[str, ...]]] = 
 def measure(rounds: int) -> Iterator[dict]:
     """One thread: seconds of an update with each way, how many times as fast as without, and the first update's."""
     for case in CASES:
-        words = learner.CASES[case]
+        words = (*learner.CASES[case], *PLAIN)
         for name, (change, plain, cases) in WAYS.items():
             if case not in cases:
                 continue
