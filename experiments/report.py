@@ -149,9 +149,8 @@ def warnings(found: Found) -> list[str]:
         said.append(f"Variants have finished different tasks ({counts}): their means cannot be compared.")
     if below := below_paper(found):
         said.append(f"More than {NEAR} of a score below the paper's average: {below}.")
-    if changed := [run for run in found.runs if run.changes]:
-        words = sorted({word for run in changed for word in run.changes})
-        said.append(f"Runs that differ from their preset as it is now: {len(changed)}, in {' '.join(words)}.")
+    if changed := runs.changes_since(found.runs):
+        said.append(changed)
     return said
 
 

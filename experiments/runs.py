@@ -247,3 +247,10 @@ def collect(folders: list[str], preset: str = "") -> Found:
     subjects = [name for name in presets.PRESETS if name in names and name not in controls]
     main = preset or max(subjects, key=names.count)
     return Found(found, wanted, list(plans), main)
+
+
+def changes_since(found: list[Run]) -> str:
+    """A sentence on runs that differ from their preset as it is now; empty where there are none."""
+    changed = [run for run in found if run.changes]
+    words = sorted({word for run in changed for word in run.changes})
+    return f"Runs that differ from their preset as it is now: {len(changed)}, in {' '.join(words)}." if changed else ""
