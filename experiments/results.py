@@ -65,10 +65,10 @@ def final_return(run: runs.Run) -> float | None:
     return next((value for frame, value in run.curve if frame >= FRAMES), None)
 
 
-def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
+def measured(made: list[runs.Run]) -> dict[tuple[str, str, str], list[float]]:
     """(preset, obs, task) -> final return of each seed."""
     found: dict[tuple[str, str, str], list[float]] = {}
-    for run in _runs_in([folder]):
+    for run in made:
         if (value := final_return(run)) is not None:
             found.setdefault((*run.variant, run.task), []).append(value)
     return found
@@ -76,7 +76,8 @@ def measured(folder: pathlib.Path) -> dict[tuple[str, str, str], list[float]]:
 
 def comparison_table(folder: pathlib.Path) -> str:
     """Markdown: ours by task and seed beside published means; a missing run is shown as missing."""
-    ours, others = measured(folder), published()
+    made = _runs_in([folder])
+    ours, others = measured(made), published()
     names = [name.split(" (")[0] for name in PUBLISHED]
     header = ["task", "repeat", *(f"{preset}, {obs}" for preset, obs in VARIANTS), *names]
     header += [f"fast pixels minus {name}" for name in names[:2]] + [f"score of fast, {obs}" for obs in SCORED]
@@ -96,7 +97,7 @@ def comparison_table(folder: pathlib.Path) -> str:
         f"\n\nMean over the tasks that were run ({len(done)} of {len(tasks.PLANET6)}) from pixels with `fast`: "
         + ", ".join(f"{name} {value:.0f}" for name, value in zip(("ours", *names), means))
     )
-    changed = runs.changes_since(_runs_in([folder]))
+    changed = runs.changes_since(made)
     return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "") + (changed and f"\n\n{changed}")
 
 

@@ -66,7 +66,7 @@ DRQV2 = {
 }  # fmt: skip
 
 # Tuned for what six tasks return after 100,000 frames, at most an hour on two CPU cores:
-# experiments/results/screening/README.md has what was tried, and what each part gains.
+# experiments/results/screening/README.md has what was tried.
 FAST_PIXELS = {
     "agent": {
         "actor_lr": 5e-4, "critic_lr": 5e-4, "final_lr": 0.1, "tau": 0.01, "discount": 0.99, "critics": 2,

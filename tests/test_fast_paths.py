@@ -163,8 +163,9 @@ def test_gradients_are_as_near_to_float64s_as_the_plain_paths(obs, monkeypatch):
 
     plain, fast = gradients(False, agent, batch), gradients(True, agent, batch)
     agent.double()
-    for network in (agent.encoder, agent.targets["encoder"] if obs == "pixels" else agent.encoder):
-        network._dtype = torch.float64
+    for network in agent.modules():
+        if isinstance(network, Encoder):
+            network._dtype = torch.float64
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     wide = {name: tensor.double() for name, tensor in vars(batch).items() if tensor.is_floating_point()}
     exact = gradients(False, agent, dataclasses.replace(batch, **wide))
