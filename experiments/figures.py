@@ -4,15 +4,19 @@ import csv
 import pathlib
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from experiments import runs
-from pixel_ddpg import config, tasks
+from experiments.report import runs
+from pixel_ddpg import presets
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.errors import UserError
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 COLOURS = {"pixels": "#1f6feb", "state": "#2da44e"}
@@ -22,13 +26,10 @@ COLOURS = {"pixels": "#1f6feb", "state": "#2da44e"}
 class Figures:
     """Options of the command."""
 
-    runs: list[str] = field(default_factory=list)  # folders of runs, at any depth
-    out: str = "figure.png"
-    observations: list[str] = field(default_factory=list)  # instead: tasks, as the agent sees them
-    sheet: bool = False  # instead: every task of the paper, at 256 and at 64 pixels
-
-
-config.register_command("figures", Figures, "experiments")
+    runs: list[str] = option([], "folders of runs, at any depth")
+    out: str = option("figure.png")
+    observations: list[str] = option([], "instead: tasks, as the agent sees them")
+    sheet: bool = option(False, "instead: every task of the paper, at 256 and at 64 pixels")
 
 
 def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, float]]]:
@@ -88,7 +89,7 @@ def thousands(curve: runs.Curve) -> tuple[list[float], list[float]]:
 
 def observation_rows(names: list[str], out: pathlib.Path, steps: int = 6) -> None:
     """One row a task: the newest frame of successive observations under random actions, as the agent sees it."""
-    from pixel_ddpg.environment import make_env
+    from pixel_ddpg.envs.environment import make_env
 
     figure, axes = plt.subplots(len(names), steps, figsize=(1.5 * steps, 1.65 * len(names)), squeeze=False)
     for row, task in zip(axes, names):
@@ -109,7 +110,7 @@ def observation_rows(names: list[str], out: pathlib.Path, steps: int = 6) -> Non
 
 def contact_sheet(out: pathlib.Path, columns: int = 4) -> None:
     """Every task of the paper after a few random actions, at 256 pixels and beside it at the 64 the agent sees."""
-    from pixel_ddpg.environment import make_env
+    from pixel_ddpg.envs.environment import make_env
 
     names = [task.name for task in tasks.CATALOGUE.values() if "paper" in task.tags]
     rows = -(-len(names) // columns)
@@ -130,23 +131,23 @@ def contact_sheet(out: pathlib.Path, columns: int = 4) -> None:
     plt.close(figure)
 
 
-@config.command("figures")
+@command("experiments.figures", Figures)
 def main(options: Figures) -> None:
     out = pathlib.Path(options.out)
     if out.suffix not in (".png", ".svg", ".pdf"):
-        raise config.UserError(f"out={out} must end in .png, .svg or .pdf")
+        raise UserError(f"out={out} must end in .png, .svg or .pdf")
     if bool(options.runs) + bool(options.observations) + options.sheet != 1:
-        raise config.UserError("name one of runs=[runs], observations=[cheetah-run] and sheet=true")
+        raise UserError("name one of runs=[runs], observations=[cheetah-run] and sheet=true")
     if options.observations:
         for task in options.observations:
-            config.compose([f"task={task}"])
+            presets.compose([f"task={task}"])
         observation_rows(options.observations, out)
     elif options.sheet:
         contact_sheet(out)
     elif folders := runs.find(options.runs):
         learning_curves(folders, out)
     else:
-        raise config.UserError(f"no runs in {', '.join(options.runs)}")
+        raise UserError(f"no runs in {', '.join(options.runs)}")
     print(out)
 
 

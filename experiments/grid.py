@@ -10,10 +10,16 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from pixel_ddpg import baseline, config, files, machine, play, presets, tasks
-from pixel_ddpg.episodes import film
+from pixel_ddpg import baseline, config, files, play, presets
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.envs.episodes import film
+from pixel_ddpg.envs.video import Video, opencv
+from pixel_ddpg.errors import UserError, nearest
 from pixel_ddpg.list import select
-from pixel_ddpg.video import Video, opencv
+from pixel_ddpg.planning import baselines
+from pixel_ddpg.runtime import machine
 
 FRAMES_PER_SECOND = 20
 COLUMNS = 7
@@ -23,15 +29,12 @@ COLUMNS = 7
 class Grid:
     """Options of the command."""
 
-    tag: str = "table1"  # the tasks
-    agent: str = "planner"  # or random, zero, sampling, ilqg; random where a task has no planner
-    seed: int = 0
-    size: int = 128  # of each picture
-    seconds: float = 5.0  # of each task's own time
-    out: str = "videos/grid.mp4"  # beside it, a folder of this name keeps the episodes' videos
-
-
-config.register_command("grid", Grid, "experiments")
+    tag: str = option("table1", "the tasks")
+    agent: str = option("planner", "or random, zero, sampling, ilqg; random where a task has no planner")
+    seed: int = option(0, "of each episode", least=0)
+    size: int = option(128, "of each picture")
+    seconds: float = option(5.0, "of each task's own time", least=0.1, most=100)
+    out: str = option("videos/grid.mp4", "beside it, a folder of this name keeps the episodes' videos")
 
 
 def film_task(name: str, agent: str, seed: int, size: int, seconds: float, path: str, threads: int) -> dict:
@@ -43,7 +46,7 @@ def film_task(name: str, agent: str, seed: int, size: int, seconds: float, path:
 
 def film_name(name: str, agent: str, *how) -> str:
     """Another one for another size, seed, length, planner or state of the code."""
-    made = [*how, presets.action_repeat(name), baseline.planner_settings(agent, name), machine.commit()]
+    made = [*how, presets.action_repeat(name), baselines.planner_settings(agent, name), machine.commit()]
     return f"{name}-{agent}-{hashlib.sha256(json.dumps(made).encode()).hexdigest()[:10]}.mp4"
 
 
@@ -52,7 +55,7 @@ def pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
     try:
         yield from _pictures(path, count)
     except av.error.FFmpegError:
-        raise config.UserError(f"{path} is damaged: delete it and run this again", 1) from None
+        raise UserError(f"{path} is damaged: delete it and run this again", 1) from None
 
 
 def _pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
@@ -84,19 +87,15 @@ def compose(films: dict[str, pathlib.Path], size: int, seconds: float, out: path
             video.add(canvas.transpose(2, 0, 1))
 
 
-@config.command("grid")
+@command("experiments.grid", Grid)
 def main(options: Grid) -> None:
     chosen = select("*", options.tag)
     if options.agent not in play.NAMED:
-        raise config.UserError(f"unknown agent '{options.agent}'{config.nearest(options.agent, list(play.NAMED))}")
+        raise UserError(f"unknown agent '{options.agent}'{nearest(options.agent, list(play.NAMED))}")
     config.check_video_size(options.size, "size", least=32)
-    if options.seed < 0:
-        raise config.UserError(f"seed={options.seed} must be at least 0")
-    if not 0.1 <= options.seconds <= 100:
-        raise config.UserError(f"seconds={options.seconds} must be at least 0.1 and at most 100")
     out = pathlib.Path(options.out)
     if out.suffix != ".mp4":
-        raise config.UserError(f"out={out} must end in .mp4")
+        raise UserError(f"out={out} must end in .mp4")
     folder = out.with_suffix("")
     with files.locked(folder, "out"):
         make(options, chosen, folder)
@@ -107,16 +106,16 @@ def make(options: Grid, chosen: list[tasks.Task], folder: pathlib.Path) -> None:
     """Film the episodes that are missing, and compose all."""
     films, jobs = {}, []
     for task in chosen:
-        plans = options.agent in ("planner", *baseline.SETTINGS)
+        plans = options.agent in ("planner", *baselines.SETTINGS)
         agent = "random" if plans and task.simulator != "mujoco" else options.agent
-        agent = baseline.better_planner(task.name) or "sampling" if agent == "planner" else agent
+        agent = baselines.better_planner(task.name) or "sampling" if agent == "planner" else agent
         path = folder / film_name(task.name, agent, options.seed, options.size, options.seconds)
         films[f"{task.name} ({agent})" if plans and agent == "random" else task.name] = path
         if not path.exists():
             jobs.append((task.name, agent, options.seed, options.size, options.seconds, str(path)))
     for number, ((name, agent, *_), done) in enumerate(baseline.in_processes(film_task, jobs), 1):
-        if isinstance(done, config.UserError):
-            raise config.UserError(f"{name} {agent}: {done}", 1)
+        if isinstance(done, UserError):
+            raise UserError(f"{name} {agent}: {done}", 1)
         print(
             f"{number}/{len(jobs)} {name} {agent}: return {done['return']:.1f} in {done['frames']} frames", flush=True
         )

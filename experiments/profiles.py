@@ -1,6 +1,7 @@
 """What `python -m experiments.suite` runs: sets of tasks, and the profiles with their budgets."""
 
-from pixel_ddpg import presets, tasks
+from pixel_ddpg import presets
+from pixel_ddpg.envs import tasks
 
 
 def _tagged(tag: str) -> list[str]:
@@ -35,7 +36,7 @@ LADDER = ["dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016"]
 # `controls` are presets that run from state alone, as in the paper. `run` are words of `python -m pixel_ddpg.run`.
 PROFILES: dict[str, dict] = {
     "smoke": {
-        "tasks": ["paper"], "observations": ["pixels", "state"], "presets": ["fast"], "controls": ["fast_no_target"],
+        "tasks": ["paper"], "obs": ["pixels", "state"], "preset": ["fast"], "controls": ["fast_no_target"],
         "seeds": 1, "frames": 2000,
         "run": [
             "replay.batch_size=16", "train.start_steps=50", "train.updates_per_step=0.2", "noise.frames=1000",
@@ -43,11 +44,11 @@ PROFILES: dict[str, dict] = {
         ],
     },
     "quick": {
-        "tasks": ["figure2"], "observations": ["pixels", "state"], "presets": ["fast"], "controls": ["fast_no_target"],
+        "tasks": ["figure2"], "obs": ["pixels", "state"], "preset": ["fast"], "controls": ["fast_no_target"],
         "seeds": 2, "frames": 100_000, "run": [],
     },
     "paper": {
-        "tasks": ["paper"], "observations": ["pixels", "state"], "presets": ["ddpg2016"],
+        "tasks": ["paper"], "obs": ["pixels", "state"], "preset": ["ddpg2016"],
         "controls": ["dpg_replay", "ddpg2016_no_bn"], "seeds": 5, "frames": 2_500_000, "run": ["eval.every=50000"],
     },
 }  # fmt: skip

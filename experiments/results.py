@@ -14,21 +14,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 
-from experiments import report, runs
 from experiments.benchmarks import tables
 from experiments.figures import REFERENCE, learning_curves
-from experiments.profiles import PROFILES, SETS
-from pixel_ddpg import baseline, config, files, machine, presets, rendering, tasks, trainer
-from pixel_ddpg.logger import read_rows
-from pixel_ddpg.run import format_hours, replay_bytes
+from experiments.profiles import PROFILES
+from experiments.report import page, runs
+from pixel_ddpg import files, presets
+from pixel_ddpg.command import command
+from pixel_ddpg.config import differences
+from pixel_ddpg.envs import rendering, tasks
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.planning import baselines
+from pixel_ddpg.runtime.memory import format_bytes
+from pixel_ddpg.training.cost import format_hours, replay_bytes
+from pixel_ddpg.training.rows import EvalRow, PartRow, read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
-MEASURED = ("planet6", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
-BEFORE = [FOLDER / name for name in ("planet6", "figure2", "rerun/before")]  # runs of the code without the fast paths
-AFTER = [FOLDER / "rerun" / "after"]
-OTHER = FOLDER / "arithmetic"  # runs on a GPU, or in half precision
+MEASURED = ("six", "figure2", "resources")  # whose runs tell memory and speed
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 SCORED = ("pixels", "state")
 PUBLISHED = (
@@ -37,17 +39,12 @@ PUBLISHED = (
     "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
 )
 FRAMES = 100_000
-# Seeds of runs made again that were settled on before the code of before ran any of them.
-PLANNED = dict.fromkeys(SETS["figure2"], range(1, 3)) | {"movingGripper": range(9, 16)}
-POLICIES = ("random", *baseline.SETTINGS)
+POLICIES = ("random", *baselines.SETTINGS)
 
 
 @dataclass
 class Results:
     """The command has no options."""
-
-
-config.register_command("results", Results, "experiments")
 
 
 def published() -> dict[str, dict[str, float]]:
@@ -98,11 +95,22 @@ def comparison_table(folder: pathlib.Path) -> str:
         + ", ".join(f"{name} {value:.0f}" for name, value in zip(("ours", *names), means))
     )
     changed = runs.changes_since(made)
+    refuse_mixed(made)
     return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "") + (changed and f"\n\n{changed}")
 
 
+def refuse_mixed(made: list[runs.Run]) -> None:
+    """UserError where runs of one task and variant have different settings: their mean would say nothing."""
+    first: dict[tuple, runs.Run] = {}
+    for run in made:
+        other = first.setdefault((run.task, *run.variant), run)
+        same_seed = dataclasses.replace(run.settings, seed=other.settings.seed)
+        if changed := differences(other.settings, same_seed):
+            raise UserError(f"{other.folder} and {run.folder} differ in {' '.join(changed)}: they are not one cell")
+
+
 def _score(task: str, values: list[float] | None) -> str:
-    score = baseline.score(task, np.mean(values)) if values else None
+    score = baselines.score(task, np.mean(values)) if values else None
     return "missing" if score is None else f"{score:.2f}"
 
 
@@ -116,31 +124,12 @@ def provenance_table(folder: pathlib.Path) -> str:
     """Markdown: command, commit and machine of each run."""
     lines = ["| run | return at 100k | hours | threads | commit |", "|---|---|---|---|---|"]
     for run in _runs_in([folder]):
-        threads = sorted({str(part["threads"]) for part in run.facts})
+        threads = sorted({str(part.threads) for part in run.parts})
         value = final_return(run)
         shown = "missing" if value is None else f"{value:.1f}"
         cells = [f"`{' '.join(run.words)}`", shown, f"{run.hours:.2f}", ", ".join(threads), ", ".join(run.commits)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def tuning_table(folder: pathlib.Path) -> str:
-    """Markdown: every setting that was tried, with the fields in which any two of them differ."""
-    settings_of = {run: trainer.read_config(run) for run in runs.find([str(folder)])}
-    skipped = ("run_dir", "threads", "task", "frames", "eval.", "env.action_repeat", "wandb")
-    first, *rest = settings_of.values()
-    keys = sorted({change.split("=")[0] for other in rest for change in config.differences(first, other)})
-    keys = [key for key in keys if not key.startswith(skipped)]
-    frames = (10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 100_000)
-    lines = [" | ".join(["task", *keys, *(f"{frame // 1000}k" for frame in frames), "minutes per 10k"])]
-    lines.append(" | ".join(["---"] * (2 + len(keys) + len(frames))))
-    for run, settings in sorted(settings_of.items(), key=lambda item: (item[1].task, str(item[0]))):
-        rows = runs.read(run).of_kind("eval")
-        returns = {row["frame"]: f"{row['return']:.0f}" for row in rows}
-        minutes = f"{60 * rows[-1]['hours'] / rows[-1]['frame'] * 10_000:.1f}"
-        values = [str(config.value_of(settings, key)).replace("], [", "],<br>[") for key in keys]
-        lines.append(" | ".join([settings.task, *values, *(returns.get(frame, "") for frame in frames), minutes]))
-    return "\n".join(f"| {line} |" for line in lines)
 
 
 def screening_table(folder: pathlib.Path) -> str:
@@ -156,8 +145,8 @@ def screening_table(folder: pathlib.Path) -> str:
         given = path.read_text().split()
         seed = next(word.split("=")[1] for word in given if word.startswith("seed="))
         rows = read_rows(path.with_name("metrics.jsonl"))
-        returns = {row["frame"] // 1000 * 1000: f"{row['return']:.0f}" for row in rows if row["kind"] == "eval"}
-        commits = dict.fromkeys(row["commit"][:9] for row in rows if row["kind"] == "run")
+        returns = {row.frame // 1000 * 1000: f"{row.return_:.0f}" for row in rows if isinstance(row, EvalRow)}
+        commits = dict.fromkeys((row.commit or "unknown")[:9] for row in rows if isinstance(row, PartRow))
         words = " ".join(word for word in given[3:] if not word.startswith(everywhere)).replace("agent.", "")
         name = str(path.parent.parent.relative_to(folder))
         cells = [name, path.parent.name, seed, *(returns.get(frame, "") for frame in frames), words, ", ".join(commits)]
@@ -165,25 +154,16 @@ def screening_table(folder: pathlib.Path) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def probe_table(path: pathlib.Path) -> str:
-    """Markdown: what `python -m experiments.probe` wrote."""
-    lines = ["task | encoder, picture | variance explained | features | ms an update", "--- | --- | --- | --- | ---"]
-    for row in json.loads(path.read_text())["rows"]:
-        numbers = f"{row['explained']:.3f}", str(row["features"]), f"{row['milliseconds']:.1f}"
-        lines.append(" | ".join([row["task"], row["encoder"], *numbers]))
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def baselines() -> dict[str, dict[str, dict]]:
+def measured_baselines() -> dict[str, dict[str, dict]]:
     """Task -> policy -> what `python -m pixel_ddpg.baseline` has measured; UserError for what has since changed."""
     found: dict[str, dict[str, dict]] = {}
-    for path in baseline.MEASURED.glob("*.json"):
-        result = baseline.read(path)
+    for path in baselines.MEASURED.glob("*.json"):
+        result = baselines.read(path)
         task, policy = result["task"], result["policy"]
         repeat = presets.action_repeat(task)
-        settings = json.loads(json.dumps(baseline.planner_settings(policy, task)))
+        settings = json.loads(json.dumps(baselines.planner_settings(policy, task)))
         if (result["action_repeat"], result["settings"]) != (repeat, settings):
-            raise config.UserError(f"{path} was made with other settings than {policy} has now: run it again")
+            raise UserError(f"{path} was made with other settings than {policy} has now: run it again")
         found.setdefault(task, {})[policy] = result
     return {task: found[task] for task in tasks.CATALOGUE if task in found}
 
@@ -201,7 +181,7 @@ def baseline_table() -> str:
     columns += ["minutes an episode", "commits"]
     lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
     rows = {task.same_as: task.name for task in tasks.CATALOGUE.values() if "table1" in task.tags}
-    for task, results in baselines().items():
+    for task, results in measured_baselines().items():
         planned = {policy: results[policy] for policy in POLICIES[1:] if policy in results}
         episodes = [episode for result in results.values() for episode in result["episodes"]]
         minutes = [f"{np.mean([each['minutes'] for each in result['episodes']]):.1f}" for result in planned.values()]
@@ -209,7 +189,7 @@ def baseline_table() -> str:
         cells.append(", ".join(sorted({str(result["action_repeat"]) for result in results.values()})))
         cells += [_spread(results.get(policy)) for policy in POLICIES]
         cells += [
-            baseline.better_planner(task) or "missing",
+            baselines.better_planner(task) or "missing",
             ", ".join(str(result["settings"]["horizon"]) for result in planned.values()),
             ", ".join(minutes),
         ]
@@ -220,9 +200,9 @@ def baseline_table() -> str:
 
 def _duration() -> str:
     """What five episodes of the paper's rows take on two cores."""
-    found, told = baselines(), []
+    found, told = measured_baselines(), []
     rows = [task for task in tasks.CATALOGUE.values() if "table1" in task.tags and task.simulator == "mujoco"]
-    better = [(task, baseline.better_planner(task.name)) for task in rows]
+    better = [(task, baselines.better_planner(task.name)) for task in rows]
     for name, pairs in (
         ("the better planner", better),
         ("both", [(task, each) for task in rows for each in POLICIES[1:]]),
@@ -245,11 +225,11 @@ def paper_table() -> str:
     """Markdown: the paper's 27 rows, what each is here, and its two references."""
     lines = ["| row of Table 1 | made from | state (nq + nv), action | ends early | random (0) | planner (1) |"]
     lines.append("|---|---|---|---|---|---|")
-    found = baselines()
+    found = measured_baselines()
     for task in tasks.CATALOGUE.values():
         if "table1" in task.tags:
             results, ends = found.get(task.same_as, {}), "yes" if task.terminates else ""
-            one = "none" if task.simulator == "box2d" else _mean(results, baseline.better_planner(task.name))
+            one = "none" if task.simulator == "box2d" else _mean(results, baselines.better_planner(task.name))
             cells = [task.name, task.origin, f"{task.state_dim or 'not counted'}, {task.action_dim}", ends]
             lines.append(f"| {' | '.join([*cells, _mean(results, 'random'), one])} |")
     return "\n".join(lines)
@@ -266,7 +246,7 @@ def _mean(results: dict[str, dict], policy: str | None) -> str:
 def planet_table() -> str:
     """Markdown: the planners beside the published one (PlaNet's, with the true simulator)."""
     lines = ["| task | repeat | published | ours, sampling (sd, n) | ours, iLQG (sd, n) |", "|---|---|---|---|---|"]
-    found = baselines()
+    found = measured_baselines()
     for row in csv.DictReader((REFERENCE / "planner_published.csv").open()):
         results = found.get(row["task"], {})
         cells = [_spread(results.get(policy)) or "missing" for policy in POLICIES[1:]]
@@ -301,7 +281,7 @@ def _variant(task: tasks.Task) -> str:
 
 
 def _builder(task: tasks.Task) -> Callable:
-    return importlib.import_module(f"pixel_ddpg.tasks.{task.family}").TASKS[task.name]
+    return importlib.import_module(f"pixel_ddpg.envs.tasks.{task.family}").TASKS[task.name]
 
 
 def _docstrings(task: tasks.Task) -> list[str]:
@@ -322,97 +302,21 @@ def resources_table(folders: list[pathlib.Path]) -> str:
     lines = [f"| {' | '.join([*columns, f'{FRAMES:,} frames'])} |", "|---|---|---|---|---|---|---|---|"]
     groups: dict[tuple[str, str, str], list[runs.Run]] = {}
     for run in _runs_in(folders):
-        facts = run.facts[-1]
-        if any(row.get("updates_per_second") for row in run.of_kind("train")):
-            host = facts["gpu"] or f"{facts['cpu']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
+        part = run.parts[-1]
+        if any(row.updates_per_second for row in run.trains):
+            host = part.gpu or f"{part.cpu}, {part.threads} thread{'s' * (part.threads > 1)}"
             groups.setdefault((*run.variant, host), []).append(run)
     for (preset, obs, host), found in sorted(groups.items()):
-        memory = max(row["memory_bytes"] for run in found for row in run.of_kind("train"))
+        memory = max(row.memory_bytes for run in found for row in run.trains)
         million = max(replay_bytes(dataclasses.replace(run.settings, frames=1_000_000)) for run in found)
         speeds = [run.frames_per_second for run in found]
         middle = float(np.median(speeds))
-        cells = [preset, obs, host, str(len(found)), *(machine.format_bytes(number) for number in (memory, million))]
+        cells = [preset, obs, host, str(len(found)), *(format_bytes(number) for number in (memory, million))]
         spread = f" ({min(speeds):.3g} to {max(speeds):.3g})" if len(speeds) > 1 else ""
         whole = [run.hours for run in found if run.is_whole and run.settings.frames == FRAMES]
         took = format_hours(float(np.median(whole))) if whole else f"over {format_hours(FRAMES / middle / 3600)}"
         cells += [f"{middle:.3g}{spread}", took]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def rerun_table(before: list[pathlib.Path], after: list[pathlib.Path]) -> str:
-    """Markdown: runs that were made again with later code beside the first ones, and whether they differ.
-
-    Each has its own scale, so it is tested over tasks, by their means over seeds: Wilcoxon's signed-rank test of the
-    differences of final scores, and the 95% percentile interval of their mean over 10,000 draws of the tasks; then the
-    same of planned seeds alone. Where both codes ran three seeds or more, also by permutation of these.
-    """
-    then, now = (_scores(folders) for folders in (before, after))
-    header = ["task", "from", "scores then (seed)", "commits", "scores now (seed)", "commits", "difference of means"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    differences, planned_differences, tested = [], [], []
-    for key in sorted(then.keys() & now, key=lambda key: (key[2], key[0])):
-        old, new = ([score for _, score, _ in each[key]] for each in (then, now))
-        differences.append(np.mean(new) - np.mean(old))
-        tested.append(_permuted(key, "seeds", old, new))
-        seeds = PLANNED.get(key[0], ())
-        planned = [[score for seed, score, _ in each[key] if seed in seeds] for each in (then, now)]
-        tested.append(_permuted(key, "planned seeds", *planned))
-        if all(planned):
-            planned_differences.append(np.mean(planned[1]) - np.mean(planned[0]))
-        cells = [key[0], key[2]]
-        for each in (then, now):
-            cells.append(", ".join(f"{score:.3f} ({seed})" for seed, score, _ in sorted(each[key])))
-            cells.append(", ".join(sorted({commit for *_, commits in each[key] for commit in commits})))
-        lines.append(f"| {' | '.join(cells)} | {differences[-1]:+.3f} |")
-    told = [_over_tasks("all seeds", differences), _over_tasks("planned seeds", planned_differences), *tested]
-    return "\n".join([*lines, "", " ".join(filter(None, told))]).rstrip()
-
-
-def _over_tasks(seeds: str, differences: list[float]) -> str:
-    """Whether the differences of several tasks' means are of one sign, as a sentence; nothing for fewer than two."""
-    if len(differences) < 2:
-        return ""
-    draws = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
-    low, high = np.quantile(draws, (0.025, 0.975))
-    p = scipy.stats.wilcoxon(differences).pvalue
-    return (
-        f"By {seeds}, over {len(differences)} rows, the mean difference is {np.mean(differences):+.3f} of a score "
-        f"(95% interval {low:+.3f} to {high:+.3f}); Wilcoxon's signed-rank test, two-sided: p = {p:.2f}."
-    )
-
-
-def _permuted(key: tuple[str, str, str], name: str, old: list[float], new: list[float]) -> str:
-    """Whether the means of a task's scores differ, as a sentence; nothing where a code has fewer than three."""
-    if min(len(old), len(new)) < 3:
-        return ""
-    p = scipy.stats.permutation_test((old, new), lambda a, b: np.mean(a) - np.mean(b), rng=0).pvalue
-    return f"{key[0]} from {key[2]}, {len(old)} and {len(new)} {name}, by permutation: p = {p:.2f}."
-
-
-def _scores(folders: list[pathlib.Path]) -> dict[tuple[str, str, str], list[tuple[int, float, list[str]]]]:
-    """(task, preset, obs) -> (seed, final score, commits) of every run."""
-    found: dict[tuple[str, str, str], list[tuple[int, float, list[str]]]] = {}
-    for run in _runs_in(folders):
-        if (final := final_return(run)) is not None:
-            row = (run.settings.seed, runs.score(run.task, final), run.commits)
-            found.setdefault((run.task, *run.variant), []).append(row)
-    return found
-
-
-def arithmetic_table(folders: list[pathlib.Path], other: pathlib.Path) -> str:
-    """Markdown: runs on a GPU, or in half precision, beside those of the same task from these folders."""
-    there = _runs_in([other])
-    same = {(run.task, *run.variant) for run in there}
-    here = [run for run in _runs_in(folders) if (run.task, *run.variant) in same]
-    header = ["run", "processor", "return at 100k", "score", "commit"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for run in (*here, *there):
-        if (final := final_return(run)) is not None:
-            facts = run.facts[-1]
-            cells = [f"`{' '.join([*run.words, *run.changes])}`", facts["gpu"] or facts["cpu"], f"{final:.1f}"]
-            cells += [f"{runs.score(run.task, final):.3f}", ", ".join(run.commits)]
-            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -432,19 +336,14 @@ def speed_tables() -> str:
     return "\n\n".join(parts)
 
 
-def quick_note(found: runs.Found, again: list[pathlib.Path]) -> str:
-    """What `profile=quick` takes on two cores: so many runs as its first seed had; those made again tell how long."""
-    seeds, later = PROFILES["quick"]["seeds"], _runs_in(again)
-    said, total = [], 0.0
+def quick_note(found: runs.Found) -> str:
+    """What `profile=quick` takes on two cores: so many runs as its first seed had, at the median of their hours."""
+    seeds, said, total = PROFILES["quick"]["seeds"], [], 0.0
     for obs, count in sorted(collections.Counter(run.settings.obs for run in found.runs).items()):
-        latest = [run.hours for run in later if run.settings.obs == obs and run.task in SETS["figure2"]]
-        hours = float(np.median(latest or [run.hours for run in found.runs if run.settings.obs == obs]))
+        hours = float(np.median([run.hours for run in found.runs if run.settings.obs == obs]))
         said.append(f"{count} runs from {obs}, {format_hours(hours)} each")
         total += seeds * count * hours / 2
-    return (
-        f"`profile=quick` is {seeds} seeds of {' and '.join(said)}, by the median of the latest that were made here: "
-        f"{format_hours(total)} on two cores."
-    )
+    return f"`profile=quick` is {seeds} seeds of {' and '.join(said)}: {format_hours(total)} on two cores."
 
 
 def fill(path: pathlib.Path, name: str, text: str) -> None:
@@ -456,26 +355,22 @@ def fill(path: pathlib.Path, name: str, text: str) -> None:
     files.write_atomically(path, new.encode())
 
 
-@config.command("results")
+@command("experiments.results", Results)
 def main(options: Results) -> None:
     rendering.choose_backend()
-    planet6, readme = FOLDER / "planet6", FOLDER.parent.parent / "README.md"
-    comparison = comparison_table(planet6)
+    six, readme = FOLDER / "six", FOLDER.parent.parent / "README.md"
+    comparison = comparison_table(six)
     for path in (readme, FOLDER / "README.md"):
         fill(path, "comparison", comparison)
-    fill(FOLDER / "README.md", "provenance", provenance_table(planet6))
-    fill(FOLDER / "README.md", "tuning", tuning_table(FOLDER / "tuning"))
+    fill(FOLDER / "README.md", "provenance", provenance_table(six))
     screening = FOLDER / "screening"
-    fill(screening / "README.md", "probe", probe_table(screening / "probe.json"))
     fill(screening / "README.md", "tries", screening_table(screening))
-    compared = report.make([str(FOLDER / "figure2")], FOLDER / "report")
+    compared = page.make([str(FOLDER / "figure2")], FOLDER / "report")
     for path in (readme, FOLDER / "README.md"):
-        fill(path, "figure2", report.summary(compared))
-    fill(FOLDER / "README.md", "rerun", rerun_table(BEFORE, AFTER))
-    fill(FOLDER / "README.md", "arithmetic", arithmetic_table([*BEFORE, *AFTER], OTHER))
+        fill(path, "figure2", page.summary(compared))
     fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     resources = resources_table([FOLDER / name for name in MEASURED])
-    fill(readme, "resources", f"{resources}\n\n{quick_note(compared, AFTER)}")
+    fill(readme, "resources", f"{resources}\n\n{quick_note(compared)}")
     fill(readme, "speed", speed_tables())
     for path in tables.FOLDER.glob("*.json"):
         tables.write(path)
@@ -486,7 +381,7 @@ def main(options: Results) -> None:
     fill(experiments, "baselines", baseline_table())
     fill(experiments, "planet", planet_table())
     fill(experiments, "tasks", task_table())
-    if found := runs.find([str(planet6)]):
+    if found := runs.find([str(six)]):
         learning_curves(found, FOLDER / "learning_curves.png")
     print(f"the tables of {readme}, {experiments} and {FOLDER / 'README.md'}; {FOLDER / 'report' / 'report.html'}")
 

@@ -1,4 +1,4 @@
-"""python -m pixel_ddpg.doctor: is everything here that training needs? For each lack, the command that mends it."""
+"""python -m pixel_ddpg.doctor: is everything here that training needs? For each lack, the command that fixes it."""
 
 import importlib.metadata
 import importlib.util
@@ -11,25 +11,24 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from pixel_ddpg import config, rendering
+from pixel_ddpg.command import command
+from pixel_ddpg.envs import rendering
+from pixel_ddpg.errors import UserError
 
-MEND_INSTALL = "make install"
+FIX_INSTALL = "make install"
 
 
 class Unwell(Exception):
-    """A check failed: what is wrong, and the command that mends it."""
+    """A check failed: what is wrong, and the command that fixes it."""
 
-    def __init__(self, what: str, mend: str):
+    def __init__(self, what: str, fix: str):
         super().__init__(what)
-        self.mend = mend
+        self.fix = fix
 
 
 @dataclass
 class Doctor:
     """The command has no options."""
-
-
-config.register_command("doctor", Doctor)
 
 
 def check_python() -> str:
@@ -55,12 +54,12 @@ def check_mujoco() -> str:
 
 
 def check_rendering() -> str:
-    from pixel_ddpg.environment import make_env
+    from pixel_ddpg.envs.gym import make_env
 
     try:
         env = make_env("cheetah-run", obs="pixels")
-    except config.UserError as error:
-        raise Unwell(str(error).rsplit(": ", 1)[0], rendering.MEND_GL) from None
+    except UserError as error:
+        raise Unwell(str(error).rsplit(": ", 1)[0], rendering.FIX_GL) from None
     env.reset(seed=0)
     renderer, start, count = env.environment.make_renderer(64), time.perf_counter(), 50
     for _ in range(count):
@@ -70,12 +69,12 @@ def check_rendering() -> str:
 
 
 def check_opencv() -> str:
-    from pixel_ddpg import video
+    from pixel_ddpg.envs import video
 
     try:
         version = video.opencv().__version__
-    except config.UserError as error:
-        raise Unwell(str(error).rsplit(": ", 1)[0], video.MEND_OPENCV) from None
+    except UserError as error:
+        raise Unwell(str(error).rsplit(": ", 1)[0], video.FIX_OPENCV) from None
     return f"{version} (windows, grids of videos and torcs need it)"
 
 
@@ -101,9 +100,9 @@ def check_video() -> str:
 def check_memory() -> str:
     import torch
 
-    from pixel_ddpg import machine
+    from pixel_ddpg.runtime import memory
 
-    free = machine.free_memory(torch.device("cpu")) / 2**30
+    free = memory.free_memory(torch.device("cpu")) / 2**30
     if free < 2:
         raise Unwell(f"{free:.1f} GiB of RAM free", "close other programs: a run of 100k frames wants about 2 GiB")
     return f"{free:.1f} GiB of RAM free"
@@ -117,7 +116,7 @@ def check_disk() -> str:
 
 
 def check_wandb() -> str:
-    from pixel_ddpg.logger import has_wandb_key
+    from pixel_ddpg.training.logger import has_wandb_key
 
     state = "a key was found: runs are mirrored online" if has_wandb_key() else "no key: runs are kept offline"
     return f"{importlib.metadata.version('wandb')}, {state}"
@@ -145,12 +144,12 @@ def examine(checks: dict[str, Callable[[], str]], console: Console) -> int:
         except (Unwell, ImportError, OSError) as error:
             failed += 1
             console.print(
-                f"[red]fails[/red] {name:10} {error}\n                 mend it: {getattr(error, 'mend', MEND_INSTALL)}"
+                f"[red]fails[/red] {name:10} {error}\n                 fix it: {getattr(error, 'fix', FIX_INSTALL)}"
             )
     return failed
 
 
-@config.command("doctor")
+@command("pixel_ddpg.doctor", Doctor)
 def main(options: Doctor) -> int:
     return 1 if examine(CHECKS, Console(highlight=False, soft_wrap=True)) else 0
 

@@ -10,41 +10,38 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pixel_ddpg import config, files, tasks
-from pixel_ddpg.environment import Environment
-from pixel_ddpg.episodes import run_episodes
+from pixel_ddpg import config, files
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.envs.environment import Environment
+from pixel_ddpg.envs.episodes import run_episodes
+from pixel_ddpg.errors import UserError
 
 
 @dataclass
 class Evaluate:
     """Options of the command."""
 
-    run: str = ""  # a run's folder
-    episodes: int = 10
-    seed: int = 1000
-    video: bool = False
-    video_size: int = 256
+    run: str = option("", "a run's folder")
+    episodes: int = option(10, "how many", least=1)
+    seed: int = option(1000, "of the task", least=0)
+    video: bool = option(False, "film the first episode")
+    video_size: int = option(256, "width and height of the film, in pixels")
 
 
-config.register_command("evaluate", Evaluate)
-
-
-@config.command("evaluate")
+@command("pixel_ddpg.evaluate", Evaluate)
 def main(options: Evaluate) -> None:
     if not options.run:
-        raise config.UserError("which run? run=runs/<task>/<obs>/<preset>/seed0")
-    if options.episodes < 1:
-        raise config.UserError(f"episodes={options.episodes} must be at least 1")
-    if options.seed < 0:
-        raise config.UserError(f"seed={options.seed} must be at least 0")
+        raise UserError("which run? run=runs/<task>/<obs>/<preset>/seed0")
     config.check_video_size(options.video_size, "video_size")
-    from pixel_ddpg import trainer
+    from pixel_ddpg.training import run_folder
 
     run_dir = pathlib.Path(options.run)
-    settings, agent, frame = trainer.load_run(run_dir)
+    settings, agent, frame = run_folder.load_run(run_dir)
     if not os.access(run_dir, os.W_OK):
-        raise config.UserError(f"{run_dir} cannot be written to: evaluate a copy of it", 1)
-    environment = Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, options.seed)
+        raise UserError(f"{run_dir} cannot be written to: evaluate a copy of it", 1)
+    environment = Environment(tasks.find(settings.task), settings.obs, settings.env, options.seed)
     video = run_dir / "videos" / f"evaluation-{frame}.mp4" if options.video else None
     returns, lengths = run_episodes(environment, agent.act, options.episodes, video, options.video_size)
     result = {

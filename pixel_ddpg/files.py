@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import IO
 
-from pixel_ddpg.config import UserError
+from pixel_ddpg.errors import UserError
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:

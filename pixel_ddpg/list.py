@@ -9,31 +9,32 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Column, Table
 
-from pixel_ddpg import config, presets, tasks
+from pixel_ddpg import presets
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.errors import UserError, nearest
 
 
 @dataclass
 class List:
     """Options of the command."""
 
-    name: str = "*"  # a pattern, such as walker-*
-    tag: str = ""  # benchmarking, easy, hard: dm_control's; paper, table1: of the DDPG paper; planet6
-    json: bool = False  # the same as --json
-
-
-config.register_command("list", List)
+    name: str = option("*", "a pattern, such as walker-*")
+    tag: str = option("", "benchmarking, easy, hard: dm_control's; paper, table1: of the DDPG paper; planet6")
+    json: bool = option(False, "also --json: for programs", flag=True)
 
 
 def select(name: str, tag: str) -> list[tasks.Task]:
     """The tasks whose name matches the pattern and that have the tag; UserError where there are none."""
     tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
     if tag and tag not in tags:
-        raise config.UserError(f"unknown tag '{tag}'{config.nearest(tag, tags)}")
+        raise UserError(f"unknown tag '{tag}'{nearest(tag, tags)}")
     tagged = [task for task in tasks.CATALOGUE.values() if not tag or tag in task.tags]
     found = [task for task in tagged if fnmatch.fnmatch(task.name, name)]
     if not found:
         where = f" with tag={tag}" if tag else ""
-        raise config.UserError(f"no task{where} is called '{name}'{config.nearest(name, [t.name for t in tagged])}")
+        raise UserError(f"no task{where} is called '{name}'{nearest(name, [t.name for t in tagged])}")
     return found
 
 
@@ -44,7 +45,7 @@ def details(task: tasks.Task) -> dict:
     return dataclasses.asdict(task) | {"pixels": shape, "action_repeat": env["action_repeat"]}
 
 
-@config.command("list")
+@command("pixel_ddpg.list", List)
 def main(options: List) -> None:
     rows = [details(task) for task in select(options.name, options.tag)]
     if options.json:
@@ -55,7 +56,7 @@ def main(options: List) -> None:
         *(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left"
     )
     for row in rows:
-        frames = tasks.CATALOGUE[row["name"]].episode_frames
+        frames = tasks.find(row["name"]).episode_frames
         pixels = "x".join(map(str, row["pixels"]))
         numbers = map(str, (row["action_dim"], row["observation_dim"], pixels, row["action_repeat"], frames))
         ends = "yes" if row["terminates"] else ""
@@ -64,5 +65,4 @@ def main(options: List) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv = ["json=true" if word == "--json" else word for word in sys.argv]
     sys.exit(main())

@@ -9,52 +9,52 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixel_ddpg import baseline, config, tasks
-from pixel_ddpg.environment import Environment
-from pixel_ddpg.episodes import film
+from pixel_ddpg import config, presets
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.envs.environment import Environment
+from pixel_ddpg.envs.episodes import film
+from pixel_ddpg.errors import UserError, nearest
+from pixel_ddpg.planning import baselines
 
 
 @dataclass
 class Play:
     """Options of the command."""
 
-    task: str = ""  # default: the run's, or cartpole-swingup
-    agent: str = "random"  # random, zero, planner (the better one), sampling, ilqg, or a run's folder
-    seed: int = 0
-    size: int = 256  # of the video
-    out: str = ""  # default: videos/<task>-<agent>.mp4
-    window: str = "auto"  # auto (where there is a display), on, off
+    task: str = option("", "default: the run's, or cartpole-swingup")
+    agent: str = option("random", "random, zero, planner (the better one), sampling, ilqg, or a run's folder")
+    seed: int = option(0, "of the episode", least=0)
+    size: int = option(256, "of the video")
+    out: str = option("", "default: videos/<task>-<agent>.mp4")
+    window: str = option("auto", "auto (where there is a display), on, off", choices=("auto", "on", "off"))
 
 
-config.register_command("play", Play)
-
-
-NAMED = ("random", "zero", "planner", *baseline.SETTINGS)
+NAMED = ("random", "zero", "planner", *baselines.SETTINGS)
 
 
 def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[np.ndarray], np.ndarray]]:
     """The environment as the agent sees it, and its policy."""
     if options.agent not in NAMED:
         if not pathlib.Path(options.agent).exists():
-            raise config.UserError(
-                f"agent={options.agent} is no run's folder{config.nearest(options.agent, list(NAMED))}"
-            )
-        from pixel_ddpg import trainer
+            raise UserError(f"agent={options.agent} is no run's folder{nearest(options.agent, list(NAMED))}")
+        from pixel_ddpg.training import run_folder
 
-        settings, agent, _ = trainer.load_run(options.agent)
+        settings, agent, _ = run_folder.load_run(options.agent)
         if options.task and options.task != settings.task:
-            raise config.UserError(f"{options.agent} was trained on {settings.task}, not on {options.task}")
-        return Environment(tasks.CATALOGUE[settings.task], settings.obs, settings.env, options.seed), agent.act
-    settings = config.compose([f"task={options.task or 'cartpole-swingup'}", "obs=state"])
-    task = tasks.CATALOGUE[settings.task]
-    policy = baseline.better_planner(task.name) or "sampling" if options.agent == "planner" else options.agent
-    if policy in baseline.SETTINGS:
-        baseline.check_planner(task)
+            raise UserError(f"{options.agent} was trained on {settings.task}, not on {options.task}")
+        return Environment(tasks.find(settings.task), settings.obs, settings.env, options.seed), agent.act
+    task = tasks.find(options.task or "cartpole-swingup")
+    settings = presets.configure({"task": task.name, "obs": "state"})
+    policy = baselines.better_planner(task.name) or "sampling" if options.agent == "planner" else options.agent
+    if policy in baselines.SETTINGS:
+        baselines.check_planner(task)
     environment = Environment(task, "state", settings.env, options.seed)
     if policy == "zero":
         return environment, lambda observation: np.zeros(task.action_dim, np.float32)
-    how = baseline.planner_settings(policy, task.name)
-    return environment, baseline.make_policy(environment, policy, options.seed, how, threads)
+    how = baselines.planner_settings(policy, task.name)
+    return environment, baselines.make_policy(environment, policy, options.seed, how, threads)
 
 
 def has_display() -> bool:
@@ -68,27 +68,23 @@ def show(path: pathlib.Path, window: str) -> None:
     In a process of its own: Qt ends the process if the display does not answer, and PyAV's libxcb, which is loaded
     here, makes OpenCV's windows hang.
     """
-    child = subprocess.run([sys.executable, "-m", "pixel_ddpg.window", str(path)], capture_output=True, text=True)
+    child = subprocess.run([sys.executable, "-m", "pixel_ddpg.envs.window", str(path)], capture_output=True, text=True)
     if child.returncode:
         said = child.stderr.strip().splitlines() or ["it ended without a word"]
         why = next((line for line in said if "connect to display" in line), said[-1])
         message = f"no window ({why}): `apt-get install libgl1 libglib2.0-0` if a library is missing, or window=off"
         if window == "on":
-            raise config.UserError(message, 1)
+            raise UserError(message, 1)
         print(f"pixel_ddpg: {message}", file=sys.stderr)
 
 
-@config.command("play")
+@command("pixel_ddpg.play", Play)
 def main(options: Play) -> None:
-    if options.seed < 0:
-        raise config.UserError(f"seed={options.seed} must be at least 0")
     config.check_video_size(options.size, "size")
-    if options.window not in ("auto", "on", "off"):
-        raise config.UserError(f"unknown window '{options.window}'; there are auto, on, off")
     if options.window == "on" and not has_display():
-        raise config.UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
+        raise UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
     if options.out and not options.out.endswith(".mp4"):
-        raise config.UserError(f"out={options.out} must end in .mp4")
+        raise UserError(f"out={options.out} must end in .mp4")
     environment, policy = make_agent(options)
     agent = options.agent if options.agent in NAMED else "trained"
     path = pathlib.Path(options.out or f"videos/{environment.task.name}-{agent}.mp4")

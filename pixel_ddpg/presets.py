@@ -5,6 +5,13 @@ arXiv 1509.02971v6, section 7), from DrQ-v2 (Yarats et al., arXiv 2107.09645, an
 for `fast`, from the measurements in experiments/results/.
 """
 
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from pixel_ddpg.config import Config, check, flat, set_values, words_of
+from pixel_ddpg.errors import UserError, nearest
+
 # How pictures are drawn: what `render=` sets.
 RENDER: dict[str, tuple[str, dict]] = {
     "exact": ("pictures as dm_control draws them, to the bit", {"shadow_size": 2048, "slices": 28, "stacks": 16}),
@@ -197,3 +204,31 @@ def for_task(preset: str, obs: str, task: str) -> dict:
     if domain == "humanoid":
         changes["agent"] = {"actor_lr": 8e-5, "critic_lr": 8e-5} | ({"feature_dim": 100} if obs == "pixels" else {})
     return changes
+
+
+def configure(changes: Mapping[str, Any]) -> Config:
+    """The configuration of a run: `changes`, by dotted names, over the task's settings over the preset's.
+
+    task, obs, preset and render choose these. UserError for what does not fit.
+    """
+    config, changes = Config(), dict(changes)
+    render = changes.pop("render", None)
+    set_values(config, {key: changes.pop(key) for key in ("task", "obs", "preset") if key in changes})
+    named = [("obs", config.obs, ["pixels", "state"]), ("preset", config.preset, list(PRESETS))]
+    for what, name, known in named + [("render", render, list(RENDER))] * (render is not None):
+        if name not in known:
+            raise UserError(f"unknown {what} '{name}'{nearest(str(name), known)}")
+    for tree in (SETTINGS[config.preset, config.obs], for_task(config.preset, config.obs, config.task)):
+        set_values(config, flat(tree))
+    if render:
+        set_values(config, flat({"env": RENDER[render][1]}))
+    set_values(config, changes)
+    names = {name: getattr(config, name) for name in ("task", "obs", "preset", "seed")}
+    config.run_dir = string.Template(config.run_dir).safe_substitute(names)
+    check(config)
+    return config
+
+
+def compose(words: list[str]) -> Config:
+    """The same of `key=value` words, as the command line has them."""
+    return configure(words_of(words))

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 import torch
 
-from pixel_ddpg import machine
+from pixel_ddpg.runtime import machine
 
 machine.prepare_cpu(1)
 hypothesis.settings.register_profile("pixel_ddpg", deadline=None, derandomize=True, database=None)

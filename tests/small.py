@@ -1,7 +1,7 @@
 """Runs small enough for tests."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import os
 import pathlib
@@ -11,8 +11,12 @@ import sys
 import psutil
 import torch
 
-from pixel_ddpg import checkpoint, config, trainer
-from pixel_ddpg.logger import Metrics, WandbMirror, read_rows
+from pixel_ddpg import presets
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.training import checkpoint, run_folder
+from pixel_ddpg.training.logger import Metrics, WandbMirror
+from pixel_ddpg.training.rows import read_rows
+from pixel_ddpg.training.trainer import Trainer
 
 ANY = [
     "task=cartpole-swingup", "frames=1600", "threads=1", "wandb=off", "env.action_repeat=8", "agent.hidden=[12,12]",
@@ -29,15 +33,14 @@ class Stop(Exception):
     """Raised to leave the loop."""
 
 
-def make_trainer(words: list[str], run_dir: pathlib.Path) -> trainer.Trainer:
-    settings = config.compose([*words, f"run_dir={run_dir}"])
-    config.check(settings)
+def make_trainer(words: list[str], run_dir: pathlib.Path) -> Trainer:
+    settings = presets.compose([*words, f"run_dir={run_dir}"])
     run_dir.mkdir(parents=True, exist_ok=True)
-    trainer.write_config(settings, run_dir)
-    return trainer.Trainer(settings, CPU, CPU)
+    run_folder.write_config(settings, run_dir)
+    return Trainer(settings, CPU, CPU)
 
 
-def train(words: list[str], run_dir: pathlib.Path, stop_at_step: int | None = None) -> trainer.Trainer:
+def train(words: list[str], run_dir: pathlib.Path, stop_at_step: int | None = None) -> Trainer:
     """Train or go on; with `stop_at_step`, save there and leave without another word."""
     run = make_trainer(words, run_dir)
     length = run.restore() if checkpoint.checkpoints(run_dir) else 0
@@ -60,7 +63,8 @@ def train(words: list[str], run_dir: pathlib.Path, stop_at_step: int | None = No
 
 def rows(run_dir: pathlib.Path) -> list[dict]:
     """All metrics that must not depend on when and where a run was made."""
-    kept = [row for row in read_rows(run_dir / "metrics.jsonl") if row["kind"] != "run"]
+    found = [row.as_json() for row in read_rows(run_dir / "metrics.jsonl")]
+    kept = [row for row in found if row["kind"] != "run"]
     return [{key: value for key, value in row.items() if key not in VOLATILE} for row in kept]
 
 
@@ -104,15 +108,14 @@ def command(module: str, *words: str, **options) -> tuple[int, str, str]:
 
 def call(module: str, *words: str) -> tuple[int, str, str]:
     """As `command`, in this process, which saves seconds: for mistakes that are told before anything begins."""
-    out, err, kept, threads = io.StringIO(), io.StringIO(), sys.argv, torch.get_num_threads()
-    sys.argv = [module, *words]
+    out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
+    name = module if importlib.util.find_spec(module).submodule_search_locations is None else f"{module}.__main__"
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = importlib.import_module(module).main() or 0
+            code = importlib.import_module(name).main(list(words))
     except SystemExit as end:
         code = end.code
     finally:
-        sys.argv = kept
         torch.set_num_threads(threads)
     return code, out.getvalue(), err.getvalue()
 
@@ -122,5 +125,5 @@ def work(number: int, threads: int) -> int:
     if number < 0:
         os._exit(1)
     if number == 1:
-        raise config.UserError("no")
+        raise UserError("no")
     return 10 * number

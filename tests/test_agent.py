@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from scipy.linalg import solve_discrete_are
 from torch import nn
 
-from pixel_ddpg.agent import DDPG, _noisy
-from pixel_ddpg.config import Agent, Noise, compose
-from pixel_ddpg.replay import Batch, Replay
-from pixel_ddpg.trainer import LOSSES
+from pixel_ddpg.agent.ddpg import DDPG, _noisy
+from pixel_ddpg.agent.replay import Batch, Replay
+from pixel_ddpg.config import Agent, Noise
+from pixel_ddpg.presets import compose
+from pixel_ddpg.training.rows import LOSSES
 
 ACTIONS = 3
 PIXELS = (9, 32, 32)
@@ -365,7 +366,7 @@ def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
     for weight in (0.0, 0.25):
         agent.settings.saturation_penalty = weight
         agent.actor.zero_grad()
-        agent.actor_loss(states)[0].backward()
+        agent._with_penalty(*agent.actor_loss(states)).backward()
         gradients.append([parameter.grad.clone() for parameter in agent.actor.parameters()])
     output = agent.actor.policy(states)
     pull = 2 * 0.25 * output.detach() / output.numel()
@@ -386,7 +387,7 @@ def test_the_penaltys_weight_holds_the_size_of_the_output():
             size = output.square().mean().item()
             weight = max(0.01, weight * math.exp(0.01 * min(1.0, max(-1.0, size / 0.25 - 1))))
             q = agent.critic(features, output.tanh()).min(0).values.mean().item()
-        loss, _ = agent.actor_loss(features)
+        loss = agent._with_penalty(*agent.actor_loss(features))
         assert loss.item() == pytest.approx(weight * size - q, rel=1e-4, abs=1e-5)
         loss.backward()
     assert weight > 0.01 and agent.penalty.item() == pytest.approx(weight, rel=1e-5)
@@ -506,10 +507,10 @@ def assert_all_close(got, expected, equal=True):
 def test_9_every_parameter_stands_in_one_optimiser(words):
     """An encoder that two optimisers step, parameters that none does, targets that any does."""
     agent = make_small(*words)
-    held = [p for optimizer in agent.optimizers.values() for p in optimizer.parameters]
+    held = [number for name in agent.optimizers for number in optimised(agent, name)]
     trained = [p for name in ("encoder", "actor", "critic") for p in getattr(agent, name).parameters()]
-    assert sorted(map(id, held)) == sorted(map(id, trained))
-    assert set(map(id, agent.encoder.parameters())) == set(map(id, agent.optimizers["encoder"].parameters))
+    assert sorted(held) == sorted(map(id, trained))
+    assert set(map(id, agent.encoder.parameters())) == optimised(agent, "encoder")
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -533,7 +534,7 @@ def test_9_the_actors_loss_moves_the_encoder_only_if_named(both):
     words = ["agent.encoder_trained_by=both"] * both
     agent, batch = make_small("noise.target_clip=0", *words), random_batch(PIXELS)
     none = torch.zeros(1)
-    agent.critic_loss = lambda features, batch, noise: (0 * agent.critic(features, batch.action).sum(), none, none)
+    agent._critic_loss = lambda features, batch, *_: (0 * agent.critic(features, batch.action).sum(), [], none, none)
     before = copy.deepcopy(agent.encoder)
     agent.update(batch)
     same = [torch.equal(old, new) for old, new in zip(before.parameters(), agent.encoder.parameters())]
@@ -693,7 +694,7 @@ def test_the_inverse_loss_is_that_of_its_equation():
         for row in range(len(latent)):
             guess = agent.inverse.layers(torch.cat([latent[row], ahead[row]])[None])[0]
             total += batch.whole[row] * (guess - torch.cat([*batch.actions[row]])).square().mean() / len(latent)
-    assert agent.inverse_loss(latent, ahead, batch).item() == pytest.approx(total.item(), rel=1e-4)
+    assert agent.inverse.loss(latent, ahead, batch.actions, batch.whole).item() == pytest.approx(total.item(), rel=1e-4)
 
 
 def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
@@ -702,11 +703,16 @@ def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
     batch = random_batch(PIXELS)
     latent = agent.critic.head(agent.encoder(batch.observation))
     ahead = agent.critic.head(agent.encoder(batch.next_observation)).detach()
-    agent.inverse_loss(latent, ahead, batch).backward()
+    agent.inverse.loss(latent, ahead, batch.actions, batch.whole).backward()
     moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
     assert moved == {"encoder", "critic", "inverse"}
     assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
-    assert {id(p) for p in agent.inverse.parameters()} == {id(p) for p in agent.optimizers["inverse"].parameters}
+    assert {id(p) for p in agent.inverse.parameters()} == optimised(agent, "inverse")
+
+
+def optimised(agent, name):
+    """The parameters that an optimiser steps."""
+    return {id(parameter) for group in agent.optimizers[name].param_groups for parameter in group["params"]}
 
 
 def test_the_reconstruction_loss_is_that_of_its_equation():
@@ -722,7 +728,7 @@ def test_the_reconstruction_loss_is_that_of_its_equation():
     with torch.no_grad():
         latent = agent.critic.head(agent.encoder(batch.observation))
         total = ((agent.decoder.layers(latent).numpy() - wanted.clip(-5, 5)) ** 2).mean()
-        assert agent.reconstruction_loss(latent, batch).item() == pytest.approx(total, rel=1e-3)
+        assert agent.decoder.loss(latent, agent.decoder.learn(batch.unshifted)).item() == pytest.approx(total, rel=1e-3)
 
 
 def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
@@ -731,12 +737,14 @@ def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
     agent, batch = scatter(make_small(*words, n_step=3)), random_batch(PIXELS)
     agent.td_loss.fill_(2.0)
     features = agent.encoder(batch.observation)
-    loss, _, td = agent.critic_loss(features, batch)
-    td_loss = td.square().mean(1).sum()
+    averages = agent.decoder.learn(batch.unshifted)
+    loss, auxiliary, _, td = agent.critic_loss(features, batch, None, averages)
+    loss, td_loss = agent._with_auxiliary(loss, auxiliary), td.square().mean(1).sum()
     torch.testing.assert_close(agent.td_loss, (0.99 * 2 + 0.01 * td_loss).detach())
     latent = agent.critic.head(features)
     ahead = agent.targets["critic"].head(agent.encoder(batch.next_observation))
-    others = 3 * agent.reconstruction_loss(latent, batch) + 0.7 * agent.inverse_loss(latent, ahead, batch)
+    told = agent.inverse.loss(latent, ahead, batch.actions, batch.whole)
+    others = 3 * agent.decoder.loss(latent, averages) + 0.7 * told
     torch.testing.assert_close(loss, td_loss + agent.td_loss * others, rtol=1e-3, atol=1e-3)
     assert not agent.td_loss.requires_grad
 
@@ -744,11 +752,12 @@ def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
 def test_the_reconstruction_trains_encoder_head_and_decoder_alone():
     """A gradient into the actor or the estimates; a decoder that no optimiser steps."""
     agent, batch = make_small("agent.reconstruction_loss=1"), random_batch(PIXELS)
-    agent.reconstruction_loss(agent.critic.head(agent.encoder(batch.observation)), batch).backward()
+    latent = agent.critic.head(agent.encoder(batch.observation))
+    agent.decoder.loss(latent, agent.decoder.learn(batch.unshifted)).backward()
     moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
     assert moved == {"encoder", "critic", "decoder"}
     assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
-    assert {id(p) for p in agent.decoder.parameters()} == {id(p) for p in agent.optimizers["decoder"].parameters}
+    assert {id(p) for p in agent.decoder.parameters()} == optimised(agent, "decoder")
 
 
 def test_learning_rates_are_the_scheduled_share():

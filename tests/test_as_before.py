@@ -11,25 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-from pixel_ddpg.agent import DDPG
-from pixel_ddpg.config import compose
-from pixel_ddpg.exploration import Exploration
-from pixel_ddpg.replay import Replay
+from pixel_ddpg.agent.ddpg import DDPG
+from pixel_ddpg.agent.exploration import Exploration
+from pixel_ddpg.agent.replay import Replay
+from pixel_ddpg.presets import compose
+from pixel_ddpg.runtime.layers import FAST
 
 STORED = pathlib.Path(__file__).with_name("as_before.json")
 PRESETS = ("dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016", "drqv2")
 CASES = [f"{preset} {obs}" for preset in PRESETS for obs in ("state", "pixels")]
 ACTIONS, STEPS, UPDATES = 2, 60, 5
+BATCH = {"dpg": 1, "offpolicy_dpg": 1}
 
 
 def numbers(case: str) -> list[list[float]]:
     """Losses and Q of some updates from a replay of random steps, then the sum and the size of all weights."""
     torch.set_num_threads(1)
     preset, obs = case.split()
-    config = compose([f"preset={preset}", f"obs={obs}", "agent.hidden=[24,20]", "replay.capacity=50"])
+    config = compose([f"preset={preset}", f"obs={obs}", "agent.hidden=[24,20]"])
     stack, draw = config.env.frame_stack, np.random.default_rng(7)
     shape = (3 * config.env.renderings, 40, 40) if obs == "pixels" else (5,)
-    agent = DDPG((shape[0] * stack, *shape[1:]), ACTIONS, config.agent, config.noise)
+    agent = DDPG((shape[0] * stack, *shape[1:]), ACTIONS, config.agent, config.noise, layers=FAST)
     agent.noise_scale.fill_(0.4)
     replay = Replay(
         shape, ACTIONS, 50, frame_stack=stack, n_step=config.replay.n_step, discount=config.agent.discount,
@@ -47,7 +49,7 @@ def numbers(case: str) -> list[list[float]]:
         replay.add(element(), action, draw.standard_normal(), float(step % 20 != 19), step % 20 == 19)
     rows = []
     for _ in range(UPDATES):
-        metrics = agent.update(replay.sample(min(config.replay.batch_size, 16)))
+        metrics = agent.update(replay.sample(BATCH.get(preset, 16)))
         rows.append([metrics[name].item() for name in ("critic_loss", "actor_loss", "q")])
     weights = [tensor.double() for tensor in agent.state_dict().values()]
     return [*rows, [sum(w.sum().item() for w in weights), sum(w.square().sum().item() for w in weights)]]

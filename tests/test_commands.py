@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from small import PIXELS, STATE, assert_same_run, call, command, rows, start, train
 
-from pixel_ddpg import config, doctor, trainer
+from pixel_ddpg import doctor, presets
+from pixel_ddpg.training import run_folder
 
 RUN = "pixel_ddpg.run"
 
@@ -50,7 +51,7 @@ def test_kill_9_and_the_same_command_end_as_one_run(words, tmp_path):
         process.kill()
         process.communicate()
     code, out, _ = command(RUN, *words, f"run_dir={tmp_path}/parts")
-    assert code == 0 and "goes on at frame" in out
+    assert code == 0 and "resumes at frame" in out
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -63,10 +64,10 @@ def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert_one_line(err, "saved", "the same command goes on")
+    assert_one_line(err, "saved", "the same command resumes it")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
     code, out, _ = command(RUN, *words)
-    assert code == 0 and "goes on at frame" in out
+    assert code == 0 and "resumes at frame" in out
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
     train(words, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -145,7 +146,7 @@ def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_goes_on_the_same(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert_one_line(err, "stopped at frame 1,000", "the same command goes on")
+    assert_one_line(err, "stopped at frame 1,000", "the same command resumes it")
     assert len(rows(tmp_path / "parts")) == 2
     assert command(RUN, *words, f"run_dir={tmp_path}/parts")[0] == 0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -163,7 +164,7 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
     code, _, err = command(RUN, *words, "frames=800")
     assert code == 2
     assert_one_line(err, "results but no checkpoint")
-    trainer.write_status(tmp_path, "stopped", frame=400)
+    run_folder.write_status(tmp_path, "stopped", frame=400)
     assert_one_line(command(RUN, *words, "frames=800")[2], "results but no checkpoint")
     assert rows(tmp_path) == before
     assert command(RUN, *words, "resume=false", "overwrite=true")[0] == 0
@@ -174,9 +175,9 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
 def test_a_run_killed_before_its_first_row_begins_anew(status, tmp_path):
     """'has results but no checkpoint' where there are no results, or a traceback from half a status.json."""
     words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]
-    settings = config.compose(words)
+    settings = presets.compose(words)
     (tmp_path / "run").mkdir()
-    trainer.write_config(settings, tmp_path / "run")
+    run_folder.write_config(settings, tmp_path / "run")
     if status is not None:
         (tmp_path / "run" / "status.json").write_text(status)
     code, out, err = command(RUN, *words)
@@ -210,7 +211,7 @@ def test_names_of_others_among_the_checkpoints_are_left_alone(tmp_path):
     (tmp_path / "checkpoints" / "5.bak").touch()
     (tmp_path / "checkpoints" / "1abc").mkdir()
     code, out, err = command(RUN, *words, "frames=800")
-    assert (code, err) == (0, "") and "goes on" in out
+    assert (code, err) == (0, "") and "resumes at frame" in out
     assert (tmp_path / "checkpoints" / "5.bak").exists() and (tmp_path / "checkpoints" / "1abc").exists()
 
 
@@ -336,12 +337,12 @@ def test_list_is_complete_and_can_be_filtered():
     assert_one_line(err, "nothing")
 
 
-def test_doctor_tells_what_mends_each_lack():
+def test_doctor_tells_what_fixes_each_lack():
     """A lack without its remedy, or with exit code 0."""
     code, out, _ = command("pixel_ddpg.doctor")
     assert code == 0 and out.count("\n") == out.count("ok ") == len(doctor.CHECKS)
     code, out, _ = command("pixel_ddpg.doctor", env={"MUJOCO_GL": "nonsense"})
-    assert code == 1 and "fails rendering" in out and "mend it: " in out
+    assert code == 1 and "fails rendering" in out and "fix it: " in out
 
 
 def test_state_trains_without_any_gl(tmp_path):

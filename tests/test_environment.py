@@ -1,4 +1,4 @@
-"""What an agent sees of a task: action repeat, frames, stacks, endings, pictures, and both interfaces."""
+"""What an agent sees of a task: action repeat, frames, stacks, endings, pictures, and Gymnasium's interface."""
 
 import dataclasses
 import errno
@@ -15,14 +15,14 @@ import dm_env
 import gymnasium
 import numpy as np
 import pytest
-from absl.testing import absltest
-from dm_env import test_utils
 from gymnasium.utils import env_checker
 
 import pixel_ddpg
-from pixel_ddpg import config, episodes, presets, rendering, tasks, video
-from pixel_ddpg.config import UserError
-from pixel_ddpg.environment import Environment, GymEnvironment, make_env
+from pixel_ddpg import config, presets
+from pixel_ddpg.envs import episodes, rendering, tasks, video
+from pixel_ddpg.envs.environment import Environment, Step, element_shape, observation_shape
+from pixel_ddpg.envs.gym import GymEnvironment, make_env
+from pixel_ddpg.errors import UserError
 
 NAMES = list(tasks.CATALOGUE)
 NEEDS_BOX2D = pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="needs pip install box2d pygame")
@@ -37,27 +37,43 @@ ZERO = np.zeros(1, np.float32)
 def make(name: str, obs: str = "state", seed: int = 0, limit: int | None = None, **options) -> Environment:
     """An environment, small if nothing else is asked for, with episodes of `limit` frames."""
     options = {"action_repeat": 1, "frame_stack": 1, **SMALL, **options}
-    environment = Environment(tasks.CATALOGUE[name], obs, config.Env(**options), seed)
+    environment = Environment(tasks.find(name), obs, config.Env(**options), seed)
     if limit:
         environment.task_env._step_limit = limit
     return environment
 
 
+def make_gym(name: str, obs: str = "state", limit: int | None = None, **options) -> GymEnvironment:
+    """The same with Gymnasium's interface."""
+    options = {"action_repeat": 1, "frame_stack": 1, **SMALL, **options}
+    environment = GymEnvironment(tasks.find(name), obs, config.Env(**options), 0)
+    if limit:
+        environment.environment.task_env._step_limit = limit
+    return environment
+
+
 def random_actions(environment: Environment, count: int, seed: int = 0) -> list[np.ndarray]:
-    shape = environment.action_spec().shape
-    return list(np.random.default_rng(seed).uniform(-1, 1, (count, *shape)).astype(np.float32))
+    shape = (count, environment.task.action_dim)
+    return list(np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32))
 
 
-def play(environment: Environment, actions) -> list[dm_env.TimeStep]:
-    """The first time step of an episode and one for each action."""
+def advance(environment: Environment, actions) -> list[Step]:
+    """A step for each action, or a reset where an episode has ended."""
+    return [environment.reset() if environment.over else environment.step(action) for action in actions]
+
+
+def play(environment: Environment, actions) -> list[Step]:
+    """The first step of an episode and one for each action."""
     return [environment.reset()] + [environment.step(action) for action in actions]
 
 
-def assert_same(one: list[dm_env.TimeStep], other: list[dm_env.TimeStep]) -> None:
+def assert_same(one: list[Step], other: list[Step]) -> None:
     assert len(one) == len(other)
     for first, second in zip(one, other):
-        assert (first.step_type, first.reward, first.discount) == (second.step_type, second.reward, second.discount)
+        for key in ("reward", "discount", "last", "frames"):
+            assert getattr(first, key) == getattr(second, key)
         np.testing.assert_array_equal(first.observation, second.observation, strict=True)
+        np.testing.assert_array_equal(first.element, second.element, strict=True)
 
 
 def applied_controls(environment: Environment, action: np.ndarray) -> np.ndarray:
@@ -80,40 +96,34 @@ def python(code: str, **variables) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
 
 
-# --- the two interfaces, on every task ---
-
-
-class Contract(test_utils.EnvironmentTestMixin, absltest.TestCase):
-    """dm_env's own tests, on an environment that is given to it."""
-
-    __test__ = False
-    given: Environment
-
-    def make_object_under_test(self):
-        return self.given
-
-    def make_action_sequence(self):
-        yield from random_actions(self.given, 4)
+# --- both interfaces, on every task ---
 
 
 @pytest.fixture(scope="module", params=[(name, obs) for name in NAMES for obs in ("state", "pixels")], ids="-".join)
 def small(request) -> GymEnvironment:
     """Each task once, for the two tests below; a GL context is dear."""
     name, obs = request.param
-    environment = GymEnvironment(make(name, obs, action_repeat=2, frame_stack=2))
+    environment = make_gym(name, obs, action_repeat=2, frame_stack=2)
     environment.spec = gymnasium.spec(f"pixel_ddpg/{name}-{obs}-v0")
     return environment
 
 
-def test_keeps_the_contract_of_dm_env(small, monkeypatch):
-    """A time step that is not what the specs say, or an episode that does not begin, go on and end as it must."""
-    monkeypatch.setattr(small.environment.task_env, "_step_limit", 3)
-    monkeypatch.setattr(Contract, "given", small.environment, raising=False)
-    names = sorted(name for name in dir(Contract) if name.startswith("test_"))
-    names.sort(key="test_step_on_fresh_environment".__ne__)  # it stays fresh for one test only
-    assert len(names) == 4
-    for name in names:
-        Contract(name).debug()
+def test_a_step_is_what_it_says(small, monkeypatch):
+    """Shapes and types of the specification; an episode that does not begin, continue and end as it must."""
+    environment = small.environment
+    monkeypatch.setattr(environment.task_env, "_step_limit", 3)
+    options = config.Env(action_repeat=2, frame_stack=2, **SMALL)
+    shapes = [shape(environment.task, environment._obs, options) for shape in (observation_shape, element_shape)]
+    for _ in range(2):
+        steps = play(environment, random_actions(environment, 2))
+        assert [step.frames for step in steps] == [0, 2, 3] and [step.last for step in steps] == [False, False, True]
+        assert steps[0].reward == 0 and all(0 <= step.discount <= 1 for step in steps)
+        for step in steps:
+            assert [step.observation.shape, step.element.shape] == shapes
+            assert step.observation.dtype == step.element.dtype == small.observation_space.dtype
+            np.testing.assert_array_equal(step.observation[-len(step.element) :], step.element)
+        with pytest.raises(ValueError, match="reset"):
+            environment.step(random_actions(environment, 1)[0])
 
 
 def check(environment: gymnasium.Env, **skips) -> None:
@@ -312,10 +322,10 @@ def test_7_action_repeat_sums_rewards_and_stops_at_the_last_frame():
     """Silent bug 7: 10 frames with repeat 4 are steps of 4, 4 and 2 frames."""
     environment = make_fake(10, action_repeat=4)
     steps = play(environment, [ZERO] * 3)
-    assert [step.reward for step in steps] == [None, 1 + 2 + 3 + 4, 5 + 6 + 7 + 8, 9 + 10]
+    assert [step.reward for step in steps] == [0, 1 + 2 + 3 + 4, 5 + 6 + 7 + 8, 9 + 10]
     assert [step.observation[0] for step in steps] == [0, 4, 8, 10]
-    assert [step.last() for step in steps] == [False, False, False, True]
-    assert environment.frames == 10
+    assert [step.last for step in steps] == [False, False, False, True]
+    assert steps[-1].frames == 10
 
 
 def test_7_a_real_episode_has_all_its_frames_whatever_the_repeat():
@@ -324,8 +334,8 @@ def test_7_a_real_episode_has_all_its_frames_whatever_the_repeat():
     held = random_actions(plain, 143)
     one = play(plain, np.repeat(held, 7, axis=0)[:1000])
     other = play(repeated, held)
-    assert one[-1].last() and other[-1].last() and repeated.frames == 1000
-    assert [step.last() for step in other].count(True) == 1
+    assert one[-1].last and other[-1].last and other[-1].frames == 1000
+    assert [step.last for step in other].count(True) == 1
     np.testing.assert_array_equal(one[-1].observation, other[-1].observation)
     rewards = [sum(step.reward for step in one[1 + i : 8 + i]) for i in range(0, 1000, 7)]
     np.testing.assert_allclose([step.reward for step in other[1:]], rewards, rtol=1e-12)
@@ -334,7 +344,7 @@ def test_7_a_real_episode_has_all_its_frames_whatever_the_repeat():
 def test_discounts_are_multiplied():
     """The discount of a step is that of all its frames, not of the last one."""
     steps = play(make_fake(6, (1.0, 0.5, 0.5, 1.0, 0.5, 1.0), action_repeat=3), [ZERO] * 2)
-    assert [step.discount for step in steps] == [None, 0.25, 0.5]
+    assert [step.discount for step in steps] == [1, 0.25, 0.5]
     ended = play(make_fake(3, (1.0, 1.0, 0.0), action_repeat=3), [ZERO])
     assert ended[-1].discount == 0.0
 
@@ -359,23 +369,23 @@ def test_a_simulation_that_diverges_says_so():
     with pytest.raises(UserError, match="simulation of cheetah-run diverged") as told:
         environment.step(np.zeros(6, np.float32))
     assert told.value.code == 1
+
+
+@pytest.mark.parametrize("name", ["cheetah-run", pytest.param("torcs", marks=NEEDS_BOX2D)])
+def test_an_action_of_another_shape_or_that_is_not_finite_is_refused(name):
+    """One number that becomes six equal torques; NaN in an error of the game."""
+    environment = make(name)
     environment.reset()
-    with pytest.raises(UserError, match="action of cheetah-run is not finite"):
-        environment.step(np.full(6, np.nan, np.float32))
-
-
-def test_a_step_after_the_end_begins_an_episode():
-    """dm_env's rule; the action of that step must not reach the task."""
-    environment = make_fake(2)
-    steps = play(environment, [ZERO] * 2)
-    assert steps[-1].last() or environment.step(ZERO).last()
-    assert environment.step(ZERO).first() and environment.frames == 0
+    with pytest.raises(UserError, match=r"has shape \(\d,\), not \(1,\)"):
+        environment.step(np.array([0.5]))
+    with pytest.raises(UserError, match=f"action of {name} is not finite"):
+        environment.step(np.full(environment.task.action_dim, np.nan))
 
 
 @EACH_TASK
 def test_1_a_time_limit_is_a_truncation(name):
     """Silent bugs 1 and 2: running out of time must not look like a termination."""
-    environment = GymEnvironment(make(name, limit=4, action_repeat=3))
+    environment = make_gym(name, limit=4, action_repeat=3)
     environment.reset()
     action = np.zeros(environment.action_space.shape, np.float32)
     assert environment.step(action)[2:4] == (False, False)
@@ -386,14 +396,13 @@ def test_1_a_time_limit_is_a_truncation(name):
 @pytest.mark.parametrize("name", ["lqr-lqr_2_1", "lqr-lqr_6_2"])
 def test_1_lqr_terminates(name):
     """Silent bug 1: the one termination of the suite has discount 0.0, which is falsy."""
-    environment = GymEnvironment(make(name, action_repeat=4))
+    environment = make_gym(name, action_repeat=4)
     environment.reset()
     with environment.environment.task_env.physics.reset_context():
         pass  # at rest, where the task ends
     action = np.zeros(environment.action_space.shape, np.float32)
     _, _, terminated, truncated, info = environment.step(action)
     assert (terminated, truncated, info["discount"]) == (True, False, 0.0)
-    assert environment.environment.frames == 1
 
 
 # --- stacks and renderings ---
@@ -415,16 +424,6 @@ def test_5_stack_is_oldest_first_and_forgets_the_last_episode(obs):
         seen = [step.observation for step in play(deep, actions)]
         np.testing.assert_array_equal(seen, expected)
         assert not np.array_equal(np.split(seen[-1], 3)[0], np.split(seen[-1], 3)[1])
-
-
-@pytest.mark.parametrize("obs", ["state", "pixels"])
-def test_element_is_the_newest_part(obs):
-    """What a replay keeps is not what the agent sees."""
-    environment = make("cheetah-run", obs, frame_stack=3)
-    environment.reset()
-    for action in random_actions(environment, 3):
-        seen = environment.step(action).observation
-        np.testing.assert_array_equal(seen[-len(seen) // 3 :], environment.element)
 
 
 def test_observations_are_not_overwritten():
@@ -459,7 +458,7 @@ def test_actions_reach_the_tasks_bounds(name):
     """[-1, 1] must be the task's whole range (quadruped's goes to 1.1); lqr's has no bounds and is passed as it is."""
     environment = make(name)
     spec = environment.task_env.action_spec()
-    shape = environment.action_spec().shape
+    shape = (environment.task.action_dim,)
     for sign, bound in ((-1, spec.minimum), (1, spec.maximum)):
         if name.startswith("lqr"):
             bound = sign
@@ -471,7 +470,7 @@ def test_actions_reach_the_tasks_bounds(name):
 def test_actions_outside_are_clipped(name):
     """An action beyond [-1, 1] must do what the nearest one inside does."""
     environment = make(name)
-    shape = environment.action_spec().shape
+    shape = (environment.task.action_dim,)
     far, near = np.full(shape, 7.0, np.float32), np.ones(shape, np.float32)
     np.testing.assert_array_equal(applied_controls(environment, far), applied_controls(environment, near))
     np.testing.assert_array_equal(applied_controls(environment, -far), applied_controls(environment, -near))
@@ -507,7 +506,7 @@ def test_cheap_pictures_change_little_and_exact_ones_do_not(name, quality, bound
     """A cheaper picture that is another picture; or one that is upside down or has its channels swapped."""
     environment = make(name, "pixels", seed=1, size=size, **quality)
     mine = environment.reset().observation
-    reference = tasks.CATALOGUE[name].load(1)
+    reference = tasks.find(name).load(1)
     reference.reset()
     theirs = reference.physics.render(size, size, camera_id=environment.task.camera).transpose(2, 0, 1)
     assert np.abs(mine.astype(int) - theirs.astype(int)).mean() <= bound
@@ -533,7 +532,8 @@ def test_a_gpu_draws_for_the_run_that_it_trains():
     """All runs of a machine that draw on its first GPU: EGL has an order of its own. The user's choice stays."""
     code = """if True:
         import os
-        from pixel_ddpg import make_env, rendering
+        from pixel_ddpg import make_env
+        from pixel_ddpg.envs import rendering
         devices = rendering.cuda_numbers()
         assert all(number is None or number >= 0 for number in devices), devices
         rendering.cuda_numbers = lambda: [{numbers}]
@@ -549,7 +549,7 @@ def test_a_gpu_draws_for_the_run_that_it_trains():
 
 TRY = """if True:
     import pixel_ddpg
-    from pixel_ddpg.config import UserError
+    from pixel_ddpg.errors import UserError
     try:
         print(pixel_ddpg.make_env("{name}", obs="{obs}", size=16).reset()[0].shape)
     except UserError as error:
@@ -592,7 +592,7 @@ def test_the_one_task_that_needs_gl_for_its_state_says_so():
     assert result.stdout.startswith("(101,)") or "MUJOCO_GL=disable" in result.stdout
 
 
-# --- saving and going on ---
+# --- saving and resuming ---
 
 
 def second_episode_then_restored(name: str, obs: str, other_seed: int, **options):
@@ -602,17 +602,16 @@ def second_episode_then_restored(name: str, obs: str, other_seed: int, **options
     last = play(original, random_actions(original, 2, seed=1))[-1]
     copy = make(name, obs, other_seed, limit=9, action_repeat=2, **options)
     assert_same([copy.load_state_dict(json.loads(json.dumps(original.state_dict())))], [last])
-    np.testing.assert_array_equal(copy.element, original.element)
-    assert copy.frames == original.frames == 4
+    assert last.frames == 4
     return original, copy
 
 
 def assert_go_on_alike(original: Environment, copy: Environment) -> None:
     """To the end of this episode, into the next and the one after."""
     actions = random_actions(original, 12, seed=2)
-    one, other = ([environment.step(action) for action in actions] for environment in (original, copy))
+    one, other = (advance(environment, actions) for environment in (original, copy))
     assert_same(one, other)
-    assert sum(step.first() for step in one) == 2
+    assert sum(step.frames == 0 for step in one) == 2
 
 
 @EACH_TASK
@@ -642,8 +641,8 @@ def test_restored_at_the_end_of_an_episode():
     original = make("cheetah-run", limit=4)
     play(original, random_actions(original, 4))
     copy = make("cheetah-run", seed=9, limit=4)
-    assert copy.load_state_dict(json.loads(json.dumps(original.state_dict()))).last()
-    assert_same([original.step(np.zeros(6))], [copy.step(np.zeros(6))])
+    assert copy.load_state_dict(json.loads(json.dumps(original.state_dict()))).last
+    assert_same([original.reset()], [copy.reset()])
 
 
 def test_seed_takes_effect_at_the_next_reset():
@@ -740,4 +739,4 @@ def test_filming_does_not_change_the_episode(tmp_path):
     results.append(episodes.run_episode(plain, policy))
     results.append(episodes.film(filmed, policy, tmp_path / "a.mp4", 64))
     assert results[0] == results[1]
-    np.testing.assert_array_equal(plain.element, filmed.element)
+    np.testing.assert_array_equal(plain._stack, filmed._stack)

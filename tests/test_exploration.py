@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from pixel_ddpg.agent.exploration import Exploration, scheduled_scale
 from pixel_ddpg.config import Noise
-from pixel_ddpg.exploration import Exploration, scheduled_scale
 
 OU = {"kind": "ou", "theta": 0.15, "sigma": 0.2}
 SCHEDULE = {"start": 1.0, "end": 0.1, "frames": 1000}

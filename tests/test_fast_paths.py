@@ -16,22 +16,25 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from pixel_ddpg import config, machine, onednn, trainer
-from pixel_ddpg.adam import Adam
-from pixel_ddpg.agent import DDPG
+from pixel_ddpg import presets
+from pixel_ddpg.agent.ddpg import DDPG
+from pixel_ddpg.agent.networks import PLAIN, Encoder
+from pixel_ddpg.agent.replay import Batch, Replay, crops_by_index
 from pixel_ddpg.config import Agent
-from pixel_ddpg.graph import GraphedPolicy, GraphedUpdate, one_update
-from pixel_ddpg.networks import Conv2d, Encoder, Linear
-from pixel_ddpg.onednn import Stack
-from pixel_ddpg.replay import Batch, Replay
+from pixel_ddpg.runtime import layers, machine
+from pixel_ddpg.runtime.crops import crops_by_slices
+from pixel_ddpg.runtime.graphs import GraphedPolicy, GraphedUpdate
+from pixel_ddpg.runtime.layers import FAST, Convolutions, Linear, Stack
+from pixel_ddpg.runtime.learner import Learner, Policy
+from pixel_ddpg.training import build
 
-needs_onednn = pytest.mark.skipif(not onednn.AVAILABLE, reason="this torch has no oneDNN: there is only the plain path")
+needs_onednn = pytest.mark.skipif(not layers.AVAILABLE, reason="this torch has no oneDNN: there is only the plain path")
 
 
 # --- stacks of layers ---
 
 
-def layers(kind: str, width: int) -> list[nn.Module]:
+def layers_of(kind: str, width: int) -> list[nn.Module]:
     """A stack as the networks have them, of one kind."""
     if kind == "convolutions":
         return [
@@ -66,7 +69,7 @@ def run(stack: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_a_stack_is_nn_sequential(kind, width, of_input, trained, batch):
     """A layer's slip forward or backward, a product below or above the threshold, a gradient that nobody asked for."""
     torch.manual_seed(0)
-    plain = nn.Sequential(*layers(kind, width)).requires_grad_(trained)
+    plain = nn.Sequential(*layers_of(kind, width)).requires_grad_(trained)
     plain.train(kind == "batch_norm" and batch > 1)
     fast = Stack(*copy.deepcopy(plain))
     fast.train(plain.training)
@@ -113,12 +116,12 @@ def nearly_all_equal(one: torch.Tensor, other: torch.Tensor, most: float, spare:
 
 
 @needs_onednn
-@pytest.mark.parametrize("small, spare", [(0, 2), (onednn.SMALL, 0)])
+@pytest.mark.parametrize("small, spare", [(0, 2), (layers.SMALL, 0)])
 @pytest.mark.parametrize("preset,obs", PRESETS)
 def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypatch):
     """Everything together, as the presets have it: losses and weights after some updates."""
-    monkeypatch.setattr(onednn, "SMALL", small)
-    settings = config.compose([*f"preset={preset}".split(), f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"])
+    monkeypatch.setattr(layers, "SMALL", small)
+    settings = presets.compose([*f"preset={preset}".split(), f"obs={obs}", "env.size=64", "agent.hidden=[40,30]"])
     shape = (9, 64, 64) if obs == "pixels" else (9,)
     draws = torch.Generator().manual_seed(2)
 
@@ -132,9 +135,8 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypa
     actions = torch.rand(8, steps, 2, generator=draws) * 2 - 1
     batch = Batch(first, *rows, second, actions, torch.arange(8) > 1, first)
     results = []
-    for fast in (False, True):
-        monkeypatch.setattr(onednn, "AVAILABLE", fast)
-        agent = DDPG(shape, 2, settings.agent, settings.noise, n_step=steps)
+    for kind in (PLAIN, FAST):
+        agent = DDPG(shape, 2, settings.agent, settings.noise, n_step=steps, layers=kind)
         losses = [agent.update(batch) for _ in range(3)]
         results.append(({name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}, agent.state_dict()))
     (plain_losses, plain), (fast_losses, fast) = results
@@ -149,22 +151,24 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypa
 @pytest.mark.parametrize("obs", ["state", "pixels"])
 def test_gradients_are_as_near_to_float64s_as_the_plain_paths(obs, monkeypatch):
     """Rounding that is coarser, or that leans to one side, which thousands of updates add up."""
-    monkeypatch.setattr(onednn, "SMALL", 0)
+    monkeypatch.setattr(layers, "SMALL", 0)
     agent, replay = small_pair("fast", obs, "cpu", 40, hidden="[256,256]")
     batch = replay.sample(64)
 
     def gradients(fast: bool, agent: DDPG, batch: Batch) -> torch.Tensor:
-        monkeypatch.setattr(onednn, "AVAILABLE", fast)
+        monkeypatch.setattr(layers, "AVAILABLE", fast)
         agent = copy.deepcopy(agent)  # losses keep running means
         features = agent.encoder(batch.observation)
-        (agent.critic_loss(features, batch)[0] + agent.actor_loss(features)[0]).backward()
+        averages = agent.decoder.learn(batch.unshifted) if agent.decoder else None
+        loss, auxiliary, *_ = agent.critic_loss(features, batch, None, averages)
+        (agent._with_auxiliary(loss, auxiliary) + agent._with_penalty(*agent.actor_loss(features))).backward()
         found = [parameter.grad.double().flatten() for parameter in agent.parameters() if parameter.requires_grad]
         return torch.cat(found)
 
     plain, fast = gradients(False, agent, batch), gradients(True, agent, batch)
     agent.double()
     for network in agent.modules():
-        if isinstance(network, Encoder):
+        if isinstance(network, Convolutions):
             network._dtype = torch.float64
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     wide = {name: tensor.double() for name, tensor in vars(batch).items() if tensor.is_floating_point()}
@@ -183,11 +187,11 @@ def half(settings: Agent) -> Agent:
 @pytest.mark.parametrize("fast", [pytest.param(True, marks=needs_onednn), False])
 def test_an_encoder_in_bfloat16_is_that_of_float32_rounded(fast, monkeypatch):
     """A layer or gradient left out, weights that are rounded for good, features that critics get as bfloat16."""
-    monkeypatch.setattr(onednn, "AVAILABLE", fast)
-    settings = config.compose(["preset=fast", "obs=pixels"]).agent
+    monkeypatch.setattr(layers, "AVAILABLE", fast)
+    settings = presets.compose(["preset=fast", "obs=pixels"]).agent
     torch.manual_seed(0)
-    exact = Encoder(9, settings).to(memory_format=torch.channels_last)
-    rounded = Encoder(9, half(settings)).to(memory_format=torch.channels_last)
+    exact = Encoder(9, settings, FAST).to(memory_format=torch.channels_last)
+    rounded = Encoder(9, half(settings), FAST).to(memory_format=torch.channels_last)
     rounded.load_state_dict(exact.state_dict())
     pictures = torch.randint(0, 256, (8, 9, 64, 64), dtype=torch.uint8)
     for encoder in (exact, rounded):
@@ -204,8 +208,8 @@ def test_an_encoder_in_bfloat16_is_that_of_float32_rounded(fast, monkeypatch):
 @needs_onednn
 def test_a_processor_without_bfloat16_has_torchs_own_layers(monkeypatch):
     """A run of bfloat16 that another machine cannot even play."""
-    monkeypatch.setattr(onednn, "bfloat16_available", lambda: False)
-    encoder = Encoder(3, half(config.compose(["preset=fast", "obs=pixels"]).agent))
+    monkeypatch.setattr(layers, "bfloat16_available", lambda: False)
+    encoder = Encoder(3, half(presets.compose(["preset=fast", "obs=pixels"]).agent), FAST)
     features = encoder(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert features.grad_fn is not None and "_NodeBackward" not in str(graph_of(features))
 
@@ -237,46 +241,10 @@ def test_precision_auto_is_what_the_processor_multiplies_in(flags, wanted, monke
     """bfloat16 that a laptop computes in software, or float32 where half of the bytes would do."""
     monkeypatch.setattr(machine, "_cpuinfo", lambda key: flags)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    settings = config.compose(["task=cheetah-run", "obs=pixels", "agent.precision=auto"])
-    assert trainer.make_agent(settings, torch.device("cpu")).encoder._dtype == wanted
+    settings = presets.compose(["task=cheetah-run", "obs=pixels", "agent.precision=auto"])
+    assert build.make_agent(settings, torch.device("cpu")).encoder.convolutions._dtype == wanted
     settings.agent.precision = "float32"
-    assert trainer.make_agent(settings, torch.device("cpu")).encoder._dtype == torch.float32
-
-
-# --- Adam ---
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_adam_is_torchs(decay):
-    """A wrong moment, bias correction or decay; and a memory that does not survive being stored."""
-    torch.manual_seed(0)
-    mine = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2)).to(memory_format=torch.channels_last)
-    yours = copy.deepcopy(mine)
-    adam = Adam(mine, 1e-2, decay)
-    groups = [{"params": [p], "weight_decay": decay if p.ndim > 1 else 0.0} for p in yours.parameters()]
-    reference = torch.optim.Adam(groups, lr=1e-2)
-    for number in range(6):
-        x = torch.randn(5, 3, 4, 4)
-        for network, optimizer in ((mine, adam), (yours, reference)):
-            optimizer.zero_grad()
-            network(x).square().mean().backward()
-            optimizer.step()
-        for p, q in zip(mine.parameters(), yours.parameters()):
-            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
-        if number == 2:
-            memory = {name: tensor.clone() for name, tensor in adam.tensors().items()}
-            adam = Adam(mine, 1e-2, decay)
-            adam.load_tensors(memory)
-
-
-def test_adams_memory_of_nothing_is_a_new_ones():
-    """Moments of another life, where a checkpoint has none."""
-    network = nn.Linear(2, 1)
-    adam = Adam(network, 1e-2)
-    network(torch.ones(1, 2)).sum().backward()
-    adam.step()
-    adam.load_tensors({})
-    assert all((tensor == 0).all() for tensor in adam.tensors().values())
+    assert build.make_agent(settings, torch.device("cpu")).encoder.convolutions._dtype == torch.float32
 
 
 # --- crops ---
@@ -286,15 +254,14 @@ def test_adams_memory_of_nothing_is_a_new_ones():
 def test_crops_by_slices_are_those_by_index(data):
     """An edge, a stack that wraps or repeats its first element, a shift in the wrong direction."""
     stack, shift, batch = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 4)), 5
-    replay = Replay((3, 6, 5), 1, 12, frame_stack=stack, random_shift=shift)
-    replay.elements = torch.randint(0, 256, replay.elements.shape, dtype=torch.uint8)
-    newest = torch.tensor(data.draw(st.lists(st.integers(0, replay.slots - 1), min_size=batch, max_size=batch)))
+    slots = 20
+    elements = torch.randint(0, 256, (slots, 3, 6, 5), dtype=torch.uint8)
+    newest = torch.tensor(data.draw(st.lists(st.integers(0, slots - 1), min_size=batch, max_size=batch)))
     back = torch.tensor(data.draw(st.lists(st.integers(0, stack - 1), min_size=batch, max_size=batch)))
-    stacked = (newest[:, None] - torch.minimum(torch.arange(stack - 1, -1, -1), back[:, None])) % replay.slots
+    stacked = (newest[:, None] - torch.minimum(torch.arange(stack - 1, -1, -1), back[:, None])) % slots
     moves = st.lists(st.integers(-shift, shift), min_size=2 * batch, max_size=2 * batch)
     shifts = torch.tensor(data.draw(moves)).view(2, batch)
-    by_slices, by_index = replay._crops_by_slices(stacked, shifts), replay._crops_by_index(stacked, shifts)
-    assert np.array_equal(by_slices, by_index)
+    assert torch.equal(crops_by_slices(elements, stacked, shifts), crops_by_index(elements, stacked, shifts))
 
 
 # --- the update as a graph ---
@@ -319,38 +286,42 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("preset,obs", PRESETS)
 def test_an_update_can_be_captured(preset, obs, precision, monkeypatch):
     """A number that the CPU must know, a shape or an operation that depends on data: no graph could hold it."""
-    monkeypatch.setattr(onednn, "AVAILABLE", False)
-    monkeypatch.setattr(Replay, "_crops_by_slices", Replay._crops_by_index)
+    monkeypatch.setattr(layers, "AVAILABLE", False)
     agent, replay = small_pair(preset, obs, "cpu", 40, precision)
     recorded = []
     for _ in range(3):
         replay.announce()
         with Recorder() as recorder:
-            one_update(agent, replay, 8)
+            agent.update(replay.draw(8))
         recorded.append(recorder.operations)
         for _ in range(7):
             add_steps(replay, 7)
     assert recorded[0] == recorded[1] == recorded[2] and len(recorded[0]) > 50
 
 
-def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"):
-    """An agent and a replay with some transitions."""
+def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]", compiled=lambda part: part):
+    """An agent of fast layers and a replay with some transitions."""
     words = [*f"preset={preset}".split(), f"obs={obs}", "env.size=64"]
     words += [f"agent.hidden={hidden}", f"agent.precision={precision}"]
-    settings = config.compose(words)
+    settings = presets.compose(words)
     shape = (3 * settings.env.renderings, 64, 64) if obs == "pixels" else (9,)
     stack = settings.env.frame_stack
     steps_ahead = settings.replay.n_step
-    agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, device, n_step=steps_ahead)
+    agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, n_step=steps_ahead, layers=FAST,
+                 compiled=compiled, device=device)  # fmt: skip
     options = {"frame_stack": stack, "n_step": steps_ahead, "random_shift": settings.agent.random_shift}
     options["unshifted"] = settings.agent.reconstruction_loss > 0
-    replay = Replay(shape, 2, 60, device=device, **options)
+    replay = Replay(shape, 2, 60, device=device, compiled=compiled, **options)
     add_steps(replay, steps)
     return agent, replay
 
 
+def compile_part(part):
+    return torch.compile(part, dynamic=False)
+
+
 def add_steps(replay, steps):
-    """Whole episodes of five steps and one that goes on."""
+    """Whole episodes of five steps and one that continues."""
     random = np.random.default_rng(replay.streams[0].next_slot)
     shape = replay.elements.shape[1:]
 
@@ -378,14 +349,13 @@ def test_a_graph_does_what_eager_updates_do(preset, obs, precision, compiled):
     results, streams = [], []
     for graphed in (False, True):
         torch.manual_seed(0)
-        agent, replay = small_pair(preset, obs, "cuda", 40, precision)
-        if graphed and compiled:
-            agent.compile_losses(), replay.compile_gather()
+        kernels = compile_part if graphed and compiled else lambda part: part
+        agent, replay = small_pair(preset, obs, "cuda", 40, precision, compiled=kernels)
         graph = GraphedUpdate(agent, replay, 8) if graphed else None
         losses = []
         for _ in range(5):
             replay.announce()
-            losses.append(graph() if graph else one_update(agent, replay, 8))
+            losses.append(graph() if graph else agent.update(replay.draw(8)))
             add_steps(replay, 7)
         results.append((losses, agent.tensors()))
         streams.append([generator.get_state() for generator in (replay.draws, replay.shifts, agent.noise_draws)])
@@ -418,6 +388,10 @@ def test_a_graph_keeps_what_it_reads():
     assert losses[0] == losses[1]
 
 
+def eager(agent, observations):
+    return agent.actions(torch.as_tensor(observations, device=agent.device)).cpu().numpy()
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset,obs", PRESETS)
@@ -427,7 +401,7 @@ def test_a_graphed_policy_acts_as_the_agent_does(preset, obs, precision):
     policy = GraphedPolicy(agent)
     for number in (1, 3, 1, 3):
         observations = replay.sample(number).observation.cpu().numpy()
-        np.testing.assert_allclose(policy(observations), agent.act_all(observations), atol=1e-5)
+        np.testing.assert_allclose(policy(observations), eager(agent, observations), atol=1e-5)
         agent.update(replay.sample(8))
 
 
@@ -437,8 +411,8 @@ def test_a_compiled_policy_acts_as_the_agent_does():
     """A graph of other kernels, or of those for a batch of updates."""
     agent, replay = small_pair("drqv2", "pixels", "cuda", 40)
     observations = replay.sample(3).observation.cpu().numpy()
-    plain = agent.act_all(observations)
-    agent.compile_losses()
+    plain = eager(agent, observations)
+    agent.encoder.compile(dynamic=False)
     np.testing.assert_allclose(GraphedPolicy(agent)(observations), plain, atol=1e-4)
 
 
@@ -450,7 +424,7 @@ def test_a_gpu_is_never_waited_for(obs):
     graph = GraphedUpdate(agent, replay, 8)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for update in (graph, lambda: one_update(agent, replay, 8)):
+        for update in (graph, lambda: agent.update(replay.draw(8))):
             add_steps(replay, 7)
             replay.announce()
             update()
@@ -462,8 +436,11 @@ def test_a_gpu_is_never_waited_for(obs):
 def test_channels_beyond_a_layers_own_change_nothing():
     """Padding, which bfloat16 on a GPU brings, that has weights."""
     torch.manual_seed(0)
-    layer, x = Conv2d(9, 4, 3, 2, 1), torch.randn(2, 16, 8, 8)
-    torch.testing.assert_close(layer(x), layer(x[:, :9].contiguous()))
+    settings = presets.compose(["preset=fast", "obs=pixels"]).agent
+    convolutions = Convolutions([nn.Conv2d(9, 4, 3, 2, 1), nn.ReLU()], settings)
+    x = torch.randn(2, 16, 8, 8)
+    expected = nn.Sequential(*convolutions)(x[:, :9].contiguous())
+    torch.testing.assert_close(convolutions._with_more_channels(x, 7), expected)
 
 
 def test_a_product_of_half_precision_is_nearly_the_whole_one():
@@ -484,18 +461,33 @@ def test_a_product_of_half_precision_is_nearly_the_whole_one():
 @pytest.mark.parametrize("preset, obs", [("fast", "state"), (STATE_ADDITIONS, "state")])
 def test_compiled_losses_are_eager_ones(preset, obs, monkeypatch):
     """A gradient that compiling loses, weights that it keeps; a break of the graph, as at a draw from a generator."""
-    monkeypatch.setattr(onednn, "AVAILABLE", False)
+    monkeypatch.setattr(layers, "AVAILABLE", False)
     results = []
-    for compiled in (False, True):
-        agent, replay = small_pair(preset, obs, "cpu", 40)
+    for compiled in (lambda part: part, compile_part):
+        agent, replay = small_pair(preset, obs, "cpu", 40, compiled=compiled)
         agent.noise_scale.fill_(0.5)
-        if compiled:
-            agent.compile_losses()
         torch._dynamo.utils.counters.clear()
         losses = [agent.update(replay.sample(8)) for _ in range(3)]
         assert not torch._dynamo.utils.counters["graph_break"]
         results.append([loss[name] for loss in losses for name in loss])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+# --- the learner ---
+
+
+def test_a_learner_is_a_draw_and_an_update(monkeypatch):
+    """A batch of another size, or one that is moved for nothing; a policy that is not the agent's."""
+    settings = presets.compose(["obs=state", "replay.batch_size=8"])
+    pairs = [small_pair("fast", "state", "cpu", 40) for _ in range(2)]
+    (agent, replay), (other, other_replay) = pairs
+    learn = Learner(settings, agent, replay)
+    for each in (replay, other_replay):
+        each.announce()
+    assert learn() == other.update(other_replay.draw(8))
+    observations = np.random.default_rng(0).standard_normal((3, 9), np.float32)
+    actions = Policy(settings, agent)(observations)
+    np.testing.assert_allclose(actions, [agent.act(each) for each in observations], atol=1e-6)
 
 
 @pytest.mark.parametrize("word", ["train.cuda_graph=true", "train.compile=true", "agent.precision=tf32"])

@@ -10,42 +10,45 @@ import numpy as np
 import pytest
 from small import PIXELS, STATE, assert_same_run, command, make_trainer, rows, spawned, start, train
 
-from pixel_ddpg import checkpoint, config, fleet, trainer
-from pixel_ddpg.config import UserError
-from pixel_ddpg.logger import read_rows
+from pixel_ddpg import presets
+from pixel_ddpg.envs import workers
+from pixel_ddpg.envs.environment import Step
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.runtime.learner import Learner
+from pixel_ddpg.training import build, checkpoint
+from pixel_ddpg.training.rows import TrainRow, read_rows
 
 
 @pytest.mark.parametrize("words", [STATE, PIXELS])
 def test_a_remote_environment_is_the_local_one(words):
     """Another seed, a stale observation, an element that is not the newest; a state that does not bring it back."""
-    settings = config.compose(words)
-    local, remote = fleet.Local(settings, 3), fleet.Remote(settings, 3)
-    random = np.random.default_rng(0)
-
-    def both(method, *arguments):
-        results = []
+    settings = presets.compose(words)
+    local, remote = workers.Local(settings, 3), workers.Remote(settings, 3)
+    random, steps = np.random.default_rng(0), []
+    for number in range(5):
+        action = random.uniform(-1, 1, 1).astype(np.float32)
         for environment in (local, remote):
-            environment.send(method, *arguments)
-            results.append(environment.receive())
-        return results
+            environment.begin_step(action) if number else environment.begin_reset()
+        mine, yours = local.take(), remote.take()
+        assert_same_step(mine, yours)
+        steps.append(mine)
+    state = local.state_dict()
+    assert state == remote.state_dict()
+    for environment in (local, remote):
+        environment.begin_reset()
+        environment.take()
+        assert_same_step(environment.load_state_dict(state), steps[-1])
 
-    calls = [("reset",), *[("step", random.uniform(-1, 1, 1).astype(np.float32)) for _ in range(4)]]
-    for call in calls:
-        mine, yours = both(*call)
-        assert mine[:3] == yours[:3] and local.frames == remote.frames
-        np.testing.assert_array_equal(mine.observation, yours.observation)
-        np.testing.assert_array_equal(local.element, remote.element)
-    (state, same), last = both("state_dict"), mine
-    assert state == same
-    both("reset")
-    for again in both("load_state_dict", state):
-        np.testing.assert_array_equal(again.observation, last.observation)
+
+def assert_same_step(one: Step, other: Step) -> None:
+    for name, value in vars(one).items():
+        np.testing.assert_array_equal(value, getattr(other, name))
 
 
 def test_every_player_has_its_own_streams():
     """Environments that all play the same episode, or the seeds of an evaluation."""
-    seeds = [seed for number in range(1, 9) for seed in fleet.seeds_of(0, number)]
-    seeds += list(trainer.seeds(0).values()) + [trainer.evaluation_seed(0, frame) for frame in range(0, 9000, 1000)]
+    seeds = [seed for number in range(1, 9) for seed in workers.seeds_of(0, number)]
+    seeds += list(build.seeds(0).values()) + [build.evaluation_seed(0, frame) for frame in range(0, 9000, 1000)]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -59,7 +62,7 @@ def test_several_environments_train_with_the_same_ratio_and_resume_to_the_bit(tm
     assert whole.frame >= 3400 and whole.step == whole.frame // 8
     due = sum(1 for step in range(21, whole.step - 2) if int(step * 0.5) > int((step - 1) * 0.5))
     assert abs(whole.updates - due) <= 2
-    assert whole.updates == trainer.planned_updates(whole.config)
+    assert whole.updates == build.planned_updates(whole.config)
     assert len(whole.replay) > 0.9 * whole.step
     firsts = [stream._tables["elements"][0] for stream in whole.replay.streams]
     assert not any(np.array_equal(firsts[0], other) for other in firsts[1:])
@@ -80,12 +83,12 @@ def test_one_environment_that_overlaps_steps_while_updates_are_made_and_resumes_
 
         monkeypatch.setattr(owner, name, watched)
 
-    for owner, name in ((fleet.Remote, "send"), (fleet.Remote, "receive"), (trainer.Trainer, "_learn")):
+    for owner, name in ((workers.Remote, "begin_step"), (workers.Remote, "take"), (Learner, "__call__")):
         watch(owner, name)
     whole = train(words, tmp_path / "whole")
-    assert events.count("_learn") == whole.updates == trainer.planned_updates(whole.config) > 50
-    followed = [before for before, event in itertools.pairwise(events) if event == "_learn"]
-    assert set(followed) <= {"send", "_learn"}
+    assert events.count("__call__") == whole.updates == build.planned_updates(whole.config) > 50
+    followed = [before for before, event in itertools.pairwise(events) if event == "__call__"]
+    assert set(followed) <= {"begin_step", "__call__"}
     train(words, tmp_path / "parts", stop_at_step=102)
     train(words, tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -109,7 +112,7 @@ def test_pixels_of_several_environments_reach_the_replay(tmp_path):
         run._advance()
     for number, player in enumerate(run.players):
         newest = run.replay.streams[number]
-        np.testing.assert_array_equal(newest._tables["elements"][newest.next_slot - 1], player.environment.element)
+        np.testing.assert_array_equal(newest._tables["elements"][newest.next_slot - 1], player.step.element)
 
 
 def wait_for(condition, seconds=600):
@@ -127,7 +130,7 @@ LONG = [word for word in STATE if not word.startswith(("frames=", "eval.every=")
 
 def trained(run_dir) -> bool:
     return (run_dir / "metrics.jsonl").exists() and any(
-        row["kind"] == "train" for row in read_rows(run_dir / "metrics.jsonl")
+        isinstance(row, TrainRow) for row in read_rows(run_dir / "metrics.jsonl")
     )
 
 
@@ -139,7 +142,7 @@ def test_a_signal_to_all_is_for_the_one_that_trains_and_leaves_no_process(tmp_pa
     remotes = spawned(process)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=600)
-    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert process.returncode == 130 and "the same command resumes it" in err and "Traceback" not in err
     assert len(remotes) >= 2 and checkpoint.checkpoints(tmp_path / "run")
     wait_for(lambda: not any(remote.is_running() for remote in remotes), 20)
 
@@ -158,7 +161,7 @@ def test_ctrl_c_while_the_environments_begin_is_told_in_one_line(tmp_path, numbe
 def test_children_are_deaf_and_their_parent_is_not():
     """A mask that the first process of all undoes, as multiprocessing's tracker does, or that stays."""
     before, context = signal.pthread_sigmask(signal.SIG_BLOCK, ()), multiprocessing.get_context("spawn")
-    with fleet.deaf_children():
+    with workers.deaf_children():
         child = context.Process(target=time.sleep, args=(60,))
         child.start()
     mask = next(line for line in open(f"/proc/{child.pid}/status") if line.startswith("SigBlk"))  # noqa: SIM115
@@ -179,10 +182,10 @@ def test_an_environment_that_is_killed_is_told_in_one_line(tmp_path):
 
 def test_a_mistake_within_an_environment_is_told_where_it_trains():
     """An error that stays in the other process."""
-    remote = fleet.Remote(config.compose([*PIXELS, "env.camera=99"]), 0)
-    remote.send("reset")
+    remote = workers.Remote(presets.compose([*PIXELS, "env.camera=99"]), 0)
+    remote.begin_reset()
     with pytest.raises(UserError, match=r"env\.camera=99"):
-        remote.receive()
+        remote.take()
 
 
 def test_no_environments_is_refused():

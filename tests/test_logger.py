@@ -1,5 +1,6 @@
 """metrics.jsonl, and W&B's copy of it."""
 
+import dataclasses
 import json
 import math
 import os
@@ -12,17 +13,18 @@ import types
 
 import pytest
 
-from pixel_ddpg.logger import Metrics, WandbMirror, has_wandb_key, read_rows
+from pixel_ddpg.training.logger import Metrics, WandbMirror, has_wandb_key
+from pixel_ddpg.training.rows import EvalRow, PartRow, Row, TrainRow, read_rows
 
 ROWS = [
-    {"kind": "run", "frame": 0, "step": 0, "update": 0, "hours": 0.0, "cpu": "a name", "threads": 2, "gpu": None},
-    {"kind": "eval", "frame": 0, "step": 0, "update": 0, "hours": 0.1, "return": 1.5, "returns": [1.0, 2.0]},
-    {"kind": "train", "frame": 1000, "step": 500, "update": 300, "hours": 0.2, "return": 0.1 + 0.2, "q": None},
-    {"kind": "train", "frame": 2000, "step": 1000, "update": 800, "hours": 0.3, "return": -3.0, "q": 12.5},
+    PartRow(cpu="a name", threads=2),
+    EvalRow(hours=0.1, return_=1.5, returns=[1.0, 2.0]),
+    TrainRow(frame=1000, step=500, update=300, hours=0.2, return_=0.1 + 0.2),
+    TrainRow(frame=2000, step=1000, update=800, hours=0.3, return_=-3.0, q=12.5),
 ]
 
 
-def write_rows(path: pathlib.Path, rows: list[dict], length: int = 0) -> int:
+def write_rows(path: pathlib.Path, rows: list[Row], length: int = 0) -> int:
     metrics = Metrics(path, length)
     for row in rows:
         metrics.write(row)
@@ -40,7 +42,7 @@ def test_rows_come_back_as_they_were(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert write_rows(path, ROWS) == path.stat().st_size
     assert read_rows(path) == ROWS
-    assert [json.loads(line) for line in path.read_text().splitlines()] == ROWS
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [row.as_json() for row in ROWS]
 
 
 def test_rows_are_there_at_once(tmp_path):
@@ -70,14 +72,15 @@ def test_not_finite_becomes_null_with_a_warning(tmp_path, capsys):
     """NaN in the file, which is not JSON."""
     path = tmp_path / "metrics.jsonl"
     metrics = Metrics(path)
-    row = {"kind": "train", "q": math.nan, "critic_loss": math.inf, "returns": [1.0, -math.inf], "return": 2.0}
-    clean = {"kind": "train", "q": None, "critic_loss": None, "returns": [1.0, None], "return": 2.0}
-    assert metrics.write(row) == clean
+    metrics.write(TrainRow(q=math.nan, critic_loss=math.inf, return_=2.0))
+    metrics.write(EvalRow(returns=[1.0, -math.inf]))
     metrics.close()
-    assert json.loads(path.read_text(), parse_constant=pytest.fail) == clean
+    train, evaluation = (json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines())
+    assert (train["q"], train["critic_loss"], train["return"]) == (None, None, 2.0)
+    assert evaluation["returns"] == [1.0, None]
     warned = capsys.readouterr()
     assert warned.out == "" and [line.split(" is ")[0] for line in warned.err.splitlines()] == [
-        "pixel_ddpg: q", "pixel_ddpg: critic_loss", "pixel_ddpg: returns",
+        "pixel_ddpg: critic_loss", "pixel_ddpg: q", "pixel_ddpg: returns",
     ]  # fmt: skip
 
 
@@ -217,8 +220,8 @@ def test_rows_are_numbers_named_by_kind(fake, tmp_path):
     for row in ROWS:
         written.write(row)
     written.close()
-    common = {key: ROWS[1][key] for key in ("frame", "step", "update", "hours")}
-    assert fake.run.logged[0] == (0, {**common, "eval/return": 1.5})
+    common = {key: getattr(ROWS[1], key) for key in ("frame", "step", "update", "hours")}
+    assert fake.run.logged[0] == (0, {**common, "eval/return": 1.5, "eval/length": 0.0})
     assert fake.run.config["run"]["threads"] == 2
     assert "train/q" not in fake.run.logged[1][1] and fake.run.logged[2][1]["train/q"] == 12.5
     assert [step for step, _ in fake.run.logged] == [0, 1, 2] and fake.run.finished
@@ -248,10 +251,10 @@ def test_online_sends_only_what_the_server_lacks(fake, tmp_path, known, kept):
     write_rows(tmp_path / "metrics.jsonl", ROWS[:kept])
     fake.step = known
     written = mirror(tmp_path, "online")
-    for row in [ROWS[0] | {"threads": 1}, *ROWS[kept:]]:
+    for row in [dataclasses.replace(ROWS[0], threads=1), *ROWS[kept:]]:
         written.write(row)
     assert [step for step, _ in fake.run.logged] == list(range(known, 3))
-    assert [values["frame"] for _, values in fake.run.logged] == [row["frame"] for row in ROWS[1 + known :]]
+    assert [values["frame"] for _, values in fake.run.logged] == [row.frame for row in ROWS[1 + known :]]
     assert fake.run.config["run"]["threads"] == 1
 
 
@@ -260,14 +263,16 @@ def test_online_sends_only_what_the_server_lacks(fake, tmp_path, known, kept):
 
 SCRIPT = """if True:
     import os, pathlib, sys, time
-    from pixel_ddpg.logger import Metrics, WandbMirror
+    from pixel_ddpg.training.logger import Metrics, WandbMirror
+    from pixel_ddpg.training.rows import TrainRow
     folder, first, last, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     path = folder / "metrics.jsonl"
     metrics = Metrics(path, path.stat().st_size if path.exists() else 0)
     mirror = WandbMirror(folder, "offline", "project", "abc123", {"seed": 3})
     for i in range(first, last):
-        row = {"kind": "train", "frame": 10 * i, "step": i, "update": i, "hours": 0.1, "return": i + 0.5}
-        mirror.write(metrics.write(row))
+        row = TrainRow(10 * i, i, i, 0.1, i + 0.5)
+        metrics.write(row)
+        mirror.write(row)
     if end == "close":
         mirror.close()
     print("written", flush=True)
@@ -336,5 +341,5 @@ def test_offline_run_survives_a_kill(tmp_path):
 
 def test_importing_the_logger_does_not_import_wandb():
     """A second of every start, and a thread, for a run with wandb=off."""
-    code = "import sys, pixel_ddpg.logger; sys.exit('wandb' in sys.modules)"
+    code = "import sys, pixel_ddpg.training.logger; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

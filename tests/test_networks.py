@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pixel_ddpg.agent import DDPG
-from pixel_ddpg.config import compose
-from pixel_ddpg.networks import Actor, Critic, Encoder, RunningNorm, SpatialSoftmax
+from pixel_ddpg.agent.ddpg import DDPG
+from pixel_ddpg.agent.networks import PLAIN, Actor, Critic, Encoder, RunningNorm, SpatialSoftmax
+from pixel_ddpg.presets import compose
+from pixel_ddpg.runtime.layers import FAST
 
 
 def build(preset, obs, shape, action_dim, *words, **options):
@@ -101,12 +102,14 @@ def test_16_pixels_are_divided_by_255(offset, least):
     """Bytes that reach the convolutions as 0 to 255, or shifted by another preset's offset."""
     words = ["agent.conv=[[1,1,1,0]]", "agent.spatial_softmax=false", "agent.precision=float32"]
     words.append(f"agent.pixel_offset={offset}")
-    encoder = Encoder(3, compose(["obs=pixels", *words]).agent)
-    encoder.convolutions = nn.Identity()
-    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    scaled = encoder(pixels)
-    assert scaled.dtype == torch.float32
-    torch.testing.assert_close(scaled[0], torch.linspace(least, least + 1, 256))
+    settings, pixels = compose(["obs=pixels", *words]).agent, torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    for layers in (PLAIN, FAST):
+        encoder = Encoder(1, settings, layers)
+        with torch.no_grad():
+            encoder.convolutions[0].weight.fill_(1), encoder.convolutions[0].bias.fill_(0.5)  # ReLU lets all pass
+            scaled = encoder(pixels)
+        assert scaled.dtype == torch.float32
+        torch.testing.assert_close(scaled[0], torch.linspace(least, least + 1, 256) + 0.5)
 
 
 # --- first weights ---

@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from pixel_ddpg import config, rendering, tasks
-from pixel_ddpg.environment import Environment
+from pixel_ddpg import config
+from pixel_ddpg.envs import rendering, tasks
+from pixel_ddpg.envs.environment import Environment
 
 rendering.choose_backend()
-from pixel_ddpg.tasks import common, walkers  # noqa: E402
+from pixel_ddpg.envs.tasks import common, walkers  # noqa: E402
 
 # Lillicrap et al., 2016, supplementary Table 2: state and action dimensions. reacherDouble is printed as (6, 1) there,
 # with the dimensions of reacherSingle, which two links cannot have; torcs' state is not given.
@@ -262,9 +263,10 @@ def test_a_missing_box2d_is_told():
     program = """
 import sys
 sys.modules["Box2D"] = None
-from pixel_ddpg import config, tasks
+from pixel_ddpg import config
+from pixel_ddpg.envs import tasks
 with config.one_line_errors():
-    tasks.CATALOGUE["torcs"].load(0)
+    tasks.find("torcs").load(0)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert told.returncode == 1 and told.stderr.startswith("pixel_ddpg: task=torcs needs Box2D")

@@ -13,20 +13,23 @@ import pytest
 from scipy.linalg import solve_discrete_are
 from small import call, command, work
 
-from pixel_ddpg import baseline, config, files, rendering, tasks
-from pixel_ddpg.environment import Environment
-from pixel_ddpg.episodes import run_episode
+from pixel_ddpg import baseline, config, files
+from pixel_ddpg.envs import rendering, tasks
+from pixel_ddpg.envs.environment import Environment
+from pixel_ddpg.envs.episodes import run_episode
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.planning import baselines
 
 rendering.choose_backend()
 import mujoco  # noqa: E402
 
-from pixel_ddpg.planner import ILQG, SEARCHES, Model  # noqa: E402
+from pixel_ddpg.planning.planner import ILQG, SEARCHES, Model  # noqa: E402
 
 BASELINE = "pixel_ddpg.baseline"
 
 
 def make(name: str, repeat: int, seed: int = 3) -> Environment:
-    environment = Environment(tasks.CATALOGUE[name], "state", config.Env(action_repeat=repeat), seed)
+    environment = Environment(tasks.find(name), "state", config.Env(action_repeat=repeat), seed)
     environment.reset()
     return environment
 
@@ -51,11 +54,11 @@ def test_returns_of_plans_are_those_of_the_environment(name, repeat):
         assert value == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("planner", list(baseline.SETTINGS))
+@pytest.mark.parametrize("planner", list(baselines.SETTINGS))
 def test_planning_leaves_the_environment_as_it_is(planner):
     """A planner that moves the simulation it plans for."""
     environment = make("cheetah", 4)
-    policy = baseline.make_policy(environment, planner, 0, baseline.planner_settings(planner, "cheetah"))
+    policy = baselines.make_policy(environment, planner, 0, baselines.planner_settings(planner, "cheetah"))
     physics = environment.task_env.physics
     before = [physics.data.qpos.copy(), physics.data.qvel.copy(), physics.data.time, physics.data.ctrl.copy()]
     action = policy(None)
@@ -175,7 +178,7 @@ def test_a_diverging_plan_is_worth_nothing(speed):
     assert np.isfinite(returns[0]) and list(returns[1:]) == [-np.inf, -np.inf]
 
 
-@pytest.mark.parametrize("planner", list(baseline.SETTINGS))
+@pytest.mark.parametrize("planner", list(baselines.SETTINGS))
 @pytest.mark.parametrize("name", ["pendulum", "fixedReacher"])
 def test_planners_beat_random_actions(name, planner):
     """Plans that are not better than noise."""
@@ -183,8 +186,8 @@ def test_planners_beat_random_actions(name, planner):
     for policy in (planner, "random"):
         environment = make(name, 4, seed=1)
         environment.task_env._step_limit = 150
-        settings = baseline.planner_settings(policy, name)
-        returns[policy] = run_episode(environment, baseline.make_policy(environment, policy, 1, settings))[0]
+        settings = baselines.planner_settings(policy, name)
+        returns[policy] = run_episode(environment, baselines.make_policy(environment, policy, 1, settings))[0]
     assert returns[planner] > 1.5 * max(returns["random"], 1)
 
 
@@ -192,8 +195,8 @@ def test_planners_beat_random_actions(name, planner):
 def test_sampling_searches_until_a_plan_earns_something(returns, times, monkeypatch):
     """One look at a sparse reward; a diverged plan taken for one that earns."""
     environment, calls = make("ball_in_cup-catch", 4), []
-    policy = baseline.make_policy(
-        environment, "sampling", 0, baseline.planner_settings("sampling", "ball_in_cup-catch")
+    policy = baselines.make_policy(
+        environment, "sampling", 0, baselines.planner_settings("sampling", "ball_in_cup-catch")
     )
     model = policy.__self__.model
     monkeypatch.setattr(model, "roll", lambda states, plans: states)
@@ -215,7 +218,7 @@ def test_ilqg_begins_with_the_plan_of_the_step_before(monkeypatch):
 def test_the_gripper_can_lift_its_object():
     """Fingers that cannot hold the ball, or a start from which the planner never grasps it."""
     environment = make("gripper", 4)
-    act = baseline.make_policy(environment, "sampling", 0, baseline.planner_settings("sampling", "gripper"))
+    act = baselines.make_policy(environment, "sampling", 0, baselines.planner_settings("sampling", "gripper"))
     for _ in range(20):
         environment.step(act(None))
     assert environment.task_env.physics.named.data.site_xpos["object", "z"] > 0.15
@@ -246,7 +249,7 @@ def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     code, _, err = call(BASELINE, *words)
     assert code == 1 and "is no result of" in err and err.count("\n") == 1
     code, _, err = command(BASELINE, *words, "overwrite=true")
-    assert code == 0 and baseline.read(tmp_path / "pendulum-random.json")["episodes"][0]["seed"] == 3
+    assert code == 0 and baselines.read(tmp_path / "pendulum-random.json")["episodes"][0]["seed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -259,13 +262,13 @@ def test_a_damaged_result_is_told(change, tmp_path, monkeypatch):
     """A traceback, or a score measured by something that is not a number."""
     episode = {"seed": 0, "return": 1.0, "frames": 1, "minutes": 1.0, "commit": None}
     whole = {"task": "cart", "policy": "ilqg", "action_repeat": 4, "settings": {}, "return": 1.0, "sd": 0.0}
-    monkeypatch.setattr(baseline, "MEASURED", tmp_path)
+    monkeypatch.setattr(baselines, "MEASURED", tmp_path)
     path = tmp_path / "cart-ilqg.json"
     path.write_text(json.dumps(whole | {"episodes": [episode]}))
-    assert baseline.read(path)["return"] == 1 and baseline.better_planner("cart") is None
+    assert baselines.read(path)["return"] == 1 and baselines.better_planner("cart") is None
     path.write_text(json.dumps(whole | {"episodes": [episode]} | change))
-    with pytest.raises(config.UserError, match="is no result of"):
-        baseline.better_planner("cart")
+    with pytest.raises(UserError, match="is no result of"):
+        baselines.better_planner("cart")
 
 
 def assert_none_left(session: int) -> None:
@@ -279,8 +282,8 @@ def assert_none_left(session: int) -> None:
 def test_jobs_that_fail_do_not_stop_the_others():
     """One task's mistake that ends all; a worker that was killed told as a traceback."""
     done = {job[0]: result for job, result in baseline.in_processes(work, [(number,) for number in range(4)])}
-    assert isinstance(done.pop(1), config.UserError) and done == {0: 0, 2: 20, 3: 30}
-    with pytest.raises(config.UserError, match="was killed"):
+    assert isinstance(done.pop(1), UserError) and done == {0: 0, 2: 20, 3: 30}
+    with pytest.raises(UserError, match="was killed"):
         list(baseline.in_processes(work, [(number,) for number in (-1, 0)]))
 
 
@@ -314,8 +317,8 @@ def test_two_commands_do_not_write_to_one_folder(tmp_path):
 def test_a_lock_leaves_no_empty_folder(tmp_path):
     """A folder where a command was refused, and that looks as if a run were there; what was there before stays."""
     for folder, left in ((tmp_path / "runs/seed0", []), (tmp_path, [".lock"])):
-        with pytest.raises(config.UserError), files.locked(folder, "out"):
-            raise config.UserError("no")
+        with pytest.raises(UserError), files.locked(folder, "out"):
+            raise UserError("no")
         assert [path.name for path in tmp_path.iterdir()] == left
     with files.locked(tmp_path / "runs/seed0", "out"):
         (tmp_path / "runs/seed0/written").touch()
@@ -332,7 +335,7 @@ def test_a_lock_is_not_of_a_deleted_file(tmp_path, monkeypatch):
         lock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", delete_first)
-    refused = pytest.raises(config.UserError, match="another process")
+    refused = pytest.raises(UserError, match="another process")
     with files.locked(tmp_path, "out"), refused, files.locked(tmp_path, "out"):
         pass
 

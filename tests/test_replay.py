@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixel_ddpg import checkpoint
-from pixel_ddpg.config import UserError
-from pixel_ddpg.replay import Replay, element_bytes, place
+from pixel_ddpg.agent.replay import Replay
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.runtime.memory import element_bytes, place
+from pixel_ddpg.training import checkpoint
 
 
 def chisquare(counts):
@@ -547,14 +548,12 @@ def test_cuda_gathers_what_the_cpu_gathers(shape):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler here")
-def test_a_compiled_gather_is_the_plain_one(monkeypatch):
+def test_a_compiled_gather_is_the_plain_one():
     """Another crop, another draw; a break of the graph. A CPU's kernels stand for a GPU's."""
-    monkeypatch.setattr(Replay, "_crops_by_slices", Replay._crops_by_index)
     events = (["begin"] + [(1.0, False)] * 6 + [(0.0, True)]) * 9
-    plain, compiled = (
-        filled(events, PIXELS, capacity=20, frame_stack=3, n_step=3, random_shift=2, streams=2)[0] for _ in range(2)
-    )
-    compiled.compile_gather()
+    options = {"capacity": 20, "frame_stack": 3, "n_step": 3, "random_shift": 2, "streams": 2}
+    plain = filled(events, PIXELS, **options)[0]
+    compiled = filled(events, PIXELS, **options, compiled=lambda part: torch.compile(part, dynamic=False))[0]
     torch._dynamo.utils.counters.clear()
     for _ in range(3):
         for mine, yours in zip(vars(plain.sample(8)).values(), vars(compiled.sample(8)).values()):
@@ -567,8 +566,8 @@ def test_a_ring_takes_memory_as_it_is_filled():
     """21 GiB for the first step of a long run: killed on a machine where the run's own frames would have fitted."""
     code = """if True:
         import psutil, numpy
-        from pixel_ddpg import machine
-        from pixel_ddpg.replay import Replay
+        from pixel_ddpg.runtime import machine
+        from pixel_ddpg.agent.replay import Replay
         machine.prepare_cpu(1)
         before = psutil.Process().memory_info().rss
         replay = Replay((3, 84, 84), 6, 100_000)

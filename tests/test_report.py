@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from small import call
 
-from experiments import figures, panels, report, runs
+from experiments import figures
 from experiments.profiles import CONTROLS
-from pixel_ddpg import config, presets, trainer
-from pixel_ddpg.logger import Metrics
+from experiments.report import __main__ as report
+from experiments.report import page, panels, runs
+from pixel_ddpg import config, presets
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.training import run_folder
+from pixel_ddpg.training.logger import Metrics
+from pixel_ddpg.training.rows import EvalRow, PartRow, TrainRow, ValuesRow
 
 LEVELS = {"random": 100.0, "planner": 900.0}
 
@@ -26,18 +31,18 @@ def measured(monkeypatch):
 
 def write_run(root, words: str, *returns: float, frames: int = 20_000):
     """A run that was evaluated at 0, 10,000, ...; it is whole if the last is at `frames`."""
-    settings = config.compose(["obs=pixels", *words.split(), f"frames={frames}"])
+    settings = presets.compose(["obs=pixels", *words.split(), f"frames={frames}"])
     folder = root / settings.task / settings.obs / settings.preset / f"seed{settings.seed}"
     folder.mkdir(parents=True)
-    trainer.write_config(settings, folder)
+    run_folder.write_config(settings, folder)
     metrics = Metrics(folder / "metrics.jsonl")
-    facts = {"commit": "0123456789abcdef", "cpu": "a CPU", "threads": 1, "versions": {"torch": "2.0", "wandb": "1"}}
-    metrics.write({"kind": "run", "frame": 0, "hours": 0.0, **facts})
+    versions = {"torch": "2.0", "wandb": "1"}
+    metrics.write(PartRow(commit="0123456789abcdef", cpu="a CPU", threads=1, versions=versions))
     for i, value in enumerate(returns):
-        row = {"frame": 10_000 * i, "hours": 0.1 * i, "return": value}
-        metrics.write({"kind": "train", "frames_per_second": 200.0, **row})
-        metrics.write({"kind": "eval", "returns": [value], **row})
-    metrics.write({"kind": "values", "frame": 10_000 * i, "hours": 0.1 * i, "q": [1.0, 2.0], "observed": [1.5, 2.5]})
+        counters = {"frame": 10_000 * i, "hours": 0.1 * i}
+        metrics.write(TrainRow(**counters, return_=value, frames_per_second=200.0))
+        metrics.write(EvalRow(**counters, return_=value, returns=[value]))
+    metrics.write(ValuesRow(**counters, q=[1.0, 2.0], observed=[1.5, 2.5]))
     metrics.close()
     return folder
 
@@ -58,7 +63,7 @@ def three_tasks(tmp_path):
 def test_table1_has_average_and_best_beside_the_papers(three_tasks, tmp_path):
     """A mean over the wrong runs, an unfinished run that counts, another task's row, a difference of the wrong sign."""
     found = runs.collect([str(three_tasks)])
-    section = report.table1_section(found, tmp_path / "out")
+    section = page.table1_section(found, tmp_path / "out")
     table = {row["task"]: row for row in section["rows"]}
     texts = {task: [cell["text"] for cell in row["cells"]] for task, row in table.items()}
     assert texts["cart"] == ["0.94", "1.00", "0.62", "0.75", "0.10", "0.10"]
@@ -75,7 +80,7 @@ def test_table1_has_average_and_best_beside_the_papers(three_tasks, tmp_path):
 
 def test_the_answer_has_the_numbers_of_the_tasks_that_have_both(three_tasks):
     """A comparison over different tasks, state taken for pixels."""
-    text = report.answer(runs.collect([str(three_tasks)]))
+    text = page.answer(runs.collect([str(three_tasks)]))
     assert "From pixels, fast reaches 0.62 [" in text and "from state 0.94 [" in text and "over 1 task," in text
     assert "with probability 0.00" in text and "on 0 of 1 task " in text and "after 20,000 frames" in text
 
@@ -86,7 +91,7 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     wanted = [["cart", "pixels", "fast", 0], ["cart", "pixels", "fast", 9], ["pendulum", "state", "fast", 0]]
     (three_tasks / "suite.json").write_text(json.dumps({"make suite": wanted}))
     found = runs.collect([str(three_tasks)])
-    said = " ".join(report.warnings(found))
+    said = " ".join(page.warnings(found))
     for words in (
         "20,000 frames a run; the paper's numbers are after 2,500,000", "Missing: 2 of 3 runs",
         "Unfinished runs: 1.",
@@ -96,17 +101,17 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
         assert words in said
     assert "One seed" not in said
     shutil.rmtree(three_tasks / "cart" / "pixels")
-    assert "finished different tasks (" in " ".join(report.warnings(runs.collect([str(three_tasks)])))
+    assert "finished different tasks (" in " ".join(page.warnings(runs.collect([str(three_tasks)])))
     write_run(three_tasks, "task=cheetah-run seed=1", 100.0, 300.0)  # unfinished: no interval yet
     single = runs.collect([str(three_tasks / "cheetah-run")])
-    assert "One seed of each: luck cannot be told" in " ".join(report.warnings(single))
+    assert "One seed of each: luck cannot be told" in " ".join(page.warnings(single))
     assert found.commands == ["make suite"] and found.tasks[-1] == "cheetah-run" and "pendulum" in found.tasks
 
 
 def test_other_action_repeats_are_said(tmp_path):
     """A score between policies that act more or less often, passed over in silence."""
     write_run(tmp_path, "task=cartpole preset=ddpg2016", 1.0, 2.0, 3.0)  # 3 frames; random and planner: 8
-    said = " ".join(report.warnings(runs.collect([str(tmp_path)])))
+    said = " ".join(page.warnings(runs.collect([str(tmp_path)])))
     assert "another action repeat than the policies of 0 and 1: 1 (pixels, ddpg2016)" in said
 
 
@@ -131,14 +136,14 @@ def test_a_run_that_went_on_shows_its_last_evaluation(tmp_path):
     """The film, or the estimated Q, of its first end under its last return; the commits of its last part alone."""
     folder = write_run(tmp_path, "task=cart", 100.0, 200.0, 3.0)
     metrics = Metrics(folder / "metrics.jsonl", (folder / "metrics.jsonl").stat().st_size)
-    metrics.write({"kind": "run", "frame": 20_000, "hours": 0.2, "commit": "fedcba9876543210"})
+    metrics.write(PartRow(frame=20_000, hours=0.2, commit="fedcba9876543210"))
     (folder / "videos").mkdir()
     (folder / "videos" / "20000.mp4").write_bytes(b"a film")
     run = runs.read(folder)
-    assert run.video.name == "20000.mp4" and run.values["observed"] == [1.5, 2.5]
+    assert run.video.name == "20000.mp4" and run.values.observed == [1.5, 2.5]
     assert run.commits == ["012345678", "fedcba987"]
-    metrics.write({"kind": "train", "frame": 30_000, "hours": 0.3, "frames_per_second": 50.0})
-    metrics.write({"kind": "eval", "frame": 30_000, "hours": 0.3, "return": 777.0, "returns": [777.0]})
+    metrics.write(TrainRow(frame=30_000, hours=0.3, frames_per_second=50.0))
+    metrics.write(EvalRow(frame=30_000, hours=0.3, return_=777.0, returns=[777.0]))
     metrics.close()
     run = runs.read(folder)
     assert run.video is None and run.values is None
@@ -150,26 +155,26 @@ def test_a_runs_command_can_be_typed(tmp_path):
     run = runs.read(write_run(tmp_path, "task=cart agent.hidden=[12,14]", 1.0))
     words = shlex.split(run.command)
     assert words[:3] == ["python", "-m", "pixel_ddpg.run"] and "agent.hidden=[12,14]" in words
-    assert config.differences(run.settings, config.compose(words[3:])) == []
+    assert config.differences(run.settings, presets.compose(words[3:])) == []
 
 
 def test_a_task_of_the_paper_by_its_other_name_is_in_figure_2(tmp_path):
     """An empty Figure 2 beside a Table 1 that has the paper's number."""
     write_run(tmp_path, "task=cartpole-swingup", 1.0, 2.0, 3.0)
-    assert report.learning_curves(runs.collect([str(tmp_path)]), tmp_path / "out")["figure2"]["panels"]
+    assert page.learning_curves(runs.collect([str(tmp_path)]), tmp_path / "out")["figure2"]["panels"]
 
 
 def test_where_the_paper_is_better_is_said(three_tasks):
     """A worse result passed over in silence, a better one called worse, raw returns taken for scores."""
     found = runs.collect([str(three_tasks)])
-    assert report.below_paper(found) == "pixels: cart; control: cart"  # 0.62 and 0.10; the paper's are 1.10 and 0.34
-    assert "below the paper's average: pixels: cart; control: cart." in " ".join(report.warnings(found))
+    assert page.below_paper(found) == "pixels: cart; control: cart"  # 0.62 and 0.10; the paper's are 1.10 and 0.34
+    assert "below the paper's average: pixels: cart; control: cart." in " ".join(page.warnings(found))
 
 
 def test_curves_are_the_runs_own(three_tasks, tmp_path):
     """Points that were smoothed, cut, scaled twice or given to another run."""
     found = runs.collect([str(three_tasks)])
-    report.learning_curves(found, tmp_path)
+    page.learning_curves(found, tmp_path)
     rows = list(csv.DictReader((tmp_path / "figures" / "figure2.csv").open()))
     assert {row["task"] for row in rows} == {"cart", "cheetah-run"}  # which is the paper's cheetah
     rows = [row for row in rows if row["task"] == "cart"]
@@ -193,7 +198,7 @@ def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
     """A curve that goes on with the runs that are left; its last value is the IQM of the finals."""
     write_run(three_tasks, "task=hopper", 100.0, 500.0, frames=10_000)
     found = runs.collect([str(three_tasks)])
-    together = report.aggregates(found, tmp_path)
+    together = page.aggregates(found, tmp_path)
     rows = list(csv.DictReader((tmp_path / "figures" / "profile.csv").open()))
     for over, last in (("frame", 10_000), ("hours", 0.1)):
         pixels = [row for row in rows if row["obs"] == "pixels" and row.get(over)]
@@ -210,14 +215,14 @@ def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
 def test_the_page_asks_for_nothing_else(three_tasks, tmp_path):
     """A script, a font or a picture from elsewhere; a figure without its files; text that is taken for HTML."""
     (three_tasks / "suite.json").write_text(json.dumps({"run a<b&c": []}))
-    report.make([str(three_tasks)], tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text()
-    addresses = re.findall(r'(?:src|href|url)=?["\'(]+([^"\')]+)', page)
+    page.make([str(three_tasks)], tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    addresses = re.findall(r'(?:src|href|url)=?["\'(]+([^"\')]+)', text)
     assert len(addresses) > 20 and not [each for each in addresses if each.startswith(("http", "//"))]
     for each in addresses:
         if not each.startswith(("#", "data:")):
             assert (tmp_path / "out" / each).exists(), each
-    assert "<script" not in page and "run a&lt;b&amp;c" in page and page.count("<svg") >= 8
+    assert "<script" not in text and "run a&lt;b&amp;c" in text and text.count("<svg") >= 8
     for name in ("figure2", "curves", "figure3", "state_pixels", "profile", "published"):
         for kind in ("png", "svg", "csv"):
             assert (tmp_path / "out" / "figures" / f"{name}.{kind}").stat().st_size > 30, (name, kind)
@@ -226,28 +231,28 @@ def test_the_page_asks_for_nothing_else(three_tasks, tmp_path):
 def test_a_figure_of_other_runs_does_not_stay(three_tasks, tmp_path):
     """Yesterday's figure beside today's report, and in W&B's."""
     for folder in (three_tasks, three_tasks / "torcs"):
-        report.make([str(folder)], tmp_path / "out")
+        page.make([str(folder)], tmp_path / "out")
     there = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert "curves.png" in there and not {"figure2.png", "state_pixels.svg", "profile.csv"} & there
 
 
 def test_figure3_has_the_pairs_that_runs_recorded(three_tasks, tmp_path):
     """Axes that are swapped."""
-    report.figure3(runs.collect([str(three_tasks)]), tmp_path)
+    page.figure3(runs.collect([str(three_tasks)]), tmp_path)
     rows = list(csv.DictReader((tmp_path / "figures" / "figure3.csv").open()))
     assert {(row["observed"], row["q"]) for row in rows} == {("1.5", "1.0"), ("2.5", "2.0")}
 
 
 def test_the_health_of_a_learner_is_drawn_where_it_is_recorded(three_tasks, tmp_path):
     """Another metric's numbers, rows that older versions wrote without them, rows from before the first update."""
-    assert report.health(runs.collect([str(three_tasks)]), tmp_path / "older")["panels"] == []
+    assert page.health(runs.collect([str(three_tasks)]), tmp_path / "older")["panels"] == []
     folder = next(three_tasks.glob("cart/state/fast/seed0"))
     metrics = Metrics(folder / "metrics.jsonl", 10**9)
     for frame, error in ((1000, None), (2000, 3.0), (3000, 2.0)):
-        row = {"kind": "train", "frame": frame, "hours": 0.0, "return": 1.0, "frames_per_second": 9.0}
-        metrics.write(row | {"td_error": error, "pre_tanh": error and error / 10, "saturated": error and error / 100})
+        told = {"td_error": error, "pre_tanh": error and error / 10, "saturated": error and error / 100}
+        metrics.write(TrainRow(frame=frame, return_=1.0, frames_per_second=9.0, **told))
     metrics.close()
-    section = report.health(runs.collect([str(three_tasks)]), tmp_path)
+    section = page.health(runs.collect([str(three_tasks)]), tmp_path)
     assert len(section["panels"]) == len(panels.HEALTH) == 3
     rows = list(csv.DictReader((tmp_path / "figures" / "health.csv").open()))
     for key, factor in {"td_error": 1, "pre_tanh": 0.1, "saturated": 0.01}.items():
@@ -290,7 +295,7 @@ def test_published_results_are_those_of_the_same_task(tmp_path):
 def test_two_folders_of_the_same_run_are_refused(three_tasks, tmp_path):
     """A seed that counts twice."""
     write_run(tmp_path / "more", "task=cart seed=1", 1.0, 1.0, 1.0)
-    with pytest.raises(config.UserError, match="are the same task, variant and seed"):
+    with pytest.raises(UserError, match="are the same task, variant and seed"):
         runs.collect([str(three_tasks), str(tmp_path / "more")])
 
 
@@ -307,8 +312,8 @@ def test_a_damaged_file_is_told_by_name(name, content, three_tasks, tmp_path):
     """A traceback of a JSON or film reader."""
     (three_tasks / name).parent.mkdir(exist_ok=True)
     (three_tasks / name).write_bytes(content)
-    with pytest.raises(config.UserError, match=f"{name} is damaged: delete it"):
-        report.make([str(three_tasks)], tmp_path / "out")
+    with pytest.raises(UserError, match=f"{name} is damaged: delete it"):
+        page.make([str(three_tasks)], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -334,10 +339,8 @@ def test_every_variant_has_a_colour_of_its_own_beside_its_control():
         assert len({panels.COLOURS[variant] for variant in chosen}) == 4
 
 
-def test_words_of_wandb():
-    assert report.hydra_words(["runs=[a]", "--wandb", "me/it", "embed=true"]) == [
-        "runs=[a]",
-        "wandb=me/it",
-        "embed=true",
-    ]
-    assert report.hydra_words(["--wandb=me/it"]) == ["wandb=me/it"]
+def test_wandb_wants_a_place(capsys):
+    """A report that is sent nowhere, without a word."""
+    with pytest.raises(SystemExit) as end:
+        report.main(["runs=[.]", "--wandb"])
+    assert end.value.code == 2 and "--wandb wants a value" in capsys.readouterr().err

@@ -8,23 +8,28 @@ import numpy as np
 import pytest
 from small import STATE, call, command, rows, train
 
-from experiments import figures, grid, report, results, runs
+from experiments import figures, grid, results
 from experiments.benchmarks import tables as benchmark_tables
-from pixel_ddpg import baseline, config, tasks, trainer
-from pixel_ddpg.logger import Metrics
+from experiments.report import page, runs
+from pixel_ddpg import presets
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.planning import baselines
+from pixel_ddpg.training import run_folder
+from pixel_ddpg.training.logger import Metrics
+from pixel_ddpg.training.rows import EvalRow, PartRow
 
 
 def fake_run(folder, value, *words):
     """What is kept of a run: its configuration and one evaluation at the end."""
-    settings = config.compose(["obs=pixels", *words, "run_dir=elsewhere"])
+    settings = presets.compose(["obs=pixels", *words, "run_dir=elsewhere"])
     run = folder / settings.task / settings.obs / settings.preset / f"seed{settings.seed}"
     run.mkdir(parents=True)
-    trainer.write_config(settings, run)
+    run_folder.write_config(settings, run)
     metrics = Metrics(run / "metrics.jsonl")
-    row = {"kind": "eval", "frame": 100_000, "return": value, "hours": 0.5}
-    metrics.write({"kind": "run", "frame": 0, "commit": "0123456789abc", "threads": 1, "hours": 0.0})
-    metrics.write(row | {"frame": 10_000, "return": -1.0})
-    metrics.write(row)
+    metrics.write(PartRow(commit="0123456789abc", threads=1))
+    metrics.write(EvalRow(frame=10_000, hours=0.5, return_=-1.0))
+    metrics.write(EvalRow(frame=100_000, hours=0.5, return_=value))
     metrics.close()
     return run
 
@@ -40,7 +45,7 @@ def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path, monkeypatc
     fake_run(tmp_path, 700.0, "task=cartpole-swingup", "seed=1")
     fake_run(tmp_path, 100.0, "task=walker-walk")
     fake_run(tmp_path, 50.0, "task=walker-walk", "obs=state", "preset=ddpg2016")
-    monkeypatch.setattr(baseline, "MEASURED", tmp_path / "baselines")
+    monkeypatch.setattr(baselines, "MEASURED", tmp_path / "baselines")
     for policy, value in (("random", 50.0), ("sampling", 850.0), ("ilqg", 400.0)):
         write_baseline(tmp_path / "baselines", "cartpole-swingup", policy, value)
     table = results.comparison_table(tmp_path)
@@ -48,52 +53,28 @@ def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path, monkeypatc
         "cartpole-swingup", "8", "650 (600, 700)", "missing", "missing", "626", "759", "819", "+24", "-109", "0.75",
         "missing",
     ]  # fmt: skip
-    assert cells(table, "walker-walk")[-2:] == ["missing", "missing"] and baseline.score("cartpole", 450.0) == 0.5
+    assert cells(table, "walker-walk")[-2:] == ["missing", "missing"] and baselines.score("cartpole", 450.0) == 0.5
     assert cells(table, "walker-walk")[1:5] == ["2", "100", "missing", "50"]
     assert cells(table, "cheetah-run")[2] == "missing"
     assert "(2 of 6)" in table and "ours 375, DrQ-v2 398" in table
     assert results.provenance_table(tmp_path).count("012345678 |") == 4
 
 
-def test_runs_made_again_are_compared_task_by_task(tmp_path):
-    """A difference with the wrong sign, or one of returns whose tasks have other scales."""
-    values = {"cart": (500.0, 700.0), "cheetah": (300.0, 200.0), "hopper": (900.0, 800.0)}
-    for task, (then, now) in values.items():
-        fake_run(tmp_path / "then", then, f"task={task}", "obs=state")
-        fake_run(tmp_path / "now", now, f"task={task}", "obs=state", "seed=1")
-    table = results.rerun_table([tmp_path / "then"], [tmp_path / "now"])
-    expected = {task: baseline.score(task, now) - baseline.score(task, then) for task, (then, now) in values.items()}
-    assert {task: cells(table, task)[-1] for task in values} == {task: f"{x:+.3f}" for task, x in expected.items()}
-    assert f"mean difference is {np.mean(list(expected.values())):+.3f}" in table
-    assert "p = 1.00" in table  # ranks: cart 3 up, the others 1 and 2 down
-    fake_run(tmp_path / "more", 700.0, "task=hopper", "obs=state", "seed=2")
-    table = results.rerun_table([tmp_path / "then"], [tmp_path / "now", tmp_path / "more"])
-    half = baseline.score("hopper", 750.0) - baseline.score("hopper", 900.0)
-    assert cells(table, "hopper")[-1] == f"{half:+.3f}" and "(1), " in cells(table, "hopper")[4]
-    assert "mean difference is +0.000" in results.rerun_table([tmp_path / "then"], [tmp_path / "then"])
-
-
-def test_seeds_that_were_planned_are_tested_alone(tmp_path):
-    """A test over the seeds that raised the suspicion, told as one that confirms it."""
-    seeds = {"movingGripper": (0, 1, 9, 10, 11), "hopper": (0, 1), "cart": (0, 2)}
-    for task, chosen in seeds.items():
-        for seed in chosen:
-            planned = seed > 0 if task != "movingGripper" else seed >= 9
-            for folder, value in (("then", 900.0), ("now", 900.0 if planned else 100.0)):
-                fake_run(tmp_path / folder, value + planned * seed, f"task={task}", "obs=state", f"seed={seed}")
-    table = results.rerun_table([tmp_path / "then"], [tmp_path / "now"])
-    assert "By all seeds, over 3 rows, the mean difference is -" in table
-    assert "By planned seeds, over 3 rows, the mean difference is +0.000" in table
-    assert "3 and 3 planned seeds, by permutation: p = 1.00" in table and "5 and 5 seeds, by" in table
-
-
 def test_a_run_of_a_preset_that_has_changed_is_told(tmp_path):
     """A result of other settings that passes under the preset's name."""
     fake_run(tmp_path / "now", 1.0, "task=walker-walk")
     assert "as it is now" not in results.comparison_table(tmp_path)
-    fake_run(tmp_path / "then", 1.0, "task=walker-walk", "agent.tau=0.5", "seed=1")
+    fake_run(tmp_path / "then", 1.0, "task=cheetah-run", "agent.tau=0.5")
     said = "Runs that differ from their preset as it is now: 1, in agent.tau=0.5."
     assert results.comparison_table(tmp_path).endswith(said)
+
+
+def test_runs_of_different_settings_are_not_averaged(tmp_path):
+    """A mean of two presets under one name."""
+    fake_run(tmp_path / "now", 1.0, "task=walker-walk")
+    fake_run(tmp_path / "then", 1.0, "task=walker-walk", "agent.tau=0.5", "seed=1")
+    with pytest.raises(UserError, match=r"differ in agent\.tau"):
+        results.comparison_table(tmp_path)
 
 
 def test_curves_of_unfinished_runs_and_real_rows(tmp_path):
@@ -127,8 +108,8 @@ def write_baseline(folder, task, policy, *returns):
 
 def test_baselines_name_the_better_planner(tmp_path, monkeypatch):
     """The worse planner as the 1; a planner that was not run shown as if it were."""
-    monkeypatch.setattr(baseline, "MEASURED", tmp_path / "baselines")
-    monkeypatch.setattr(baseline, "planner_settings", lambda policy, _: {"horizon": 0.5} if policy != "random" else {})
+    monkeypatch.setattr(baselines, "MEASURED", tmp_path / "baselines")
+    monkeypatch.setattr(baselines, "planner_settings", lambda policy, _: {"horizon": 0.5} if policy != "random" else {})
     write_baseline(tmp_path / "baselines", "walker2d", "random", 1.0, 3.0)
     write_baseline(tmp_path / "baselines", "walker2d", "sampling", 500.0)
     write_baseline(tmp_path / "baselines", "walker2d", "ilqg", 600.0, 700.0)
@@ -138,16 +119,16 @@ def test_baselines_name_the_better_planner(tmp_path, monkeypatch):
         "walker2d", "walker2d", "2", "2.0 (1.0, 2)", "500.0 (-, 1)", "650.0 (50.0, 2)", "ilqg", "0.5, 0.5",
         "2.0, 2.0", "012345678",
     ]  # fmt: skip
-    assert baseline.better_planner("walker2d") == "ilqg" and baseline.better_planner("hopper") is None
+    assert baselines.better_planner("walker2d") == "ilqg" and baselines.better_planner("hopper") is None
     assert cells(table, "hopper")[3:7] == ["5.0 (-, 1)", "", "", "missing"]
     write_baseline(tmp_path / "baselines", "cart", "random", 5.0)  # whose repeat is 4
-    with pytest.raises(config.UserError, match="other settings"):
+    with pytest.raises(UserError, match="other settings"):
         results.baseline_table()
 
 
 def test_what_was_measured_is_what_would_be_measured_now():
     """Settings that were changed and whose baselines were not run again."""
-    assert {"cartpole-swingup", "cart"} <= set(results.baselines())
+    assert {"cartpole-swingup", "cart"} <= set(results.measured_baselines())
 
 
 def test_the_tables_are_those_of_the_files():
@@ -155,7 +136,7 @@ def test_the_tables_are_those_of_the_files():
     root = results.FOLDER.parent.parent
     assert results.paper_table() in (root / "README.md").read_text()
     compared = runs.collect([str(results.FOLDER / "figure2")])
-    for text in (report.summary(compared), results.quick_note(compared, results.AFTER)):
+    for text in (page.summary(compared), results.quick_note(compared)):
         assert text in (root / "README.md").read_text()
     assert results.speed_tables() in (root / "README.md").read_text()
     for path in benchmark_tables.FOLDER.glob("*.json"):
@@ -164,16 +145,11 @@ def test_the_tables_are_those_of_the_files():
         assert benchmark_tables.gpu(json.loads(path.read_text())) in path.with_suffix(".md").read_text()
     folders = [results.FOLDER / name for name in results.MEASURED]
     assert results.resources_table(folders) in (root / "README.md").read_text()
-    planet6 = results.FOLDER / "planet6"
-    assert results.comparison_table(planet6) in (root / "README.md").read_text()
-    tables = [results.provenance_table(planet6), results.provenance_table(results.FOLDER / "figure2")]
-    rerun = results.rerun_table(results.BEFORE, results.AFTER)
-    arithmetic = results.arithmetic_table([*results.BEFORE, *results.AFTER], results.OTHER)
-    for table in (*tables, rerun, arithmetic, results.tuning_table(results.FOLDER / "tuning")):
+    six, screening = results.FOLDER / "six", results.FOLDER / "screening"
+    assert results.comparison_table(six) in (root / "README.md").read_text()
+    for table in (results.provenance_table(six), results.provenance_table(results.FOLDER / "figure2")):
         assert table in (results.FOLDER / "README.md").read_text()
-    screening = results.FOLDER / "screening"
-    for table in (results.probe_table(screening / "probe.json"), results.screening_table(screening)):
-        assert table in (screening / "README.md").read_text()
+    assert results.screening_table(screening) in (screening / "README.md").read_text()
     for table in (results.baseline_table(), results.planet_table(), results.task_table()):
         assert table in (root / "experiments" / "README.md").read_text()
 
@@ -227,7 +203,7 @@ def test_a_grid_does_not_show_an_older_planner(monkeypatch):
     """Films of other settings, or of another state of the code, taken for what is asked for."""
     how = ("cart", "ilqg", 0, 64, 2.0)
     names = [grid.film_name(*how), grid.film_name(*how[:2], 1, 64, 2.0), grid.film_name("cart", "sampling", 0, 64, 2.0)]
-    monkeypatch.setattr(baseline, "planner_settings", lambda *_: {"horizon": 9.0})
+    monkeypatch.setattr(baselines, "planner_settings", lambda *_: {"horizon": 9.0})
     names.append(grid.film_name(*how))
     monkeypatch.setattr(grid.machine, "commit", lambda: "another")
     names.append(grid.film_name(*how))

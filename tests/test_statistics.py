@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.statistics import interval, iqm, performance_profile, probability_of_improvement
+from experiments.report.statistics import interval, iqm, performance_profile, probability_of_improvement
 
 OURS = {
     "a": [0.213, 0.146, 0.13, -0.033, 0.146],

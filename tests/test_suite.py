@@ -17,16 +17,25 @@ import pytest
 from rich.console import Console
 from small import STATE, assert_same_run, command, rows, start, train
 
-from experiments import runs, suite, worker
 from experiments.profiles import FIGURE2, PROFILES, SETS
-from pixel_ddpg import checkpoint, config, presets, tasks, trainer
+from experiments.report import runs
+from experiments.suite import __main__ as suite
+from experiments.suite import board, cluster, worker
+from experiments.suite.board import makespan, print_plan
+from experiments.suite.cluster import measure, share, slots
+from experiments.suite.plan import Suite, make_jobs, read, unfinished
+from experiments.suite.worker import Estimate
+from pixel_ddpg import presets
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.training import checkpoint, run_folder
 
 OF_SUITE = ("task=", "obs=", "frames=", "threads=", "wandb=")
 WORDS = [word for word in STATE if not word.startswith(OF_SUITE)]
 
 
-def plan(*words: str) -> suite.Suite:
-    return suite.settle(config.compose(suite.hydra_words(list(words)), "suite"))
+def plan(*words: str) -> Suite:
+    return read(list(words))
 
 
 def test_sets_hold_what_their_names_say():
@@ -44,19 +53,19 @@ def test_every_profile_can_be_composed(tmp_path):
     """A profile with a word that a run refuses."""
     for name in PROFILES:
         settled = plan(f"profile={name}", f"out={tmp_path}", "seeds=1")
-        one = {(job.preset, job.obs): job for job in suite.make_jobs(settled)}
-        assert suite.unfinished(list(one.values()), settled.frames) == list(one.values())
+        one = {(job.preset, job.obs): job for job in make_jobs(settled)}
+        assert unfinished(list(one.values()), settled.frames) == list(one.values())
 
 
 def test_profiles_are_the_papers_experiment():
     """A variant, a seed or a budget too few."""
     paper = plan("profile=paper")
-    jobs = suite.make_jobs(paper)
+    jobs = make_jobs(paper)
     assert len(jobs) == 27 * 4 * 5 and paper.frames == 2_500_000
     assert {(job.preset, job.obs) for job in jobs} == {
         ("ddpg2016", "state"), ("ddpg2016", "pixels"), ("dpg_replay", "state"), ("ddpg2016_no_bn", "state"),
     }  # fmt: skip
-    smoke = suite.make_jobs(plan("profile=smoke"))
+    smoke = make_jobs(plan("profile=smoke"))
     assert {(job.task, job.obs) for job in smoke} == set(itertools.product(SETS["paper"], ("pixels", "state")))
 
 
@@ -64,19 +73,13 @@ def test_overrides_replace_the_profiles_own():
     """tasks=, obs=, seeds=, preset= and frames= that are ignored, or read in another way than they are written."""
     assert plan("tasks=planet6", "tasks=[cart,planet6,cart]").tasks == ["cart", *tasks.PLANET6]
     assert plan("seeds=3").seeds == [0, 1, 2] and plan("seeds=[4,2]").seeds == [4, 2]
-    assert plan("obs=state").observations == ["state"] and plan("obs=[state,pixels]").observations[1] == "pixels"
+    assert plan("obs=state").obs == ["state"] and plan("obs=[state,pixels]").obs[1] == "pixels"
     assert plan("frames=77").frames == 77 and plan().controls == ["fast_no_target"]
     drqv2 = plan("preset=drqv2")
-    assert (drqv2.presets, drqv2.controls, drqv2.out) == (["drqv2"], [], "runs/quick")
-    assert plan("tasks=ladder").presets == ["dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016"]
-    assert plan("tasks=ladder", "preset=fast").presets == ["fast"]
-    assert set(plan("tasks=ladder").presets) < set(presets.PRESETS)
-
-
-def test_hydras_own_words_stay_its_own():
-    """A folder, or where Hydra puts its files, that goes to every run."""
-    words = ["--config-dir", "./conf", "hydra.sweep.dir=x", "hydra.verbose=true", "seeds=1"]
-    assert suite.hydra_words(words) == words
+    assert (drqv2.preset, drqv2.controls, drqv2.out) == (["drqv2"], [], "runs/quick")
+    assert plan("tasks=ladder").preset == ["dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016"]
+    assert plan("tasks=ladder", "preset=fast").preset == ["fast"]
+    assert set(plan("tasks=ladder").preset) < set(presets.PRESETS)
 
 
 def test_words_of_a_run_go_to_every_run():
@@ -84,7 +87,7 @@ def test_words_of_a_run_go_to_every_run():
     given = ["agent.hidden=[12,12]", "env.size=84", "wandb_project=it's", "replay.n_step=5"]
     settled = plan("tasks=cart", *given, "seeds=2")
     assert settled.run == given
-    for job in suite.make_jobs(settled):
+    for job in make_jobs(settled):
         assert set(given) < set(job.words)
 
 
@@ -98,49 +101,49 @@ def test_words_of_a_run_go_to_every_run():
         (["seeds=0"], "seeds=0 must be a whole number, at least 1"),
         (["seeds=[0,x]"], "seeds=x must be a whole number"),
         (["frames=1e5"], "must be a whole number"),
-        (["threads=0"], "threads=0"),
+        (["threads=0"], "threads=0 must be at least 1"),
         (["task=cart"], "unknown key 'task'; did you mean tasks?"),
     ],
 )
 def test_mistakes_are_told(words, said):
-    with pytest.raises(config.UserError, match=said.replace("[", r"\[").replace("?", r"\?")):
+    with pytest.raises(UserError, match=said.replace("[", r"\[").replace("?", r"\?")):
         plan(*words)
 
 
 def test_the_first_seed_of_all_comes_first():
     """A suite that is stopped halfway with five seeds of one task and none of another."""
-    seeds = [job.seed for job in suite.make_jobs(plan("seeds=3"))]
+    seeds = [job.seed for job in make_jobs(plan("seeds=3"))]
     assert seeds == sorted(seeds)
 
 
 def test_a_run_that_goes_on_is_planned_for_its_rest(tmp_path):
     """Hours of a plan that count what is done already."""
     words = ["tasks=cartpole", "obs=state", "preset=fast", "seeds=1", "frames=100", f"out={tmp_path}"]
-    (job,) = suite.make_jobs(plan(*words))
+    (job,) = make_jobs(plan(*words))
     assert checkpoint.to_do(job.run_dir, 100) == 1
     for name in ("000000000050", "000000000075"):
         (job.run_dir / "checkpoints" / name).mkdir(parents=True)
     assert checkpoint.to_do(job.run_dir, 100) == 0.25 and checkpoint.to_do(job.run_dir, 60) == 0
-    with pytest.raises(config.UserError, match="its replay was deleted, so it cannot go on to frames=100: choose"):
-        suite.unfinished([job], 100)
+    with pytest.raises(UserError, match="its replay was deleted, so it cannot be resumed to frames=100: choose"):
+        unfinished([job], 100)
     (job.run_dir / "checkpoints" / "replay").mkdir()
-    assert suite.unfinished([job], 100) == [job]
+    assert unfinished([job], 100) == [job]
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path):
     """A folder whose finished runs are taken for those that are asked for."""
     words = ["tasks=cartpole", "obs=state", "preset=fast", "seeds=1", "frames=100", f"out={tmp_path}"]
-    (job,) = suite.make_jobs(plan(*words))
+    (job,) = make_jobs(plan(*words))
     job.run_dir.mkdir(parents=True)
-    trainer.write_config(config.compose(list(job.words)), job.run_dir)
-    trainer.write_status(job.run_dir, "done", frame=100)
-    assert suite.unfinished([job], 100) == [] and suite.unfinished([job], 101) == [job]
-    (other,) = suite.make_jobs(plan(*words, "agent.tau=0.5"))
-    with pytest.raises(config.UserError, match=r"was started with agent.tau=0.01: .*out="):
-        suite.unfinished([other], 100)
-    (mistyped,) = suite.make_jobs(plan(*words, "agent.criticlr=1"))
-    with pytest.raises(config.UserError, match=r"unknown key 'agent.criticlr'; did you mean agent.critic_lr "):
-        suite.unfinished([mistyped], 100)
+    run_folder.write_config(presets.compose(list(job.words)), job.run_dir)
+    run_folder.write_status(job.run_dir, "done", frame=100)
+    assert unfinished([job], 100) == [] and unfinished([job], 101) == [job]
+    (other,) = make_jobs(plan(*words, "agent.tau=0.5"))
+    with pytest.raises(UserError, match=r"was started with agent.tau=0.01: .*out="):
+        unfinished([other], 100)
+    (mistyped,) = make_jobs(plan(*words, "agent.criticlr=1"))
+    with pytest.raises(UserError, match=r"unknown key 'agent.criticlr'; did you mean agent.critic_lr "):
+        unfinished([mistyped], 100)
 
 
 def test_commands_for_one_folder_are_all_kept(tmp_path, monkeypatch):
@@ -148,7 +151,7 @@ def test_commands_for_one_folder_are_all_kept(tmp_path, monkeypatch):
     for task in ("cart", "pendulum", "cart"):
         settled = plan(f"tasks={task}", "obs=state", "preset=fast", "seeds=1", f"out={tmp_path}")
         monkeypatch.setattr(suite.sys, "orig_argv", ["python", "-m", "experiments.suite", f"tasks={task}"])
-        suite.write_plan(settled, suite.make_jobs(settled))
+        suite.write_plan(settled, make_jobs(settled))
     assert runs.read_plans(tmp_path / "suite.json") == {
         "python -m experiments.suite tasks=cart": [("cart", "state", "fast", 0)],
         "python -m experiments.suite tasks=pendulum": [("pendulum", "state", "fast", 0)],
@@ -162,21 +165,21 @@ def test_runs_are_measured_where_they_will_run(monkeypatch):
     def remote(**options):
         def submit(runs, start):
             asked.append(options)
-            return [{"hours": 1.0} for _ in runs]
+            return [Estimate(hours=1.0) for _ in runs]
 
         return lambda function: types.SimpleNamespace(remote=submit)
 
-    monkeypatch.setattr(suite.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 1.0})
-    monkeypatch.setattr(suite.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
-    monkeypatch.setattr(suite.ray, "remote", remote)
-    monkeypatch.setattr(suite.ray, "get", lambda results: results)
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 1.0})
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
+    monkeypatch.setattr(cluster.ray, "remote", remote)
+    monkeypatch.setattr(cluster.ray, "get", lambda results: results)
     settled = plan("tasks=[cart,pendulum,cheetah]", "obs=state", "preset=fast", "seeds=2", "runs_per_gpu=2")
-    assert len(suite.measure(suite.make_jobs(settled), settled)) == 6
+    assert len(measure(make_jobs(settled), settled)) == 6
     assert asked == [{"max_calls": 1, "num_cpus": 1, "num_gpus": 0.5}] * 2
     on_cpu = plan("device=cpu")
-    assert suite.share(on_cpu) == {"num_cpus": 1} and suite.slots(on_cpu, {}) == (16, "16 cores, 1 a run")
-    assert suite.share(plan("device=cpu", "envs=4")) == {"num_cpus": 4}
-    assert suite.share(plan("device=cpu", "envs=99")) == {"num_cpus": 8}  # what the largest machine has
+    assert share(on_cpu) == {"num_cpus": 1} and slots(on_cpu, {}) == (16, "16 cores, 1 a run")
+    assert share(plan("device=cpu", "envs=4")) == {"num_cpus": 4}
+    assert share(plan("device=cpu", "envs=99")) == {"num_cpus": 8}  # what the largest machine has
 
 
 def test_what_cannot_be_measured_stops_no_other(monkeypatch):
@@ -192,38 +195,38 @@ def test_what_cannot_be_measured_stops_no_other(monkeypatch):
 
     monkeypatch.setattr(worker, "Environment", environment)
     bad, good = worker.measure([["task=cart", *words], ["task=cartpole", *words]], time.time())
-    assert bad == {"why": "no GL"} and good.get("hours"), good
+    assert bad == Estimate(why="no GL") and good.hours > 0, good
 
 
 def test_a_suite_of_which_no_run_can_begin_is_refused(tmp_path, capsys):
     """Hours of runs that all fail, or exit code 0 of a plan for them; a line for each of 54 runs."""
     words = ["tasks=[cart,cartpole]", "obs=state", "preset=fast", "seeds=2", f"out={tmp_path}"]
     settled = plan(*words, "agent.precision=tf32", "device=cpu")
-    jobs = suite.make_jobs(settled)
+    jobs = make_jobs(settled)
     costs = dict(zip(jobs, worker.measure([list(job.words) for job in jobs], time.time())))
-    with pytest.raises(config.UserError, match=r"no run can begin: agent\.precision=tf32 is for a GPU") as caught:
-        suite.print_plan(Console(quiet=True), settled, jobs, costs, 2, "")
+    with pytest.raises(UserError, match=r"no run can begin: agent\.precision=tf32 is for a GPU") as caught:
+        print_plan(Console(quiet=True), settled, jobs, costs, 2, "")
     assert caught.value.code == 1 and str(caught.value).count("tf32") == 1
-    costs[jobs[0]] = {"hours": 1.0, "memory": 1, "disk": 1, "kept": 1}
-    suite.print_plan(Console(), settled, jobs, costs, 2, "")
+    costs[jobs[0]] = Estimate(1.0, 1, 1, 1)
+    print_plan(Console(), settled, jobs, costs, 2, "")
     assert capsys.readouterr().out.count("not measured") == 1
 
 
 def test_disk_that_a_run_has_taken_is_not_asked_again(tmp_path, monkeypatch):
     """A suite that cannot go on because its own replays fill the disk."""
     settled = plan("tasks=cartpole", "obs=state", "preset=fast", "seeds=1", f"out={tmp_path}")
-    (job,) = suite.make_jobs(settled)
-    monkeypatch.setattr(suite.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=6 * 2**20))
-    costs = {job: {"hours": 1.0, "memory": 1, "disk": 20 * 2**20, "kept": 2**20}}
-    with pytest.raises(config.UserError, match=r"the runs need 21\.0 MiB of disk, 6\.0 MiB are free"):
-        suite.print_plan(Console(quiet=True), settled, [job], costs, 2, "")
+    (job,) = make_jobs(settled)
+    monkeypatch.setattr(board.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=6 * 2**20))
+    costs = {job: Estimate(1.0, 1, 20 * 2**20, 2**20)}
+    with pytest.raises(UserError, match=r"the runs need 21\.0 MiB of disk, 6\.0 MiB are free"):
+        print_plan(Console(quiet=True), settled, [job], costs, 2, "")
     (job.run_dir / "checkpoints" / "replay").mkdir(parents=True)
     (job.run_dir / "checkpoints" / "replay" / "a").write_bytes(bytes(15 * 2**20))
-    suite.print_plan(Console(quiet=True), settled, [job], costs, 2, "")
-    (one, *rest) = suite.make_jobs(dataclasses.replace(settled, seeds=[0, 1, 2]))
+    print_plan(Console(quiet=True), settled, [job], costs, 2, "")
+    (one, *rest) = make_jobs(dataclasses.replace(settled, seeds=[0, 1, 2]))
     costs = {each: costs[job] for each in (one, *rest)}  # what one holds is of no use to another
-    with pytest.raises(config.UserError, match=r"the runs need 43\.0 MiB of disk"):
-        suite.print_plan(Console(quiet=True), settled, [job], costs, 2, "")
+    with pytest.raises(UserError, match=r"the runs need 43\.0 MiB of disk"):
+        print_plan(Console(quiet=True), settled, [job], costs, 2, "")
 
 
 def test_makespan_is_that_of_a_naive_queue():
@@ -234,17 +237,17 @@ def test_makespan_is_that_of_a_naive_queue():
         ends = [0.0] * at_once
         for each in hours:
             ends[ends.index(min(ends))] += each
-        assert suite.makespan(hours, at_once) == pytest.approx(max(ends))
+        assert makespan(hours, at_once) == pytest.approx(max(ends))
 
 
-def test_a_finished_run_without_its_replay_can_act_but_not_go_on(tmp_path):
+def test_a_finished_run_without_its_replay_can_act_but_not_resume(tmp_path):
     """A traceback, or a run that begins anew unasked."""
     run = train(STATE, tmp_path)
     observation = run.evaluation.reset().observation
     checkpoint.drop_replay(tmp_path)
-    assert (trainer.load_agent(tmp_path).act(observation) == run.agent.act(observation)).all()
+    assert (run_folder.load_run(tmp_path)[1].act(observation) == run.agent.act(observation)).all()
     assert sum(path.stat().st_size for path in (tmp_path / "checkpoints").rglob("*.safetensors")) < 100_000
-    with pytest.raises(config.UserError, match="its replay was deleted, so it cannot go on"):
+    with pytest.raises(UserError, match="its replay was deleted, so it cannot be resumed"):
         train([*STATE, "frames=3200"], tmp_path)
 
 
@@ -298,7 +301,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     assert f"failed: cartpole-swingup state fast seed 0: pixel_ddpg: {folder(tmp_path / 'a', 0)} has metrics" in out
     assert f"its log: {folder(tmp_path / 'a', 0) / 'log.txt'}" in out
     assert "1 of 2 runs are done" in out and "Traceback" not in out + err
-    assert trainer.is_done(folder(tmp_path / "a", 1), 800)
+    assert run_folder.is_done(folder(tmp_path / "a", 1), 800)
 
 
 def test_a_suite_goes_on_without_its_reader(tmp_path):
@@ -307,7 +310,7 @@ def test_a_suite_goes_on_without_its_reader(tmp_path):
     driver.stdout.readline()
     driver.stdout.close()
     assert driver.wait(timeout=120) == 0, driver.stderr.read()
-    assert [trainer.read_status(folder(tmp_path, seed))["state"] for seed in (0, 1)] == ["done", "done"]
+    assert [run_folder.read_status(folder(tmp_path, seed))["state"] for seed in (0, 1)] == ["done", "done"]
     assert (tmp_path / "report" / "report.html").exists()
     driver.stderr.close()
 
@@ -320,7 +323,7 @@ def test_killed_workers_and_drivers_change_no_result(tmp_path):
     workers_of(driver)[0].kill()
     log = folder(tmp_path / "a", 0) / "log.txt"
     other = folder(tmp_path / "a", 1) / "log.txt"
-    wait_until(lambda: (log.read_text() + other.read_text()).count("goes on at frame") == 1, driver)
+    wait_until(lambda: (log.read_text() + other.read_text()).count("resumes at frame") == 1, driver)
     processes = workers_of(driver)
     assert processes
     os.kill(driver.pid, signal.SIGKILL)
@@ -349,9 +352,9 @@ def test_ctrl_c_saves_and_reports(tmp_path, number):
     wait_until(lambda: frame(tmp_path) > 1000, driver)
     driver.send_signal(number)
     out, err = driver.communicate(timeout=120)
-    assert driver.returncode == 130 and "the same command goes on" in out, (out, err)
+    assert driver.returncode == 130 and "the same command resumes the rest" in out, (out, err)
     assert "Traceback" not in out + err
-    assert trainer.read_status(folder(tmp_path, 0))["state"] == "stopped"
+    assert run_folder.read_status(folder(tmp_path, 0))["state"] == "stopped"
     assert checkpoint.checkpoints(folder(tmp_path, 0)) and (tmp_path / "report" / "report.html").exists()
 
 
@@ -371,7 +374,7 @@ def test_a_lost_node_costs_what_came_since_the_last_checkpoint(tmp_path):
         cluster.shutdown()
     assert driver.returncode == 0 and "at once   2: 2 cores" in out, (out, err)
     assert out.count("lost    ") == 1 and "2 of 2 runs are done" in out
-    logs = [(folder(tmp_path, seed) / "log.txt").read_text().count("goes on at frame") for seed in (0, 1)]
+    logs = [(folder(tmp_path, seed) / "log.txt").read_text().count("resumes at frame") for seed in (0, 1)]
     assert sorted(logs) == [0, 1]
 
 

@@ -5,7 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from pixel_ddpg import list_tasks, rendering, tasks
+from pixel_ddpg import list_tasks
+from pixel_ddpg.envs import rendering, tasks
 
 rendering.choose_backend()  # before dm_control imports mujoco: quadruped-escape needs GL even from state
 from dm_control import suite  # noqa: E402
@@ -23,7 +24,7 @@ def flat(observation) -> np.ndarray:
 
 
 def first_observation(name: str, seed: int) -> np.ndarray:
-    return flat(tasks.CATALOGUE[name].load(seed).reset().observation)
+    return flat(tasks.find(name).load(seed).reset().observation)
 
 
 def test_names_are_those_of_the_suite():
@@ -37,7 +38,7 @@ def test_names_are_those_of_the_suite():
 def test_tags_are_those_of_the_suite():
     """A tag that `list` shows and the suite does not have."""
     for name in SUITE:
-        task, (domain, short) = tasks.CATALOGUE[name], name.split("-")
+        task, (domain, short) = tasks.find(name), name.split("-")
         real = {tag for tag in suite._DOMAINS[domain].SUITE.tags() if (domain, short) in suite._get_tasks(tag)}
         assert set(task.tags) - {"planet6"} == real, name
     assert {name for name, task in tasks.CATALOGUE.items() if "planet6" in task.tags} == set(tasks.PLANET6)
@@ -46,7 +47,7 @@ def test_tags_are_those_of_the_suite():
 @EACH_TASK
 def test_numbers_are_those_of_the_task(name):
     """A wrong dimension, control timestep, episode length or camera in suite.csv."""
-    task = tasks.CATALOGUE[name]
+    task = tasks.find(name)
     environment = task.load(0)
     assert task.action_dim == environment.action_spec().shape[0]
     assert task.observation_dim == flat(environment.reset().observation).size
@@ -70,10 +71,10 @@ def test_seed_decides_the_first_observation(name):
 @pytest.mark.parametrize("name", ["pendulum-swingup", "lqr-lqr_2_1"])
 def test_an_episode_has_as_many_frames_as_the_catalogue_says(name):
     """A time limit that the environment does not keep; lqr has none of its own."""
-    environment = tasks.CATALOGUE[name].load(0)
+    environment = tasks.find(name).load(0)
     environment.reset()
     action = np.full(environment.action_spec().shape, 0.5)
     frames = 1
     while not environment.step(action).last():
         frames += 1
-    assert frames == tasks.CATALOGUE[name].episode_frames
+    assert frames == tasks.find(name).episode_frames

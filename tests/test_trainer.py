@@ -8,8 +8,11 @@ import pytest
 import torch
 from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
 
-from pixel_ddpg import checkpoint, config, trainer
-from pixel_ddpg.logger import Metrics, WandbMirror
+from pixel_ddpg import presets
+from pixel_ddpg.envs.episodes import run_episodes
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.training import build, checkpoint
+from pixel_ddpg.training.logger import Metrics, WandbMirror
 
 VARIANTS = {
     "fast-state": STATE,
@@ -82,8 +85,8 @@ def test_12_evaluation_has_no_noise(tmp_path):
     last = [row for row in rows(tmp_path) if row["kind"] == "eval"][-1]
     returns = []
     for frame in (run.frame, run.frame + 1):
-        run.evaluation.seed(trainer.evaluation_seed(0, frame))
-        returns.append(trainer.run_episodes(run.evaluation, run.agent.act, 2)[0])
+        run.evaluation.seed(build.evaluation_seed(0, frame))
+        returns.append(run_episodes(run.evaluation, run.agent.act, 2)[0])
     assert last["frame"] == run.frame and last["returns"] == returns[0] != returns[1]
 
 
@@ -94,7 +97,7 @@ def test_8_schedules_and_budgets_count_frames(tmp_path):
     evaluated = [row["frame"] for row in rows(tmp_path) if row["kind"] == "eval"]
     assert evaluated == [0, 704, 1400, 1600]
     assert run.updates == sum(int(step * 0.5) - int((step - 1) * 0.5) for step in range(20, 201))
-    assert run.updates == trainer.planned_updates(run.config)
+    assert run.updates == build.planned_updates(run.config)
     run.frame = run.config.noise.frames // 2
     run._update()
     assert run.agent.noise_scale.item() == pytest.approx((run.config.noise.start + run.config.noise.end) / 2)
@@ -107,7 +110,12 @@ def test_learning_rates_fall_over_the_budget(tmp_path):
     for share_of_budget in (0.0, 0.5, 1.0, 1.01):
         run.frame = share_of_budget * run.config.frames
         run._update()
-        shares.append([optimizer._rate.item() / optimizer.lr for optimizer in run.agent.optimizers.values()])
+        shares.append(
+            [
+                optimizer.param_groups[0]["lr"] / run.agent.rates[name]
+                for name, optimizer in run.agent.optimizers.items()
+            ]
+        )
     assert shares == [pytest.approx([share] * 2) for share in (1.0, 0.6, 0.2, 0.2)]
 
 
@@ -137,23 +145,24 @@ def test_the_replay_is_made_as_the_configuration_says(tmp_path):
     assert (replay._n_step, replay._gamma, replay._stack, replay._shift, replay.capacity) == (2, 0.9, 4, 1, 70)
 
 
-@pytest.mark.parametrize("replay_device, compiled", [("cpu", ["losses", "gather"]), ("cpu:0", ["losses"])])
-def test_what_is_compiled_lies_on_the_gpu(replay_device, compiled, tmp_path, monkeypatch):
-    """Minutes of compiling at each draw from RAM, where the GPU was full. Names of the CPU stand for both."""
-    called = []
-    monkeypatch.setattr(trainer.DDPG, "compile_losses", lambda self: called.append("losses"))
-    monkeypatch.setattr(trainer.Replay, "compile_gather", lambda self: called.append("gather"))
-    settings = config.compose([*STATE, "train.compile=true", f"run_dir={tmp_path}"])
-    trainer.Trainer(settings, torch.device("cpu"), torch.device(replay_device))
-    assert called == compiled
+def test_what_is_compiled_lies_on_the_gpu(monkeypatch):
+    """Minutes of compiling at each draw from RAM, where the GPU was full."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiled.append(function) or function)
+    settings = presets.compose([*STATE, "train.compile=true"])
+    build.make_replay(settings, 100, "cpu")
+    assert not compiled
+    monkeypatch.setattr(build, "Replay", lambda *arguments, compiled, **options: compiled(None))
+    build.make_replay(settings, 100, "cuda")
+    assert compiled == [None]
 
 
-@pytest.mark.parametrize("stream", trainer.STREAMS)
+@pytest.mark.parametrize("stream", build.STREAMS)
 def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
     """A random stream with a fixed seed, or one that is used for two things."""
-    made = trainer.seeds
+    made = build.seeds
     looks = {
-        "environment": lambda run: run.players[0].environment.environment.reset().observation.tolist(),
+        "environment": lambda run: run.players[0].environment._environment.reset().observation.tolist(),
         "exploration": lambda run: run.players[0].exploration.random_action().tolist(),
         "init": lambda run: next(run.agent.parameters()).flatten().tolist(),
         "update_noise": lambda run: run.agent.noise_draws.get_state().tolist(),
@@ -161,7 +170,7 @@ def test_13_each_stream_reaches_what_it_is_for(stream, tmp_path, monkeypatch):
         "replay's shifts": lambda run: run.replay.shifts.get_state().tolist(),
     }
     before, same = make_trainer(STATE, tmp_path / "a"), make_trainer(STATE, tmp_path / "b")
-    monkeypatch.setattr(trainer, "seeds", lambda seed: made(seed) | {stream: 12345})
+    monkeypatch.setattr(build, "seeds", lambda seed: made(seed) | {stream: 12345})
     after = make_trainer(STATE, tmp_path / "c")
     for name, look in looks.items():
         first = look(before)
@@ -247,13 +256,13 @@ def test_a_disk_that_cannot_be_read_destroys_nothing(tmp_path, monkeypatch):
 
     load = checkpoint.load_file
     monkeypatch.setattr(checkpoint, "load_file", fail)
-    with pytest.raises(config.UserError, match="try again"):
+    with pytest.raises(UserError, match="try again"):
         make_trainer(STATE, tmp_path / "parts").restore()
     fails = iter([True])
     monkeypatch.setattr(
         checkpoint, "load_file", lambda *args, **words: fail() if next(fails, 0) else load(*args, **words)
     )
-    with pytest.raises(config.UserError, match="try again"):  # the older one could be read
+    with pytest.raises(UserError, match="try again"):  # the older one could be read
         make_trainer(STATE, tmp_path / "parts").restore()
     monkeypatch.undo()
     train(STATE, tmp_path / "parts")
@@ -276,7 +285,7 @@ def test_a_budget_between_two_steps_can_be_resumed_at_its_end(tmp_path):
     words = [*STATE, "frames=801"]
     train(words, tmp_path, stop_at_step=101)
     assert train(words, tmp_path).frame == 808
-    with pytest.raises(config.UserError, match="at frame 808 already"):
+    with pytest.raises(UserError, match="at frame 808 already"):
         make_trainer([*STATE, "frames=800"], tmp_path).restore()
 
 
@@ -285,7 +294,7 @@ def test_a_replay_goes_on_only_where_it_began(tmp_path):
     train(STATE, tmp_path, stop_at_step=60)
     path = checkpoint.newest(tmp_path) / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"replay_device": "cuda"}))
-    with pytest.raises(config.UserError, match="begun with its replay on cuda, not on cpu"):
+    with pytest.raises(UserError, match="begun with its replay on cuda, not on cpu"):
         make_trainer(STATE, tmp_path).restore()
 
 
@@ -295,14 +304,14 @@ def test_weights_that_are_not_finite_stop_an_evaluation(tmp_path):
     attach(run)
     with torch.no_grad():
         next(run.agent.actor.parameters()).fill_(float("nan"))
-    with pytest.raises(config.UserError, match="an action is not finite"):
+    with pytest.raises(UserError, match="an action is not finite"):
         run.train()
 
 
 def test_a_smaller_budget_than_was_trained_is_refused(tmp_path):
     """A ring that is made too small for what it must take back."""
     train(STATE, tmp_path, stop_at_step=120)
-    with pytest.raises(config.UserError, match="at frame 960 already"):
+    with pytest.raises(UserError, match="at frame 960 already"):
         make_trainer([*STATE, "frames=800"], tmp_path).restore()
 
 
@@ -331,7 +340,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     train(STATE, tmp_path, stop_at_step=30)
     path = checkpoint.newest(tmp_path) / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
-    with pytest.raises(config.UserError, match="another version"):
+    with pytest.raises(UserError, match="another version"):
         make_trainer(STATE, tmp_path).restore()
 
 
@@ -342,13 +351,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl", run.restore())
     with torch.no_grad():
         next(run.agent.critic.parameters()).fill_(float("nan"))
-    with pytest.raises(config.UserError, match=r"not finite.*is kept"):
+    with pytest.raises(UserError, match=r"not finite.*is kept"):
         run.attach(metrics, WandbMirror(tmp_path, "off", "", "", {}))
         run.train()
     assert int(checkpoint.newest(tmp_path).name) == 480
     run = make_trainer(STATE, tmp_path)
     run._sums = {"q": torch.tensor(float("inf"))}
-    with pytest.raises(config.UserError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         run.save()
 
 
@@ -373,15 +382,15 @@ def test_1_true_terminations_are_not_bootstrapped(tmp_path):
     run = make_trainer([*words, "task=lqr-lqr_2_1", "env.action_repeat=1"], tmp_path)
     attach(run)
     (player,) = run.players
-    environment = player.environment.environment
+    environment = player.environment._environment
     player.exploration.random_action = lambda: np.zeros(environment.task.action_dim, np.float32)
     run._begin_episodes()
-    player.time_step = environment.step(player.exploration.random_action())
-    run.replay.add(environment.element, player.exploration.random_action(), -1.0, 1.0, False)
+    player.step = environment.step(player.exploration.random_action())
+    run.replay.add(player.step.element, player.exploration.random_action(), -1.0, 1.0, False)
     with environment.task_env.physics.reset_context():
         pass  # at rest, where the task ends
     run._advance()
-    assert player.time_step.last() and run.replay.discounts[:2].tolist() == [1.0, 0.0]
+    assert player.step.last and run.replay.discounts[:2].tolist() == [1.0, 0.0]
 
     limited = train(STATE, tmp_path / "limited")
     ends = limited.replay.lasts.nonzero().flatten()

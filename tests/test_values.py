@@ -1,15 +1,16 @@
 """Estimated against observed returns."""
 
-import dm_env
 import numpy as np
 import pytest
 import torch
 from small import STATE, rows, train
 
-from pixel_ddpg import trainer
-from pixel_ddpg.agent import DDPG
+from pixel_ddpg.agent.ddpg import DDPG
 from pixel_ddpg.config import Agent, Noise
-from pixel_ddpg.values import POINTS, TAIL, Values, observed_returns
+from pixel_ddpg.envs.environment import Step
+from pixel_ddpg.envs.episodes import run_episodes
+from pixel_ddpg.training import build
+from pixel_ddpg.training.evaluation import POINTS, TAIL, Values, observed_returns
 
 
 def naive(rewards: list[float], discount: float) -> list[float]:
@@ -36,11 +37,10 @@ def test_pairs_belong_to_the_same_step():
     observations = np.random.default_rng(0).normal(size=(2, 9, 3)).astype(np.float32)
     recorded = Values(agent, agent.act)
     for episode in observations:
-        recorded.watch(dm_env.restart(episode[0]))
+        recorded.watch(Step(episode[0], episode[0], 0.0, 1.0, False, 0))
         for i in range(8):
             recorded.act(episode[i])
-            last = dm_env.termination if i == 7 else dm_env.transition
-            recorded.watch(last(float(i), episode[i + 1]))
+            recorded.watch(Step(episode[i + 1], episode[i + 1], float(i), float(i < 7), i == 7, i + 1))
     expected = [agent.value(o, agent.act(o)) for episode in observations for o in episode[:8]]
     assert recorded.q == expected
     assert recorded.observed == pytest.approx(2 * naive([float(i) for i in range(8)], 0.5))
@@ -57,7 +57,7 @@ def test_value_is_the_smallest_critic():
 def test_no_more_than_so_many_points():
     recorded = Values(DDPG((3,), 1, Agent(hidden=[8]), Noise()), None)
     recorded.q = recorded.observed = [1.234567 * i for i in range(10 * POINTS)]
-    row = recorded.row()
+    row = recorded.pairs()
     assert len(row["q"]) == POINTS and row["q"] == row["observed"]
     assert row["q"][-1] == pytest.approx(recorded.q[-1], rel=1e-4) and row["q"][0] == 0
 
@@ -68,5 +68,5 @@ def test_a_run_ends_with_them(tmp_path):
     last = rows(tmp_path)[-1]
     assert [row["kind"] for row in rows(tmp_path)].count("values") == 1 and last["kind"] == "values"
     assert last["frame"] == run.frame and 0 < len(last["q"]) == len(last["observed"])
-    run.evaluation.seed(trainer.evaluation_seed(0, run.frame))
-    assert rows(tmp_path)[-2]["returns"] == trainer.run_episodes(run.evaluation, run.agent.act, 2)[0]
+    run.evaluation.seed(build.evaluation_seed(0, run.frame))
+    assert rows(tmp_path)[-2]["returns"] == run_episodes(run.evaluation, run.agent.act, 2)[0]

@@ -17,8 +17,9 @@ import pytest
 import wandb
 from small import STATE, train
 
-from experiments import runs, wandb_report
-from pixel_ddpg import config
+from experiments.report import runs, wandb_report
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.training.rows import PartRow
 
 PROJECTS = {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}
 VIEWER = {"id": "1", "entity": "team", "username": "me", "email": "me", "flags": "{}", "teams": {"edges": []}}
@@ -163,8 +164,8 @@ def test_publishing_twice_makes_no_second_run(found, tmp_path, server, monkeypat
     monkeypatch.setattr(wandb.Run, "log", lambda run, values, step=0: again.append(step))
     wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert before == server.rows and set(server.configs) == set(before) and again == []
-    numbers = [row for row in found.runs[0].rows if row["kind"] != "run"]
-    assert [row["frame"] for row in before["run0"]] == [row["frame"] for row in numbers]
+    numbers = [row for row in found.runs[0].rows if not isinstance(row, PartRow)]
+    assert [row["frame"] for row in before["run0"]] == [row.frame for row in numbers]
     assert server.configs["run0"]["run"]["value"]["commit"] == "abc"
     assert offline.exists() and not (tmp_path / "runs" / "1" / "wandb").exists()
     logged = {key for row in before["run0"] + before[shown] for key in row}
@@ -197,7 +198,7 @@ def test_a_report_is_made_anew_only_in_its_own_project(found, tmp_path, server, 
 def test_what_w_and_b_refuses_is_told_in_one_line(found, tmp_path, server, monkeypatch, capsys):
     """A traceback, a second line, or advice that is for training."""
     server.refuses = True
-    with pytest.raises(config.UserError, match="W&B does not take the report") as told:
+    with pytest.raises(UserError, match="W&B does not take the report") as told:
         wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert told.value.code == 1 and "\n" not in str(told.value)
     capsys.readouterr()
@@ -206,12 +207,12 @@ def test_what_w_and_b_refuses_is_told_in_one_line(found, tmp_path, server, monke
         raise RuntimeError("no such team")
 
     monkeypatch.setattr(wandb, "init", fail)
-    with pytest.raises(config.UserError, match=r"W&B does not take .*runs/0 \(no such team\).*: check key") as told:
+    with pytest.raises(UserError, match=r"W&B does not take .*runs/0 \(no such team\).*: check key") as told:
         wandb_report.publish(found, "team/project", tmp_path, "| task |")
     assert told.value.code == 1 and "\n" not in str(told.value) and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("where", ["project", "a/b/c", "/b", "a/"])
 def test_an_address_that_is_none_is_told(where, tmp_path):
-    with pytest.raises(config.UserError, match=f"wandb={where} must be entity/project"):
+    with pytest.raises(UserError, match=f"wandb={where} must be entity/project"):
         wandb_report.publish(None, where, tmp_path, "")

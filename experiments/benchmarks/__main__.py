@@ -8,49 +8,50 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from experiments.benchmarks import environment, growth, learner, peers, plots, rendering, tables, training, tried
+from experiments.benchmarks import environment, growth, learner, peers, plots, rendering, tables, training
 from experiments.benchmarks.timing import check_rounds
-from pixel_ddpg import config, files, machine
-from pixel_ddpg import rendering as gl
+from pixel_ddpg import files
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.envs import rendering as gl
+from pixel_ddpg.errors import UserError, nearest
+from pixel_ddpg.runtime import machine
 
 
 @dataclass
 class Benchmarks:
     """Options of the command."""
 
-    parts: list[str] = field(default_factory=lambda: list(tables.PARTS))  # all of them
-    cases: list[str] = field(default_factory=list)  # of the learner, by the beginning of their names; none: all
-    threads: list[int] = field(default_factory=list)  # of torch; none: 1 and all, of the learner 2, 4, ... too
-    rounds: int = 7  # of each measurement, whose median counts
-    seconds: float = 20.0  # that a whole run is watched for, over all rounds
-    drqv2: str = ""  # a checkout of github.com/facebookresearch/drqv2, to measure beside
-    out: str = ""  # a .json; none: experiments/benchmarks/results/<processor>-<cores>.json
-
-
-config.register_command("benchmarks", Benchmarks, "experiments")
+    parts: list[str] = option(list(tables.PARTS), "all of them")
+    cases: list[str] = option([], "of the learner, by the beginning of their names; none: all")
+    threads: list[int] = option([], "of torch; none: 1 and all, of the learner 2, 4, ... too")
+    rounds: int = option(7, "of each measurement, whose median counts")
+    seconds: float = option(20.0, "that a whole run is watched for, over all rounds")
+    drqv2: str = option("", "a checkout of github.com/facebookresearch/drqv2, to measure beside")
+    out: str = option("", "a .json; none: experiments/benchmarks/results/<processor>-<cores>.json")
 
 
 def check(options: Benchmarks) -> None:
     """UserError for what cannot be measured."""
     if not options.parts:
-        raise config.UserError(f"parts= must name something: {', '.join(tables.PARTS)}")
+        raise UserError(f"parts= must name something: {', '.join(tables.PARTS)}")
     for part in options.parts:
         if part not in tables.PARTS:
-            raise config.UserError(f"unknown part '{part}'{config.nearest(part, list(tables.PARTS))}")
+            raise UserError(f"unknown part '{part}'{nearest(part, list(tables.PARTS))}")
     for case in options.cases:
         if not any(name.startswith(case) for name in learner.CASES):
-            raise config.UserError(f"unknown case '{case}'; there are {'; '.join(learner.CASES)}")
+            raise UserError(f"unknown case '{case}'; there are {'; '.join(learner.CASES)}")
     check_rounds(options.rounds, options.seconds)
     if any(threads < 1 for threads in options.threads):
-        raise config.UserError("threads must be above 0")
+        raise UserError("threads must be above 0")
     if max(options.threads, default=1) > (cores := gl.available_threads()):
-        raise config.UserError(f"threads={max(options.threads)} is more than the {cores} cores there are")
+        raise UserError(f"threads={max(options.threads)} is more than the {cores} cores there are")
     if options.out and not options.out.endswith(".json"):
-        raise config.UserError(f"out={options.out} must end in .json")
+        raise UserError(f"out={options.out} must end in .json")
     if options.drqv2:
         peers.import_drqv2(options.drqv2)
 
@@ -89,7 +90,7 @@ class Found:
         before = tables.read(path)
         for name in ("cpu", "cores"):
             if before and before["facts"][name] != facts[name]:
-                raise config.UserError(f"{path} is of another machine ({before['facts'][name]}): choose another out=")
+                raise UserError(f"{path} is of another machine ({before['facts'][name]}): choose another out=")
         self.path, self.all = path, before | {"facts": facts}
         self._made = self.all.setdefault("made", {})
 
@@ -97,7 +98,7 @@ class Found:
         """UserError where a part is to be measured in part, and the rest of it is of other code."""
         for part, in_part in {"learner": options.cases or options.threads, "training": options.threads}.items():
             if in_part and part in options.parts and part in self.all and not self._is_of_this_code(part):
-                raise config.UserError(
+                raise UserError(
                     f"{self.path} has {part} of other code (commit {self._made[part]['commit']}): leave out cases= and "
                     "threads=, so that all of it is measured again, or choose another out="
                 )
@@ -131,13 +132,13 @@ class Found:
         return known and part in self._made and self._made[part]["commit"] == commit
 
 
-@config.command("benchmarks")
+@command("experiments.benchmarks", Benchmarks)
 def main(options: Benchmarks) -> None:
     check(options)
     cores = gl.available_threads()
     machine.prepare_cpu(1)
     gl.choose_backend(1)
-    facts = machine.facts(machine.choose_device("auto"), cores)
+    facts = machine.facts(machine.find_device("auto"), cores)
     facts["versions"]["stable-baselines3"] = machine.version("stable-baselines3")
     out = pathlib.Path(options.out) if options.out else default_out(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,6 @@ def main(options: Benchmarks) -> None:
         ),
         "environment": (environment.measure(preset, options.rounds) for preset in environment.PRESETS),
         "training": training_rows(options, options.threads or sorted({1, cores})),
-        "tried": tried.measure(options.rounds),
     }  # each begins when it is asked for a row
     for part in options.parts:
         print(f"{part} ...", flush=True)

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from experiments.benchmarks.tables import times
 from experiments.benchmarks.timing import ratios
-from pixel_ddpg import config
-from pixel_ddpg.logger import read_rows
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.training.rows import TrainRow, read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTLED = ("threads=1", "wandb=off", "eval.video_size=0", "eval.episodes=1")
@@ -23,13 +25,10 @@ OWN = ("obs", "frames", "run_dir", *(word.split("=")[0] for word in SETTLED))
 class Compare:
     """Options of the command."""
 
-    base: str = "HEAD~1"  # the commit to compare this checkout with, as it is on the disk
-    rounds: int = 3
-    frames: int = 3000  # of each run; the first thousand are not timed
-    run: list[str] = field(default_factory=list)  # words of python -m pixel_ddpg.run, beside obs=state and obs=pixels
-
-
-config.register_command("compare", Compare, "experiments.benchmarks")
+    base: str = option("HEAD~1", "the commit to compare this checkout with, as it is on the disk")
+    rounds: int = option(3)
+    frames: int = option(3000, "of each run; the first thousand are not timed")
+    run: list[str] = option([], "words of python -m pixel_ddpg.run, beside obs=state and obs=pixels")
 
 
 @contextlib.contextmanager
@@ -40,7 +39,7 @@ def worktree(commit: str) -> Iterator[pathlib.Path]:
         git = ["git", "-C", str(ROOT), "worktree"]
         made = subprocess.run([*git, "add", "--detach", str(tree), commit], capture_output=True, text=True)
         if made.returncode:
-            raise config.UserError(f"base={commit}: {(made.stderr.splitlines() or ['git failed'])[-1]}")
+            raise UserError(f"base={commit}: {(made.stderr.splitlines() or ['git failed'])[-1]}")
         try:
             yield tree
         finally:
@@ -55,14 +54,13 @@ def train(tree: pathlib.Path, words: list[str]) -> dict[str, float]:
             env={**os.environ, "PYTHONPATH": str(tree)}, cwd=tree, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
-            raise config.UserError(f"{tree}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
-        rows = [row for row in read_rows(pathlib.Path(folder, "run", "metrics.jsonl")) if row["kind"] == "train"][1:]
+            raise UserError(f"{tree}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
+        found = read_rows(pathlib.Path(folder, "run", "metrics.jsonl"))
+        rows = [row for row in found if isinstance(row, TrainRow)][1:]
         if not rows:
-            raise config.UserError(
-                f"{' '.join(words)}: no second episode ends within these frames; ask for more frames="
-            )
-        seconds = sum(1 / row["frames_per_second"] for row in rows) / len(rows)
-        return {"seconds": seconds, "updates": rows[-1]["update"]}
+            raise UserError(f"{' '.join(words)}: no second episode ends within these frames; ask for more frames=")
+        seconds = sum(1 / row.frames_per_second for row in rows) / len(rows)
+        return {"seconds": seconds, "updates": rows[-1].update}
 
 
 def compare(base: str, words: list[str], rounds: int) -> dict:
@@ -85,13 +83,13 @@ def as_text(found: dict) -> str:
     return f"{' '.join(found['words'])}: this checkout is {times(ratio)} times as fast as the base; {made}"
 
 
-@config.command("compare")
+@command("experiments.benchmarks.compare", Compare)
 def main(options: Compare) -> None:
     if options.rounds < 1 or options.frames < 2000:
-        raise config.UserError("rounds must be at least 1 and frames at least 2000")
+        raise UserError("rounds must be at least 1 and frames at least 2000")
     for word in options.run:
         if word.split("=")[0] in OWN:
-            raise config.UserError(f"run=[{word}]: compare sets that itself")
+            raise UserError(f"run=[{word}]: compare sets that itself")
     for obs in ("state", "pixels"):
         words = ["task=cheetah-run", f"obs={obs}", f"frames={options.frames}", *options.run]
         print(as_text(compare(options.base, words, options.rounds)), flush=True)

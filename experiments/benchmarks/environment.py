@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments.benchmarks.timing import alternate
-from pixel_ddpg import config, tasks
-from pixel_ddpg.environment import Environment
+from pixel_ddpg import config, presets
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.envs.environment import Environment
 
 PRESETS = ("fast", "ddpg2016", "drqv2")
 OBSERVATIONS = ("state", "pixels")
@@ -26,8 +27,8 @@ class Steps:
 
 def playing(obs: str, options: config.Env) -> tuple[Steps, Environment]:
     """Steps under random actions, always the same, episode after episode."""
-    environment = Environment(tasks.CATALOGUE[TASK], obs, options, seed=0)
-    random, shape = np.random.default_rng(0), environment.action_spec().shape
+    environment = Environment(tasks.find(TASK), obs, options, seed=0)
+    random, shape = np.random.default_rng(0), (environment.task.action_dim,)
 
     def step() -> None:
         if environment.over:
@@ -39,7 +40,7 @@ def playing(obs: str, options: config.Env) -> tuple[Steps, Environment]:
 
 def measure(preset: str, rounds: int, units: int = 100) -> dict:
     """The frames and pictures of a step, and seconds a step: from state; physics, pictures and both from pixels."""
-    settings = {obs: config.compose([f"task={TASK}", f"obs={obs}", f"preset={preset}"]).env for obs in OBSERVATIONS}
+    settings = {obs: presets.compose([f"task={TASK}", f"obs={obs}", f"preset={preset}"]).env for obs in OBSERVATIONS}
     options = settings["pixels"]
     both, environment = playing("pixels", options)
     both()

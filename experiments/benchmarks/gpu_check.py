@@ -20,9 +20,14 @@ import torch
 from experiments.benchmarks import learner, tables, training
 from experiments.benchmarks import rendering as rendering_benchmark
 from experiments.benchmarks.timing import alternate, check_rounds, ratios
-from pixel_ddpg import config, files, machine, rendering
-from pixel_ddpg.graph import GraphedUpdate
-from pixel_ddpg.logger import read_rows
+from pixel_ddpg import files
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.envs import rendering
+from pixel_ddpg.errors import UserError, first_line
+from pixel_ddpg.runtime import machine
+from pixel_ddpg.runtime.graphs import GraphedUpdate
+from pixel_ddpg.training.rows import read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICE = "cuda"
@@ -36,19 +41,16 @@ RUNS = (  # what is added to drqv2 from pixels, and how many of these run at onc
 )  # fmt: skip
 COMMAND = ("task=cheetah-run", "obs=pixels", "preset=ddpg2016", "wandb=off", "eval.video_size=0", "eval.episodes=1",
            "threads=1", *GRAPH)  # fmt: skip
-FRAMES = (2000, 4000)  # the second time it goes on
+FRAMES = (2000, 4000)  # the second time it resumes
 
 
 @dataclass
 class GpuCheck:
     """Options of the command."""
 
-    out: str = "gpu-check.json"
-    rounds: int = 3  # of each measurement, whose median counts
-    seconds: float = 6.0  # that a whole run is watched for, over all rounds
-
-
-config.register_command("gpu_check", GpuCheck, "experiments.benchmarks")
+    out: str = option("gpu-check.json")
+    rounds: int = option(3, "of each measurement, whose median counts")
+    seconds: float = option(6.0, "that a whole run is watched for, over all rounds")
 
 
 def run_tests() -> dict:
@@ -65,10 +67,7 @@ def run_tests() -> dict:
 
 def graphed(words: tuple[str, ...], compiled: bool = False) -> tuple[Callable[[], object], Callable[[], int]]:
     """Updates of one case as a graph, and how many were made."""
-    settings, agent, replay = learner.make(words, DEVICE)
-    if compiled:
-        agent.compile_losses()
-        replay.compile_gather()
+    settings, agent, replay = learner.make((*words, f"train.compile={compiled}"), DEVICE)
     return GraphedUpdate(agent, replay, settings.replay.batch_size), lambda: learner.updates_made(agent)
 
 
@@ -98,7 +97,7 @@ def compare(name: str, ways: dict[str, tuple], rounds: int) -> dict:
 
 
 def run_command() -> dict:
-    """The real command: it trains with a graph, saves, and goes on from there. Its plan, and the renderer's name."""
+    """The real command: it trains with a graph, saves, and resumes. Its plan, and the renderer's name."""
     with tempfile.TemporaryDirectory() as folder:
         for frames in FRAMES:
             words = [*COMMAND, f"frames={frames}", f"run_dir={folder}/run"]
@@ -107,7 +106,7 @@ def run_command() -> dict:
             if done.returncode:
                 raise RuntimeError(f"{' '.join(words[:-1])}: {(done.stderr.splitlines() or ['failed'])[-1]}")
         rows = read_rows(pathlib.Path(folder, "run", "metrics.jsonl"))
-    return {"words": words[:-1], "plan": done.stdout.splitlines(), "rows": rows}
+    return {"words": words[:-1], "plan": done.stdout.splitlines(), "rows": [row.as_json() for row in rows]}
 
 
 def drawing() -> dict:
@@ -122,7 +121,7 @@ def attempt(what: str, work: Callable[[], dict]) -> dict:
     try:
         return work()
     except Exception as error:
-        return {"error": f"{what}: {type(error).__name__}: {config.first_line(error)}"}
+        return {"error": f"{what}: {type(error).__name__}: {first_line(error)}"}
 
 
 def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
@@ -141,10 +140,10 @@ def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
         yield "training", what, lambda runs=runs: training.measure([runs], options.rounds, options.seconds)[0]
 
 
-@config.command("gpu_check")
+@command("experiments.benchmarks.gpu_check", GpuCheck)
 def main(options: GpuCheck) -> int:
     if not torch.cuda.is_available():
-        raise config.UserError(f"no CUDA device here (torch {torch.__version__}); make bench measures a CPU")
+        raise UserError(f"no CUDA device here (torch {torch.__version__}); make bench measures a CPU")
     check_rounds(options.rounds, options.seconds)
     out = pathlib.Path(options.out)
     files.check_writable(out)

@@ -8,8 +8,8 @@ import psutil
 
 from experiments.benchmarks import learner, training
 from experiments.benchmarks.timing import alternate, measure_rates
-from pixel_ddpg import fleet
-from pixel_ddpg.replay import Replay
+from pixel_ddpg.agent.replay import Replay
+from pixel_ddpg.envs import workers
 
 BASE = ("preset=fast", "obs=pixels")
 SWEPT: dict[str, dict[int, tuple[str, ...]]] = {
@@ -42,7 +42,7 @@ def memory() -> list[dict]:
     rows = []
     for capacity in CAPACITIES:
         with concurrent.futures.ProcessPoolExecutor(1, context) as fresh:
-            with fleet.deaf_children():
+            with workers.deaf_children():
                 filling = fresh.submit(_ring_bytes, capacity)
             rows.append({"capacity": capacity, "bytes": filling.result()})
     return rows

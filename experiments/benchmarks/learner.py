@@ -12,10 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks import peers
 from experiments.benchmarks.timing import Rates, Stopwatch, Turns, alternate, fastest, measure_rates, ratios
-from pixel_ddpg import config, machine, onednn, tasks, trainer
-from pixel_ddpg.agent import DDPG
+from pixel_ddpg import presets
+from pixel_ddpg.agent.ddpg import DDPG
+from pixel_ddpg.agent.replay import Replay
 from pixel_ddpg.config import Config
-from pixel_ddpg.replay import Replay
+from pixel_ddpg.envs import tasks
+from pixel_ddpg.runtime import layers, machine
+from pixel_ddpg.training import build
 
 TRANSITIONS = 2000  # in the replay: more than any cache holds, of pixels
 # As Stable-Baselines3's DDPG is: its critic takes the action at the first layer, and nothing decays.
@@ -36,11 +39,11 @@ CASES: dict[str, tuple[str, ...]] = {
 
 def make(words: tuple[str, ...], device: str = "cpu") -> tuple[Config, DDPG, Replay]:
     """The settings, a new agent and a replay full of random transitions."""
-    settings = config.compose(["task=cheetah-run", *words])
+    settings = presets.compose(["task=cheetah-run", *words])
     machine.use_precision(settings.agent.precision)
-    agent = trainer.make_agent(settings, torch.device(device))
-    shape, action_dim = trainer.replay_element(settings), tasks.CATALOGUE[settings.task].action_dim
-    replay = trainer.make_replay(settings, TRANSITIONS, device)
+    agent = build.make_agent(settings, torch.device(device))
+    shape, action_dim = build.replay_element(settings), tasks.find(settings.task).action_dim
+    replay = build.make_replay(settings, TRANSITIONS, device)
     random = np.random.default_rng(0)
 
     def element() -> np.ndarray:
@@ -58,11 +61,11 @@ def make(words: tuple[str, ...], device: str = "cpu") -> tuple[Config, DDPG, Rep
 @contextlib.contextmanager
 def plain_path() -> Iterator[None]:
     """torch's own kernels and graph, where the agent would go to oneDNN by itself."""
-    kept, onednn.AVAILABLE = onednn.AVAILABLE, False
+    kept, layers.AVAILABLE = layers.AVAILABLE, False
     try:
         yield
     finally:
-        onednn.AVAILABLE = kept
+        layers.AVAILABLE = kept
 
 
 def updater(
@@ -80,7 +83,8 @@ def updater(
 
 def updates_made(agent: DDPG) -> int:
     """By its optimiser's own count."""
-    return int(agent.optimizers["critic"].tensors()["0.step"])
+    optimizer = agent.optimizers["critic"]
+    return int(optimizer.state[optimizer.param_groups[0]["params"][0]]["step"])
 
 
 class Operations(TorchDispatchMode):
@@ -107,8 +111,8 @@ def products_alone(words: tuple[str, ...]) -> float:
     with torch.no_grad():
         for operation, args in operations.heavy:
             ways = [lambda operation=operation, args=args: operation(*args)]
-            if operation.overloadpacket.__name__ in ("mm", "addmm") and onednn.AVAILABLE:
-                ways.append(lambda args=args: onednn.product(args[-2], args[-1].t()))
+            if operation.overloadpacket.__name__ in ("mm", "addmm") and layers.AVAILABLE:
+                ways.append(lambda args=args: layers.product(args[-2], args[-1].t()))
             total += min(fastest(way) for way in ways)
     return total
 
@@ -124,10 +128,10 @@ def work_of(words: tuple[str, ...]) -> dict[str, float]:
         update()
     flops = {name.__name__: count for name, count in counter.get_flop_counts()["Global"].items()}
     convolution = sum(count for name, count in flops.items() if "conv" in name)
-    settings = config.compose(["task=cheetah-run", *words])
+    settings = presets.compose(["task=cheetah-run", *words])
     observation = math.prod(replay.elements.shape[1:]) * settings.env.frame_stack * settings.replay.batch_size
     of_batch = 2 * observation * (3 + 2 * 4 if replay.elements.dtype == torch.uint8 else 3 * 4)
-    trained = sum(p.nbytes for optimizer in agent.optimizers.values() for p in optimizer.parameters)
+    trained = sum(parameter.nbytes for parameter in agent.parameters() if parameter.requires_grad)
     targets = sum(p.nbytes for p in agent.targets.parameters())
     return {
         "product_flops": sum(flops.values()) - convolution, "convolution_flops": convolution,
@@ -150,7 +154,7 @@ def stages(words: tuple[str, ...], updates: int) -> dict[str, float]:
     update()
     watch = Stopwatch()
     parts = [(replay, "sample", "sampling"), (agent.encoder, "forward", "encoder, forward")]
-    parts += [(agent, "critic_loss", "critic and targets, forward"), (agent, "actor_loss", "actor's loss, forward")]
+    parts += [(agent, "_critic_loss", "critic and targets, forward"), (agent, "_actor_loss", "actor's loss, forward")]
     parts += [(optimizer, "step", "Adam") for optimizer in agent.optimizers.values()]
     for owner, attribute, name in [*parts, (agent, "update_targets", "targets")]:
         watch.watch(owner, attribute, name)

@@ -14,15 +14,17 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 
-from pixel_ddpg import config, machine
+from pixel_ddpg.command import command
+from pixel_ddpg.config import option
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.runtime import machine
 
 WHEELS = (
     "numpy", "scipy", "mujoco", "dm-control", "dm-env", "dm-tree", "absl-py", "lxml", "glfw", "PyOpenGL", "pyparsing",
-    "protobuf", "hydra-core", "omegaconf", "PyYAML", "gymnasium", "cloudpickle", "Farama-Notifications", "rich",
+    "protobuf", "PyYAML", "gymnasium", "cloudpickle", "Farama-Notifications", "rich",
     "markdown-it-py", "mdurl", "Pygments", "psutil", "safetensors", "pytest", "iniconfig", "pluggy", "packaging",
     "hypothesis", "sortedcontainers",
 )  # fmt: skip
-FROM_SOURCE = ("antlr4-python3-runtime",)  # has no wheel, and is the same for every Python
 PYTHONS = ("3.11", "3.12")
 UNUSED = {
     "dm_control": (
@@ -42,11 +44,8 @@ UNUSED = {
 class OfflinePack:
     """Options of the command."""
 
-    out: str = "offline-pack"  # a folder
-    python: str = ""  # of the other machine, as 3.12; none: this one's
-
-
-config.register_command("offline_pack", OfflinePack, "experiments.benchmarks")
+    out: str = option("offline-pack", "a folder")
+    python: str = option("", "of the other machine, as 3.12; none: this one's")
 
 
 def pip(*words: str) -> None:
@@ -54,9 +53,7 @@ def pip(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
     if done.returncode:
         why = (done.stderr.splitlines() or ["failed"])[-1]
-        raise config.UserError(
-            f"pip {words[0]} ({why}): it needs the network, or a folder of wheels (PIP_FIND_LINKS)", 1
-        )
+        raise UserError(f"pip {words[0]} ({why}): it needs the network, or a folder of wheels (PIP_FIND_LINKS)", 1)
 
 
 def pinned(names: tuple[str, ...]) -> list[str]:
@@ -81,18 +78,17 @@ def without(wheel: pathlib.Path, patterns: tuple[str, ...]) -> None:
         smaller.replace(wheel)
 
 
-@config.command("offline_pack")
+@command("experiments.benchmarks.offline_pack", OfflinePack)
 def main(options: OfflinePack) -> None:
     out = pathlib.Path(options.out)
     if out.exists() and any(out.iterdir()):
-        raise config.UserError(f"out={out} is not empty: choose another folder")
+        raise UserError(f"out={out} is not empty: choose another folder")
     if options.python not in ("", *PYTHONS):
-        raise config.UserError(f"python={options.python}: this project needs {' or '.join(PYTHONS)}")
+        raise UserError(f"python={options.python}: this project needs {' or '.join(PYTHONS)}")
     python = ["--python-version", options.python] if options.python else []
     with tempfile.TemporaryDirectory() as place:  # so that `out` is whole, or not there
         wheels = pathlib.Path(place) / "wheels"
         pip("download", "--quiet", "--no-deps", "--only-binary=:all:", *python, "--dest", str(wheels), *pinned(WHEELS))
-        pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), *pinned(FROM_SOURCE))
         for name, patterns in UNUSED.items():
             for wheel in wheels.glob(f"{name}-*.whl"):
                 without(wheel, patterns)

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import gymnasium
 import numpy as np
 
-from pixel_ddpg.config import Config, UserError, first_line
-from pixel_ddpg.replay import Replay
+from pixel_ddpg.agent.replay import Replay
+from pixel_ddpg.config import Config
+from pixel_ddpg.errors import UserError, first_line
 
 Peer = tuple[Callable[[], None], Callable[[], int]]  # one update, and how many it has made by its own count
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator
 
 from experiments.benchmarks import rendering
 from experiments.benchmarks.tables import HALF, OURS, PEERS, PLAIN
-from experiments.panels import STYLE
+from experiments.report.panels import STYLE
 
 
 def draw_scenes(path: pathlib.Path, names: tuple[str, ...] = ("cheetah-run", "walker-walk"), size: int = 64) -> None:

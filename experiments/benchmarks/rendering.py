@@ -4,9 +4,10 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.timing import alternate, ratios
-from pixel_ddpg import presets, rendering, tasks
+from pixel_ddpg import presets
 from pixel_ddpg.config import Env
-from pixel_ddpg.environment import Environment
+from pixel_ddpg.envs import rendering, tasks
+from pixel_ddpg.envs.environment import Environment
 
 TASKS = ("cartpole-swingup", "cheetah-run", "reacher-easy", "walker-walk", "humanoid-walk")
 SIZES = (64, 84)
@@ -25,7 +26,7 @@ class Scene:
     """A task that is played by random actions, always the same; counts the pictures it gave."""
 
     def __init__(self, name: str, size: int, quality: dict | None):
-        self._task, self._size, self.pictures = tasks.CATALOGUE[name], size, 0
+        self._task, self._size, self.pictures = tasks.find(name), size, 0
         fields = {key: value for key, value in (quality or {}).items() if key in ("shadow_size", "slices", "stacks")}
         self._environment = Environment(self._task, "state", Env(action_repeat=2, **fields), seed=0)
         self._environment.reset()
@@ -44,7 +45,7 @@ class Scene:
     def film(self) -> np.ndarray:
         """Some pictures of the same episode, whoever draws it."""
         random = np.random.default_rng(0)
-        shape = self._environment.action_spec().shape
+        shape = (self._task.action_dim,)
         self._environment.seed(0)
         self._environment.reset()
         pictures = []

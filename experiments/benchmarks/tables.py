@@ -6,8 +6,8 @@ import pathlib
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 
-from pixel_ddpg import config, files
-from pixel_ddpg.config import UserError
+from pixel_ddpg import files, presets
+from pixel_ddpg.errors import UserError
 
 FOLDER = pathlib.Path(__file__).parent / "results"
 GPUS_FOLDER = FOLDER / "gpu"
@@ -58,11 +58,6 @@ def environment_line(row: dict) -> str:
 def training_line(row: dict) -> str:
     """One run in a line of text."""
     return f"{' '.join(row['words'])}, {row['threads']} threads: {frames_per_second(row)} frames/s"
-
-
-def tried_line(row: dict) -> str:
-    """One way in a line of text."""
-    return f"{row['case']}, {row['way']}: {times(row['times_as_fast'])} times as fast"
 
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -180,30 +175,12 @@ def growth(found: dict) -> str:
     )
 
 
-def tried(rows: list[dict]) -> str:
-    """Ways that an update might be made with, one thread."""
-    return _table(
-        ["update", "changed to", "ms", "times as fast as it is", "first update, s"],
-        (
-            [
-                row["case"],
-                row["way"],
-                milliseconds(row["turns"]["changed"]),
-                times(row["times_as_fast"]),
-                f"{row['first']:.2g}",
-            ]
-            for row in rows
-        ),
-    )
-
-
 PARTS: dict[str, tuple[str, Callable]] = {
     "learner": ("Updates of the learner, sampling included", learner),
     "rendering": ("Pictures", rendering),
     "environment": ("Steps of cheetah-run without an agent", environment),
     "training": ("Whole runs on cheetah-run", training),
     "growth": ("How it grows", growth),
-    "tried": ("What else was tried", tried),
 }
 
 
@@ -234,7 +211,6 @@ ROWS: dict[str, tuple[tuple[str, ...], Callable[[dict], str]]] = {  # what tells
     "rendering": (("task", "size"), rendering_line),
     "environment": (("preset",), environment_line),
     "training": (("words", "threads"), training_line),
-    "tried": (("case", "way"), tried_line),
 }
 
 
@@ -397,7 +373,7 @@ def paper_cost_on_gpus(found: dict) -> str:
     of_picture = pictures[0]["turns"]["render=fast"]["median"]
     frame = {}  # seconds of one: its updates and pictures
     for obs in ("pixels", "state"):
-        settings = config.compose(["task=cheetah-run", "preset=ddpg2016", f"obs={obs}"])
+        settings = presets.compose(["task=cheetah-run", "preset=ddpg2016", f"obs={obs}"])
         of_step = settings.train.updates_per_step * updates[f"ddpg2016, {obs}"]
         of_step += settings.env.renderings * of_picture if obs == "pixels" else 0
         frame[obs] = of_step / settings.env.action_repeat

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from pixel_ddpg import onednn
-from pixel_ddpg.config import UserError
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.runtime import layers
 
 ROUND_SECONDS = 0.4  # each contestant's turn takes about so long
 
@@ -85,7 +85,7 @@ def measure_rates() -> Rates:
     """The best of several turns at shapes that suit it: products of 1024^3, 3x3 over 64 maps of 32 channels, 32^2."""
     with torch.no_grad():
         a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-        ways = [lambda: a @ b] + [lambda: onednn.product(a, b)] * onednn.AVAILABLE
+        ways = [lambda: a @ b] + [lambda: layers.product(a, b)] * layers.AVAILABLE
         product = max(_rate(way, 2 * 1024**3) for way in ways)
         maps = torch.randn(64, 32, 34, 34).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(32, 32, 3).to(memory_format=torch.channels_last)

@@ -14,9 +14,14 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-from pixel_ddpg import config, fleet, machine, trainer
-from pixel_ddpg.config import Config, UserError
-from pixel_ddpg.logger import Metrics, WandbMirror
+from pixel_ddpg import presets
+from pixel_ddpg.config import Config
+from pixel_ddpg.envs import workers
+from pixel_ddpg.errors import UserError
+from pixel_ddpg.runtime import machine
+from pixel_ddpg.training import build
+from pixel_ddpg.training.logger import Metrics, WandbMirror
+from pixel_ddpg.training.trainer import Trainer
 
 WARM_UP = 20  # agent steps with updates before the clock starts
 READY_SECONDS = 600  # a run that has not warmed up, or ended its turn, by then has hung
@@ -45,12 +50,12 @@ class _Enough(Exception):
 class _Turns:
     """Called after each agent step: waits for its turn, and tells what was done in it."""
 
-    def __init__(self, run: trainer.Trainer, seconds: float, pipe: Connection):
+    def __init__(self, run: Trainer, seconds: float, pipe: Connection):
         self._run, self._seconds, self._pipe = run, seconds, pipe
         self._begin: dict | None = None
         self._pictures: int | None = None  # what environments in their own processes draw is not seen here
-        if run.config.obs == "pixels" and not trainer.overlaps(run.config):
-            self._pictures, renderer = 0, run.players[0].environment.environment._renderer
+        if run.config.obs == "pixels" and not build.overlaps(run.config):
+            self._pictures, renderer = 0, run.players[0].environment._environment._renderer
             self._render, renderer.render = renderer.render, self._count
 
     def _count(self):
@@ -62,7 +67,7 @@ class _Turns:
         counts = (time.perf_counter(), run.frame, run.step, run.updates, self._pictures)
         return dict(zip(COUNTED, counts))
 
-    def __call__(self, run: trainer.Trainer) -> None:
+    def __call__(self, run: Trainer) -> None:
         settings = run.config.train
         if self._begin is None:
             if run.step >= settings.start_steps + WARM_UP:
@@ -83,7 +88,7 @@ class _Turns:
         self._begin = self._now()
 
 
-def _facts(run: trainer.Trainer) -> dict:
+def _facts(run: Trainer) -> dict:
     family = [psutil.Process(), *psutil.Process().children()]
     return {
         "memory_bytes": sum(process.memory_info().rss for process in family),
@@ -94,14 +99,13 @@ def _facts(run: trainer.Trainer) -> dict:
 def _train(words: Sequence[str], seconds: float, threads: int, folder: str, pipe: Connection) -> None:
     """The process of a run: when it could begin a turn, it sends what the one before was and facts of itself."""
     try:
-        settings: Config = config.compose(
+        settings: Config = presets.compose(
             ["task=cheetah-run", *QUICK, *words, f"threads={threads}", f"run_dir={folder}"]
         )
-        config.check(settings)
         os.environ["LP_NUM_THREADS"] = str(threads)  # the benchmark's own process has set another
-        device = trainer.choose_device(settings)
+        device = build.choose_device(settings)
         machine.prepare(settings, device)
-        run = trainer.Trainer(settings, device, device)
+        run = Trainer(settings, device, device)
         mirror = WandbMirror(pathlib.Path(folder), "off", "", "", {})
         run.attach(Metrics(pathlib.Path(folder) / "metrics.jsonl", 0), mirror)
         run.train(_Turns(run, seconds, pipe))
@@ -123,7 +127,7 @@ class _Run:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         arguments = (runs.words, seconds, runs.threads, self._folder.name, theirs)
         self._process = context.Process(target=_train, args=arguments)
-        with fleet.deaf_children():
+        with workers.deaf_children():
             self._process.start()
         theirs.close()
 

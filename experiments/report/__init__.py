@@ -1,0 +1,1 @@
+"""Folders of runs, read back: numbers, tables, figures, one HTML page."""

@@ -1,0 +1,1 @@
+"""The experiment: many runs on Ray, resumable."""

@@ -1,0 +1,1 @@
+"""DDPG as the paper has it: networks, exploration, replay, and Algorithm 1."""

@@ -1,0 +1,60 @@
+"""What teaches the encoder beside Q: the actions between two observations, and the picture before its random shift.
+
+What Q says of a picture teaches the encoder slowly, and nothing before there is a reward; these do from the first step.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pixel_ddpg.agent.networks import Layers, RunningNorm, dense
+from pixel_ddpg.config import Agent
+
+
+class Inverse(nn.Module):
+    """From a latent and the one n steps later, (B, f) each: the actions between them (B, n, a)."""
+
+    def __init__(self, width: int, action_dim: int, n_step: int, settings: Agent, layers: Layers):
+        super().__init__()
+        self._shape = n_step, action_dim
+        hidden = settings.hidden[-1]
+        self.layers = layers.stack(
+            dense(2 * width, hidden, layers, layer_norm=True), layers.linear(hidden, n_step * action_dim)
+        )
+
+    def forward(self, latent: Tensor, later: Tensor) -> Tensor:
+        return self.layers(torch.cat([latent, later], 1)).unflatten(1, self._shape)
+
+    def loss(self, latent: Tensor, later: Tensor, actions: Tensor, whole: Tensor) -> Tensor:
+        """Mean squared error of the n actions between (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
+
+        Windows that an episode's end cuts, which are not `whole`, are left out.
+        """
+        error = (self(latent, later) - actions).square().mean((1, 2))
+        return (error * whole).mean()
+
+
+class Decoder(nn.Module):
+    """From a latent (B, f) the picture it stands for, averaged over POOL by POOL pixels and normalised: (B, d)."""
+
+    POOL = 4
+
+    def __init__(self, width: int, channels: int, side: int, settings: Agent, layers: Layers):
+        super().__init__()
+        size, hidden = channels * (side // self.POOL) ** 2, settings.hidden[-1]
+        self.norm = RunningNorm(size, floor=2 / 255)
+        self.layers = layers.stack(dense(width, hidden, layers, layer_norm=True), layers.linear(hidden, size))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.layers(latent)
+
+    @torch.no_grad()
+    def learn(self, pictures: Tensor) -> Tensor:
+        """What `forward` should tell of uint8 pictures (B, C, H, W), whose mean and variance are taken in first."""
+        averages = functional.avg_pool2d(pictures.float() / 255, self.POOL).flatten(1)
+        self.norm.learn(averages)
+        return self.norm(averages)
+
+    def loss(self, latent: Tensor, averages: Tensor) -> Tensor:
+        """Mean squared error (Yarats et al., 2021, "Improving sample efficiency ...", eq. 2) to what `learn` gave."""
+        return functional.mse_loss(self(latent), averages)

@@ -1,0 +1,312 @@
+"""DDPG: the whole algorithm (Lillicrap et al., 2016, Algorithm 1; Yarats et al., 2021, for what its successors add).
+
+`act` is mu(s); exploration.py adds the noise of eq. 7, replay.py stores the transition and samples the batch, and
+`update` is the rest: encode, the target of eq. 5, the critic's loss of eq. 4, the actor's gradient of eq. 6, and the
+soft update of the targets.
+"""
+
+import copy
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pixel_ddpg.agent.auxiliary import Decoder, Inverse
+from pixel_ddpg.agent.networks import PLAIN, Actor, Critic, Encoder, Layers, RunningNorm, initialise
+from pixel_ddpg.agent.replay import Batch
+from pixel_ddpg.config import Agent, Noise
+
+SATURATED = 0.95  # of an action's bound; tanh's slope is below 0.1 there
+PENALTY_STEP = 0.01  # of the logarithm of the saturation penalty's weight, an update, at most
+EDGE = 1 - 1e-6  # noisy actions of the update stay this far inside [-1, 1], as in DrQ-v2
+
+
+class DDPG(nn.Module):
+    """Actor, critic, shared encoder, their targets and optimisers.
+
+    `observation_shape` is (C, H, W) for uint8 pixels, (d,) for float32 state. `layers` and `compiled`, which is applied
+    to both losses, make the same arithmetic fast.
+    """
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        action_dim: int,
+        settings: Agent,
+        noise: Noise,
+        *,
+        n_step: int = 1,
+        layers: Layers = PLAIN,
+        compiled: Callable[[Callable], Callable] = lambda function: function,
+        device: torch.device | str = "cpu",
+        init_seed: int = 0,
+        noise_seed: int = 1,
+    ):
+        super().__init__()
+        self.settings, self.noise, self.device = settings, noise, torch.device(device)
+        pixels = len(observation_shape) == 3
+        self._normalises = settings.state_norm and not pixels
+        self.encoder: nn.Module = nn.Flatten()
+        if pixels:
+            self.encoder = Encoder(observation_shape[0], settings, layers)
+        elif self._normalises:
+            self.encoder = RunningNorm(observation_shape[0])
+        features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
+        self.actor = Actor(features, action_dim, settings, layers)
+        self.critic = Critic(features, action_dim, settings, layers)
+        self.inverse: Inverse | None = None
+        if settings.inverse_loss and pixels:
+            self.inverse = Inverse(self.critic.width, action_dim, n_step, settings, layers)
+        self.decoder: Decoder | None = None
+        if settings.reconstruction_loss and pixels:
+            self.decoder = Decoder(self.critic.width, *observation_shape[:2], settings, layers)
+        generator = torch.Generator().manual_seed(init_seed)
+        for network in (self.encoder, self.actor, self.critic, self.inverse, self.decoder):
+            if network:
+                initialise(network, settings, generator)
+        self.encoder.to(memory_format=torch.channels_last)
+        self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
+        if settings.target_actor:
+            self.targets["actor"] = copy.deepcopy(self.actor)
+        if settings.target_encoder and pixels:
+            self.targets["encoder"] = copy.deepcopy(self.encoder)
+        self.targets.requires_grad_(False)
+        if self.inverse or self.decoder:
+            self.register_buffer("td_loss", torch.tensor(0.0))
+        if settings.output_rms:
+            self.register_buffer("penalty", torch.tensor(settings.saturation_penalty))
+        self.register_buffer("noise_scale", torch.tensor(0.0), persistent=False)
+        self.eval().to(self.device)
+        self.noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
+        self._critic_loss, self._actor_loss = compiled(self.critic_loss), compiled(self.actor_loss)
+
+        decay = settings.critic_weight_decay
+        self.rates = {"critic": settings.critic_lr, "actor": settings.actor_lr}
+        self.optimizers = {
+            "critic": _adam(self.critic, settings.critic_lr, decay),
+            "actor": _adam(self.actor, settings.actor_lr),
+        }
+        if pixels:
+            self.optimizers["encoder"] = _adam(self.encoder, settings.critic_lr, decay)
+        for name, network in (("inverse", self.inverse), ("decoder", self.decoder)):
+            if network:
+                self.optimizers[name] = _adam(network, settings.critic_lr)
+        taus = {"encoder": settings.encoder_tau or settings.tau}
+        self._averages = [
+            (_averaged(target), _averaged(getattr(self, name)), taus.get(name, settings.tau))
+            for name, target in self.targets.items()
+        ]
+
+    # --- acting ---
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The policy's action mu(s), without noise: float32 (a,) in [-1, 1] for one observation."""
+        return self.actions(torch.as_tensor(observation[None], device=self.device)).cpu().numpy()[0]
+
+    @torch.no_grad()
+    def actions(self, observations: Tensor) -> Tensor:
+        """The same for several observations (B, ...) as a tensor on the agent's device: (B, a)."""
+        return self.actor(self.encoder(observations))
+
+    @torch.no_grad()
+    def value(self, observation: np.ndarray, action: np.ndarray) -> float:
+        """Q(s, a) of one observation and action; of several critics as in the target."""
+        state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
+        q = self.critic(state, torch.as_tensor(action, device=self.device)[None])
+        return self._one(q).item()
+
+    # --- learning ---
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
+        self._batch_norm_learns(True)
+        if self._normalises:
+            self.encoder.learn(batch.observation)
+        averages = self.decoder.learn(batch.unshifted) if self.decoder else None
+        features = self.encoder(batch.observation)
+        next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
+
+        critic_loss, auxiliary, q, td_error = self._critic_loss(features, batch, next_noise, averages)
+        critic_loss = self._with_auxiliary(critic_loss, auxiliary)
+        self._zero_grad()
+        critic_loss.backward(retain_graph=self._actor_trains_encoder)
+        self.optimizers["critic"].step()
+
+        self.critic.requires_grad_(False)  # eq. 6 moves the actor alone
+        actor_loss, output = self._actor_loss(features, noise)
+        actor_loss = self._with_penalty(actor_loss, output)
+        self.critic.requires_grad_(True)
+        actor_loss.backward()
+        self.optimizers["actor"].step()
+
+        for name in ("encoder", "inverse", "decoder"):
+            if name in self.optimizers:
+                self.optimizers[name].step()
+        self.update_targets()
+        self._batch_norm_learns(False)
+        size = output.detach().abs()
+        return {
+            "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean(),
+            "td_error": td_error.detach().square().mean().sqrt(), "pre_tanh": size.mean(),
+            "saturated": (size.tanh() > SATURATED).float().mean(),
+        }  # fmt: skip
+
+    def critic_loss(
+        self, features: Tensor, batch: Batch, noise: Tensor | None = None, averages: Tensor | None = None
+    ) -> tuple[Tensor, list[tuple[float, Tensor]], Tensor, Tensor]:
+        """Eq. 4, the mean squared error of Q(s, a) to the target y of eq. 5: R + discount * Q'(s', mu'(s') + noise).
+
+        Beside it the auxiliary losses with their weights, Q(s, a), and its error.
+        """
+        with torch.no_grad():
+            next_features = self._target("encoder")(batch.next_observation)
+            critic = self.targets["critic"]
+            next_action = _noisy(self._target("actor")(next_features), noise)
+            next_latent = critic.head(next_features)
+            next_q = self._one(critic.values(next_latent, next_action))
+            y = batch.reward + batch.discount * next_q
+        latent = self.critic.head(features)
+        q = self.critic.values(latent, batch.action)
+        loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
+        auxiliary = []
+        if self.inverse:
+            told = self.inverse.loss(latent, next_latent, batch.actions, batch.whole)
+            auxiliary.append((self.settings.inverse_loss, told))
+        if self.decoder and averages is not None:
+            auxiliary.append((self.settings.reconstruction_loss, self.decoder.loss(latent, averages)))
+        return loss, auxiliary, q, q - y
+
+    def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-Q(s, mu(s) + noise), whose gradient is eq. 6, the chain rule through the action; and mu before its tanh."""
+        if not self._actor_trains_encoder:
+            features = features.detach()
+        output = self.actor.policy(features)
+        return -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean(), output
+
+    def _with_auxiliary(self, loss: Tensor, auxiliary: list[tuple[float, Tensor]]) -> Tensor:
+        """The critic's loss and the others, in units of its running mean, which has the scale of the rewards."""
+        if auxiliary:
+            self.td_loss.lerp_(loss.detach(), 0.01)
+        for weight, other in auxiliary:
+            loss = loss + weight * self.td_loss * other
+        return loss
+
+    def _with_penalty(self, loss: Tensor, output: Tensor) -> Tensor:
+        """The actor's loss and a weight on its squared output before tanh.
+
+        Adam turns the smallest slope of Q into full steps, which can drive tanh so far that its gradient is gone, and
+        with it what the actor sees. With `output_rms` the weight rises while the output is larger than that, else it
+        falls, as SAC's temperature follows its entropy (Haarnoja et al., 2018, "... Applications", section 5).
+        """
+        weight: Tensor | float = self.settings.saturation_penalty
+        if not weight:
+            return loss
+        size = output.square().mean()
+        if self.settings.output_rms:
+            excess = (size.detach() / self.settings.output_rms**2 - 1).clamp(-1, 1)
+            weight = self.penalty.mul_((PENALTY_STEP * excess).exp()).clamp_(min=weight).clone()
+        return weight * size + loss
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """theta' <- tau * theta + (1 - tau) * theta', BatchNorm's running statistics included."""
+        for slow, online, tau in self._averages:
+            torch._foreach_lerp_(slow, online, tau)
+
+    def schedule(self, noise_scale: float, learning_rate: float) -> None:
+        """Standard deviation of the update's noise, and the share of the learning rates, from now on."""
+        self.noise_scale.fill_(noise_scale)
+        for name, optimizer in self.optimizers.items():
+            rate = learning_rate * self.rates.get(name, self.settings.critic_lr)
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    @property
+    def _actor_trains_encoder(self) -> bool:
+        return "encoder" in self.optimizers and self.settings.encoder_trained_by == "both"
+
+    def _target(self, name: str) -> nn.Module:
+        return self.targets[name] if name in self.targets else getattr(self, name)
+
+    def _one(self, q: Tensor) -> Tensor:
+        """What stands for the estimates of several critics, (critics, B) to (B,)."""
+        return q.mean(0) if self.settings.ensemble == "mean" else functools.reduce(torch.minimum, q.unbind())
+
+    def _draw_noise(self, action: Tensor) -> Tensor | None:
+        """Clipped Gaussian noise for the update's actions (DrQ-v2, eq. 3); None where there is none."""
+        clip = self.noise.target_clip
+        if not clip:
+            return None
+        noise = torch.randn(action.shape, generator=self.noise_draws, device=self.device) * self.noise_scale
+        return noise.clamp(-clip, clip)
+
+    def _batch_norm_learns(self, now: bool) -> None:
+        """Statistics of the batch while updating, running ones otherwise; nothing else here has two modes."""
+        if self.settings.batch_norm:
+            self.actor.train(now), self.critic.train(now)
+
+    def _zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    # --- saving ---
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes, by name: networks, targets, optimisers, the noise's random stream."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.state_dict().items()}
+        for name, state in self._optimizer_states():
+            tensors |= {f"optimizer.{name}.{field}": value for field, value in state.items()}
+        return tensors | {"noise_draws": self.noise_draws.get_state()}
+
+    def load_networks(self, tensors: dict[str, Tensor]) -> None:
+        """Networks and targets alone: enough to act, on any device."""
+        self.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Resume from `tensors()`; what these do not have starts from zero."""
+        self.load_networks(tensors)
+        self.noise_draws.set_state(tensors["noise_draws"].cpu())
+        for name, state in self._optimizer_states():
+            for field, value in state.items():
+                saved = tensors.get(f"optimizer.{name}.{field}")
+                value.zero_() if saved is None else value.copy_(saved)
+
+    def _optimizer_states(self):
+        """(name of the network and number of the parameter, Adam's memory of it)."""
+        for name, optimizer in self.optimizers.items():
+            for number, parameter in enumerate(getattr(self, name).parameters()):
+                yield f"{name}.{number}", optimizer.state[parameter]
+
+
+def _adam(network: nn.Module, lr: float, decay: float = 0.0) -> torch.optim.Adam:
+    """Adam; L2 pulls at weights, not at biases or BatchNorm's gains, which it would drive to 0 where Q is flat."""
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1 or not decay]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1 and decay]
+    groups = [{"params": weights, "weight_decay": decay}] + [{"params": others}] * bool(others)
+    optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
+    for parameter in network.parameters():  # at once, so that all of it is there to be saved and loaded
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        }
+    return optimizer
+
+
+def _noisy(action: Tensor, noise: Tensor | None) -> Tensor:
+    """Within [-1, 1]; the gradient passes this bound unchanged."""
+    if noise is None:
+        return action
+    noisy = action + noise
+    return noisy + (noisy.clamp(-EDGE, EDGE) - noisy).detach()
+
+
+def _averaged(network: nn.Module) -> list[Tensor]:
+    """What a target follows slowly: statistics that belong to other weights than the target's would distort it."""
+    return [tensor for tensor in network.state_dict(keep_vars=True).values() if tensor.is_floating_point()]

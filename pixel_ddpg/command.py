@@ -1,0 +1,173 @@
+"""The command line of every command: `key=value` words to typed options, --help, --multirun, mistakes in one line."""
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import yaml
+
+from pixel_ddpg.config import check_fields, fields_of, set_values, value_of, words_of
+from pixel_ddpg.errors import UserError
+
+FLAGS = {"-h": "--help", "--help": "--help", "-m": "--multirun", "--multirun": "--multirun", "--cfg": "--cfg"}
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
+def command(
+    name: str, schema: type, read: Callable[[list[str]], Any] | None = None, more_help: str = ""
+) -> Callable[[Callable[[Any], int | None]], Callable[..., int]]:
+    """The main function of `python -m <name>`, from one that takes the options, an instance of the dataclass `schema`.
+
+    `read` makes the options of the words, where they are more than fields set to values. The function that comes out
+    takes the words, by default those of the command line, and returns the exit code.
+    """
+    read = read or functools.partial(options_of, schema)
+
+    def decorate(function: Callable[[Any], int | None]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def main(argv: list[str] | None = None) -> int:
+            _open_closed_streams()
+            with one_line_errors():
+                flags, words = _flags(sys.argv[1:] if argv is None else argv, schema)
+                if "--help" in flags:
+                    return print_help(name, schema, read([]), more_help)
+                jobs = [read(each) for each in (combinations(words) if "--multirun" in flags else [words])]
+                if "--cfg" in flags:
+                    print(yaml.safe_dump(dataclasses.asdict(jobs[0]), sort_keys=False, allow_unicode=True), end="")
+                    return 0
+                return function(jobs[0]) or 0 if len(jobs) == 1 else _each(function, jobs)
+
+        return main
+
+    return decorate
+
+
+def options_of(schema: type, words: list[str]) -> Any:
+    """An instance of the dataclass with the fields that the words set."""
+    options = schema()
+    set_values(options, words_of(words))
+    check_fields(options)
+    return options
+
+
+def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:
+    """One job after the other, whatever becomes of the ones before; the worst exit code."""
+    codes = []
+    for job in jobs:
+        try:
+            with one_line_errors():
+                codes.append(function(job) or 0)
+        except SystemExit as end:
+            if end.code == 130:  # Ctrl-C ends them all
+                raise
+            codes.append(int(end.code or 0))
+    return max(codes)
+
+
+def _flags(argv: list[str], schema: type) -> tuple[set[str], list[str]]:
+    """Flags and words; a field that is a flag too is a word then. UserError for a flag that there is not."""
+    flags, words, rest = set(), [], iter(argv)
+    for word in rest:
+        name, equals, value = word.lstrip("-").partition("=")
+        field = fields_of(schema).get(name.replace("-", "_"))
+        if word in FLAGS:
+            flags.add(FLAGS[word])
+        elif not word.startswith("-"):
+            if word != "job" or "--cfg" not in flags:  # as Hydra's users write it
+                words.append(word)
+        elif field is not None and field.metadata.get("flag"):
+            value = value if equals else "true" if field.type is bool else next(rest, "")
+            if not value:
+                raise UserError(f"--{name} wants a value")
+            words.append(f"{field.name}={value}")
+        elif field is not None:
+            raise UserError(f"--{name}: write {field.name}=..., without dashes")
+        else:
+            raise UserError(f"unknown option {word}; see --help")
+    return flags, words
+
+
+def combinations(words: list[str]) -> list[list[str]]:
+    """Every combination of the values that commas separate outside brackets, the last word's running fastest."""
+    choices = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        values, depth = [""], 0
+        for letter in text:
+            depth += (letter == "[") - (letter == "]")
+            if letter == "," and depth == 0:
+                values.append("")
+            else:
+                values[-1] += letter
+        choices.append([f"{key}{equals}{value}" for value in values])
+    return [list(each) for each in itertools.product(*choices)]
+
+
+def print_help(name: str, schema: type, defaults: Any, more: str) -> int:
+    """Every key with its default and what it means."""
+    print(f"python -m {name} key=value ...", more, sep="\n")
+    rows = [(f"{key}={_shown(value_of(defaults, key))}", item.metadata) for key, item in fields_of(schema).items()]
+    width = max((len(left) for left, _ in rows if len(left) < 40), default=0)
+    for left, known in rows:
+        print(f"{left:{width}}  {known.get('text', '')}".rstrip())
+    return 0
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    return (str(value).lower() if isinstance(value, bool) else str(value)).replace(" ", "")
+
+
+# --- how a command ends ---
+
+
+def _open_closed_streams() -> None:
+    """What the caller has closed (>&-) goes nowhere, and no other file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns UserError, what the disk refuses, Ctrl-C and SIGTERM into one line on stderr and an exit code."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+        return
+    except UserError as error:
+        message, code = str(error), error.code
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
+        elif error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+            message = (
+                f"{error.strerror}: ask for fewer environments or runs, or raise the limits (ulimit -n, ulimit -u)"
+            )
+        elif error.filename:
+            message = f"{error.filename}: {error.strerror}; choose another file or folder"
+        else:
+            raise
+        code = 1
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: torch's
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        message = "out of memory: ask for less (of a run: replay.batch_size, env.size, agent.hidden)"
+        code = 1
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(f"pixel_ddpg: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Tasks, pictures of them, and what an agent sees."""

@@ -1,0 +1,136 @@
+"""The catalogue: every task by name, without importing a simulator.
+
+suite.csv has dm_control's own tasks, paper.csv those of the DDPG paper (Lillicrap et al., 2016, supplementary 9.1 and
+Table 2), by the paper's names.
+"""
+
+import csv
+import importlib
+import pathlib
+from dataclasses import dataclass
+
+from pixel_ddpg.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: where it comes from and what it looks like."""
+
+    name: str  # domain-task of dm_control, as in cheetah-run, or the paper's own, as in hardCheetah
+    family: str  # suite, or the module of this folder that builds it
+    origin: str  # dm_control.suite, or what the paper's task is made from
+    tags: tuple[str, ...]  # dm_control's, planet6; paper, and table1 where the paper's Table 1 has a row
+    terminates: bool  # whether an episode can end before its time
+    state_dim: int  # nq + nv
+    action_dim: int
+    observation_dim: int  # the flat low-dimensional observation
+    control_timestep: float  # seconds a frame
+    time_limit: float  # seconds
+    camera: int  # the fixed camera the agent looks through
+
+    @property
+    def simulator(self) -> str:
+        """mujoco or box2d."""
+        return "box2d" if self.family == "racing" else "mujoco"
+
+    @property
+    def same_as(self) -> str:
+        """dm_control's name of one of its own tasks, as cheetah-run for the paper's cheetah; else the task's name."""
+        return self.origin.split()[-1] if self.family == "suite" and "-" not in self.name else self.name
+
+    @property
+    def episode_frames(self) -> int:
+        """Frames until an episode runs out of time."""
+        return round(self.time_limit / self.control_timestep)
+
+    def load(self, seed: int):
+        """The task's dm_env environment; its random stream derives from `seed`, its model is always the same one."""
+        from pixel_ddpg.envs import rendering
+
+        rendering.choose_backend()
+        with rendering.gl_failures_explained():
+            from absl import logging
+
+            logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
+            environment = self._build()
+        environment.task.random.seed(seed % 2**32)
+        return environment
+
+    def _build(self):
+        if self.family != "suite":
+            return importlib.import_module(f"pixel_ddpg.envs.tasks.{self.family}").TASKS[self.name]()
+        from dm_control import suite
+
+        domain, task = self.same_as.split("-")
+        limit = {"time_limit": self.time_limit} if domain == "lqr" else {}  # endless in dm_control
+        # lqr draws its springs when it is built: the fixed 0 makes it one system for all seeds
+        return suite.load(domain, task, task_kwargs={"random": 0, **limit})
+
+
+# lqr runs for ever in dm_control; here it ends after 1000 control steps like the other tasks.
+_LQR_TIME_LIMIT = 30.0
+
+
+# The six on which PlaNet (Hafner et al., 2019) and its successors are compared.
+PLANET6 = (
+    "cartpole-swingup", "reacher-easy", "ball_in_cup-catch", "cheetah-run", "finger-spin", "walker-walk",
+)  # fmt: skip
+
+
+def _suite_tags(row: dict[str, str]) -> tuple[str, ...]:
+    own = tuple(row["tags"].split("|")) if row["tags"] != "(none)" else ()
+    return (*own, "planet6") if f"{row['domain']}-{row['task']}" in PLANET6 else own
+
+
+def _read_suite() -> dict[str, Task]:
+    rows = csv.DictReader((pathlib.Path(__file__).parent / "suite.csv").read_text().splitlines())
+    tasks = [
+        Task(
+            name=f"{row['domain']}-{row['task']}",
+            family="suite",
+            origin="dm_control.suite",
+            tags=_suite_tags(row),
+            terminates=row["domain"] == "lqr",
+            state_dim=int(row["dim_state_nq_plus_nv"]),
+            action_dim=int(row["dim_action"]),
+            observation_dim=int(row["dim_obs_flat"]),
+            control_timestep=float(row["control_timestep"]),
+            time_limit=_LQR_TIME_LIMIT if row["domain"] == "lqr" else float(row["time_limit_s"]),
+            camera=2 if row["domain"] == "quadruped" else 0,  # as DrQ-v2: the closer one
+        )
+        for row in rows
+    ]
+    return {task.name: task for task in tasks}
+
+
+def _read_paper() -> dict[str, Task]:
+    rows = csv.DictReader((pathlib.Path(__file__).parent / "paper.csv").read_text().splitlines())
+    tasks = [
+        Task(
+            name=row["name"],
+            family=row["family"],
+            origin="dm_control " + row["source"] if row["family"] == "suite" else row["source"],
+            tags=("paper", "table1") if row["table1"] == "1" else ("paper",),
+            terminates=row["terminates"] == "1",
+            state_dim=int(row["dim_state_nq_plus_nv"]),
+            action_dim=int(row["dim_action"]),
+            observation_dim=int(row["dim_obs_flat"]),
+            control_timestep=float(row["control_timestep"]),
+            time_limit=1000 * float(row["control_timestep"]),
+            camera=0,
+        )
+        for row in rows
+    ]
+    return {task.name: task for task in tasks}
+
+
+CATALOGUE: dict[str, Task] = _read_paper() | _read_suite()
+
+
+def find(name: str) -> Task:
+    """The task of that name; UserError, with the nearest one, where there is none."""
+    if name not in CATALOGUE:
+        raise UserError(
+            f"unknown task '{name}'{nearest(name, list(CATALOGUE), '`python -m pixel_ddpg.list` shows all')}"
+        )
+    return CATALOGUE[name]

@@ -1,0 +1,85 @@
+"""torcs: Gymnasium's CarRacing-v3 as a stand-in for the paper's racing game; its returns do not compare with theirs."""
+
+import types
+
+import dm_env
+import gymnasium
+import numpy as np
+from dm_env import specs
+
+from pixel_ddpg.errors import UserError
+
+FRAMES = 1000
+AHEAD = (0, 5, 10, 20)  # tiles
+
+
+class Racing(dm_env.Environment):
+    """Drive along a random track: steer, gas, brake, at 50 frames a second.
+
+    r = 1000 / N for each of the N tiles of the track that is met for the first time, - 0.1 a frame; -100 for
+    leaving the field, which ends the episode, as a lap of more than 95% of its tiles does: CarRacing-v3's own
+    reward. The state is the speed along and across the car, its turning rate, the angle of the front wheels, and
+    where the track is now and 5, 10 and 20 tiles ahead: metres along and across the car, sine and cosine of its
+    direction to the car's.
+    """
+
+    def __init__(self):
+        try:
+            self._game = gymnasium.make("CarRacing-v3").unwrapped
+        except gymnasium.error.DependencyNotInstalled:
+            raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", 1) from None
+        self.task = types.SimpleNamespace(random=np.random.RandomState(0))
+        self._frames, self._step_limit = 0, FRAMES
+
+    def reset(self) -> dm_env.TimeStep:
+        """A new track."""
+        self._frames = 0
+        self._game.reset(seed=int(self.task.random.randint(2**31)))
+        return dm_env.restart(self._observation())
+
+    def step(self, action: np.ndarray) -> dm_env.TimeStep:
+        """One frame."""
+        _, reward, terminated, _, _ = self._game.step(np.asarray(action))
+        self._frames += 1
+        if terminated:
+            return dm_env.termination(float(reward), self._observation())
+        if self._frames >= self._step_limit:
+            return dm_env.truncation(float(reward), self._observation(), 1.0)
+        return dm_env.transition(float(reward), self._observation())
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        hull, track = self._game.car.hull, np.array(self._game.track)
+        forward = np.array(hull.GetWorldVector((0, 1)))
+        side = np.array([forward[1], -forward[0]])
+        axes = np.stack([forward, side])
+        offsets = track[:, 2:] - np.array(hull.position)
+        tiles = (np.square(offsets).sum(1).argmin() + np.array(AHEAD)) % len(track)
+        turn = track[tiles, 1] - hull.angle
+        car = [*axes @ np.array(hull.linearVelocity), hull.angularVelocity, self._game.car.wheels[0].joint.angle]
+        places = (offsets[tiles] @ axes.T).ravel()
+        return {"car": np.array(car), "track": np.concatenate([places, np.sin(turn), np.cos(turn)])}
+
+    def make_renderer(self, size: int) -> types.SimpleNamespace:
+        """Pictures of the game's own 96x96 view, resized: uint8 (3, size, size)."""
+        from pixel_ddpg.envs.video import opencv
+
+        cv2 = opencv()
+
+        def render() -> np.ndarray:
+            way = cv2.INTER_AREA if size < self._game.state.shape[0] else cv2.INTER_NEAREST
+            return np.ascontiguousarray(
+                cv2.resize(self._game.state, (size, size), interpolation=way).transpose(2, 0, 1)
+            )
+
+        return types.SimpleNamespace(render=render)
+
+    def action_spec(self) -> specs.BoundedArray:
+        """Steering in [-1, 1], gas and brake in [0, 1]."""
+        return specs.BoundedArray((3,), np.float32, [-1, 0, 0], [1, 1, 1], name="action")
+
+    def observation_spec(self) -> dict[str, specs.Array]:
+        """The state; pixels come from `make_renderer`."""
+        return {"car": specs.Array((4,), np.float64), "track": specs.Array((4 * len(AHEAD),), np.float64)}
+
+
+TASKS = {"torcs": Racing}

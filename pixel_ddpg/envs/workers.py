@@ -1,0 +1,174 @@
+"""The environments that training plays in: one in this process, or several that each have their own.
+
+A call of an environment is begun (`begin_reset`, `begin_step`) and its step taken later (`take`), so that several
+environments, or an environment and the learner, work at the same time.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from pixel_ddpg.config import Config
+from pixel_ddpg.envs import rendering, tasks
+from pixel_ddpg.envs.environment import Environment, Step, observation_dtype, observation_shape
+from pixel_ddpg.errors import UserError
+
+REMOTE_BYTES = 2**28  # of memory that an environment's process takes
+ANSWER_SECONDS = 600  # an environment that says nothing for so long has hung
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started in here never hear Ctrl-C; the one that starts them does when it has done so."""
+    heard: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in signals}
+    resource_tracker.ensure_running()  # which would undo the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
+
+
+class Local:
+    """An environment of this process, whose calls are made when their steps are taken."""
+
+    def __init__(self, config: Config, seed: int):
+        self._environment = Environment(tasks.find(config.task), config.obs, config.env, seed)
+        self._action: np.ndarray | None = None
+
+    def begin_reset(self) -> None:
+        """Ask for a new episode."""
+        self._action = None
+
+    def begin_step(self, action: np.ndarray) -> None:
+        """Ask for a step."""
+        self._action = action
+
+    def take(self) -> Step:
+        """The step that was asked for."""
+        return self._environment.reset() if self._action is None else self._environment.step(self._action)
+
+    def state_dict(self) -> dict:
+        """As Environment.state_dict."""
+        return self._environment.state_dict()
+
+    def load_state_dict(self, state: dict) -> Step:
+        """As Environment.load_state_dict."""
+        return self._environment.load_state_dict(state)
+
+
+class Remote:
+    """An environment in a process of its own; observations come through memory that both share."""
+
+    def __init__(self, config: Config, seed: int):
+        self._shape = observation_shape(tasks.find(config.task), config.obs, config.env)
+        self._dtype = np.dtype(observation_dtype(config.obs))
+        self._elements = self._shape[0] // config.env.frame_stack
+        context = multiprocessing.get_context("spawn")
+        self._shared = context.RawArray("B", math.prod(self._shape) * self._dtype.itemsize)
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(config, seed, theirs, self._shared), daemon=True)
+        with deaf_children():
+            self._process.start()
+        theirs.close()
+
+    def begin_reset(self) -> None:
+        """Ask for a new episode."""
+        self._send("reset")
+
+    def begin_step(self, action: np.ndarray) -> None:
+        """Ask for a step."""
+        self._send("step", action)
+
+    def take(self) -> Step:
+        """The step that was asked for; UserError where it failed or the process is gone."""
+        reward, discount, last, frames = self._receive()
+        observation = np.frombuffer(self._shared, self._dtype).reshape(self._shape).copy()
+        return Step(observation, observation[-self._elements :], reward, discount, last, frames)
+
+    def state_dict(self) -> dict:
+        """As Environment.state_dict."""
+        self._send("state_dict")
+        return self._receive()
+
+    def load_state_dict(self, state: dict) -> Step:
+        """As Environment.load_state_dict."""
+        self._send("load_state_dict", state)
+        return self.take()
+
+    def _send(self, method: str, *arguments: object) -> None:
+        try:
+            self._pipe.send((method, *arguments))
+        except OSError:
+            self._ended()
+
+    def _receive(self) -> Any:
+        try:
+            if not self._pipe.poll(ANSWER_SECONDS):
+                raise UserError(f"an environment has not answered for {ANSWER_SECONDS} s; the same command resumes", 1)
+            failure, result = self._pipe.recv()
+        except (EOFError, OSError):
+            self._ended()
+        if failure:
+            raise UserError(*failure)
+        return result
+
+    def _ended(self) -> None:
+        self._process.join(5)
+        if self._process.exitcode == -signal.SIGTERM:  # sent to all, before it had a group of its own
+            raise KeyboardInterrupt
+        raise UserError(
+            f"the process of an environment has ended (exit code {self._process.exitcode}; killed, or out of memory?); "
+            "the same command resumes from the last checkpoint",
+            1,
+        )
+
+
+def _serve(config: Config, seed: int, pipe: Connection, shared) -> None:
+    """The other process: calls come, results go, until nobody asks any more."""
+    os.setpgrp()  # what `timeout` sends is for the one that trains, which still needs this one to save
+    os.environ["LP_NUM_THREADS"] = "1"
+    rendering.choose_backend(1)
+    environment, failure = None, None
+    try:
+        environment = Environment(tasks.find(config.task), config.obs, config.env, seed)
+    except UserError as error:
+        failure = (str(error), error.code)
+    while True:
+        try:
+            method, *arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        result = None
+        if environment:
+            try:
+                result, failure = getattr(environment, method)(*arguments), None
+            except UserError as error:
+                failure = (str(error), error.code)
+        if isinstance(result, Step):
+            np.frombuffer(shared, result.observation.dtype)[:] = result.observation.ravel()
+            result = (result.reward, result.discount, result.last, result.frames)
+        try:
+            pipe.send((failure, result))
+        except OSError:
+            return
+
+
+def seeds_of(seed: int, number: int) -> tuple[int, int]:
+    """Of the environment and of the exploration of every player after the first."""
+    environment, exploration = np.random.SeedSequence((seed, 0, number)).generate_state(2).tolist()
+    return environment, exploration

@@ -1,0 +1,50 @@
+"""What a user is told when something does not work."""
+
+import difflib
+import pathlib
+import sys
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A mistake or a lack that the user can fix: told in one line, without a traceback. `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 2):
+        super().__init__(message)
+        self.code = code
+
+
+def nearest(word: str, names: Sequence[str], all_names: str = "see --help") -> str:
+    """'; did you mean ...?' for a mistyped name; else the names if they are few, or where all of them are listed."""
+    plain = {name.replace("_", "").replace("-", ""): name for name in names}
+    found = difflib.get_close_matches(word.replace("_", "").replace("-", ""), list(plain), n=3, cutoff=0.6)
+    if found:
+        return f"; did you mean {' or '.join(plain[name] for name in found)}?"
+    if len(names) <= 8:
+        return f"; there are {', '.join(names)}" if names else "; it takes none"
+    return f"; {all_names}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, or its type's name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def is_command() -> bool:
+    """Whether this process was started as `python -m` of one of this project's packages."""
+    module = dict(zip(sys.orig_argv, sys.orig_argv[1:])).get("-m", "")
+    package = sys.modules.get(module.split(".")[0])
+    here = pathlib.Path(__file__).parents[1]
+    return package is not None and here in pathlib.Path(package.__file__ or "").parents
+
+
+def tell_interrupts() -> None:
+    """In a command: Ctrl-C while its modules are imported is told in one line; later command.one_line_errors does."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("pixel_ddpg: interrupted", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = tell

@@ -1,0 +1,1 @@
+"""The same arithmetic, made fast: layers, graphs, precision, threads, memory."""

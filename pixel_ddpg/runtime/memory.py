@@ -1,0 +1,64 @@
+"""Bytes: what a replay takes, what is free, and where the replay lives."""
+
+import contextlib
+import pathlib
+
+import numpy as np
+import psutil
+import torch
+
+from pixel_ddpg.errors import UserError
+
+GPU_RESERVE = 3 * 2**30  # bytes
+CGROUPS = (  # folder, limit, what all its processes take, and the part of that which is only cache
+    (pathlib.Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def element_bytes(element_shape: tuple[int, ...], action_dim: int) -> int:
+    """Bytes that a slot takes in all tables of a replay."""
+    element = int(np.prod(element_shape)) * (1 if len(element_shape) == 3 else 4)
+    return element + 4 * action_dim + 4 + 4 + 1 + 8 + 8 + 8
+
+
+def place(nbytes: int, device: torch.device, free_on_device: int, free_in_ram: int) -> tuple[torch.device, str]:
+    """Where a replay of `nbytes` lives and why; UserError where it fits nowhere.
+
+    A tenth is left free, and on a GPU at least 3 GiB for networks, batches and the copies that a checkpoint makes.
+    """
+    if device.type != "cpu" and nbytes <= min(0.9 * free_on_device, free_on_device - GPU_RESERVE):
+        return device, "on the GPU"
+    if nbytes > 0.9 * free_in_ram:
+        raise UserError(
+            f"the replay needs {nbytes / 2**30:.1f} GiB, {free_in_ram / 2**30:.1f} GiB of RAM are free: "
+            "set a smaller replay.capacity or env.size"
+        )
+    if device.type == "cpu":
+        return device, "in RAM"
+    return torch.device("cpu"), f"in RAM, because the GPU has {free_on_device / 2**30:.1f} GiB free"
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of a GPU, or of RAM within the container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    for folder, limit, used, cache in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # not this kind of container, or one without a limit
+            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken = int((folder / used).read_text()) - int(facts.get(cache, 0))
+            free = min(free, int((folder / limit).read_text()) - taken)
+    return free
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory this process holds: on the GPU where it trains there, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def format_bytes(count: int) -> str:
+    """12 MiB, 21.2 GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

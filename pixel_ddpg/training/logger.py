@@ -1,0 +1,149 @@
+"""metrics.jsonl, which is the truth, and W&B, which mirrors it."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from pixel_ddpg.errors import UserError, first_line
+from pixel_ddpg.training.rows import PartRow, Row, read_rows
+
+COUNTERS = ("frame", "step", "update", "hours")
+
+
+class Metrics:
+    """Appends rows to metrics.jsonl."""
+
+    def __init__(self, path: pathlib.Path, length: int = 0):
+        """Resume after the first `length` bytes, which a checkpoint knows; what follows is made again."""
+        self._file = open(path, "ab")  # noqa: SIM115
+        if self.length < length:
+            print(f"pixel_ddpg: {path} has lost rows: it is shorter than when the checkpoint was made", file=sys.stderr)
+        self._file.truncate(min(length, self.length))
+        self._file.seek(0, os.SEEK_END)
+
+    @property
+    def length(self) -> int:
+        """Bytes written."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def write(self, row: Row) -> None:
+        """Append a row; a number that is not finite becomes null, with a warning.
+
+        UserError where someone has deleted the file.
+        """
+        clean = {key: _finite(key, value) for key, value in row.as_json().items()}
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise UserError(f"{self._file.name} was deleted while the run was writing it", 1)
+        self._file.write(json.dumps(clean).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """No more rows."""
+        self._file.close()
+
+
+def _finite(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(key, item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        print(f"pixel_ddpg: {key} is {value}; metrics.jsonl has null", file=sys.stderr)
+        return None
+    return value
+
+
+class WandbMirror:
+    """Sends every row of metrics.jsonl once to one W&B run; its step is the row's number among those it logs.
+
+    Rows of kind "run" go to its config: there is one for each part of the run, the other rows are the same however
+    often it was stopped. So online a run resumes after the last row the server has, which may be newer than the
+    checkpoint. Offline files are written again from metrics.jsonl, because a killed process leaves one that is cut
+    short: the last file always holds all rows.
+    """
+
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        mode: str,
+        project: str,
+        run_id: str,
+        config: dict,
+        folder: pathlib.Path | None = None,
+    ):
+        """`project` may be entity/project; W&B's own files go to `folder`, or to the run's; `failed`: why it ended."""
+        self._run, self._rows, self.failed = None, 0, ""
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+        if mode in ("off", "disabled"):
+            return
+        import wandb
+
+        folder = folder or run_dir
+        for old in folder.glob("wandb/offline-run-*"):
+            shutil.rmtree(old)
+        entity, _, project = project.rpartition("/")
+        with self._no_mirror_is_worth_a_run():
+            self._run = wandb.init(
+                entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder,
+                config=config, mode=mode, resume="allow",
+                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
+            )  # fmt: skip
+            self._run.define_metric("*", step_metric="frame")
+            self._sent = self._run.starting_step if mode == "online" else 0
+        for row in read_rows(run_dir / "metrics.jsonl"):
+            self.write(row)
+
+    @contextlib.contextmanager
+    def _no_mirror_is_worth_a_run(self) -> Iterator[None]:
+        """Whatever W&B raises ends the mirror, with one line."""
+        try:
+            yield
+        except Exception as error:
+            self._run, self.failed = None, first_line(error)
+            print(f"pixel_ddpg: no W&B mirror from here on ({self.failed}); wandb=offline or off", file=sys.stderr)
+
+    def write(self, row: Row) -> None:
+        """Mirror one row: its numbers are named kind/key."""
+        if self._run is None:
+            return
+        with self._no_mirror_is_worth_a_run():
+            if isinstance(row, PartRow):
+                self._run.config.update({"run": row.as_json()}, allow_val_change=True)
+                return
+            if self._rows >= self._sent:
+                self._run.log(_named_numbers(row), step=self._rows)
+            self._rows += 1
+
+    def close(self) -> None:
+        """Finish the W&B run."""
+        if self._run is not None:
+            with self._no_mirror_is_worth_a_run():
+                self._run.finish()
+
+
+def _named_numbers(row: Row) -> dict[str, float]:
+    """The numbers of a row that are finite, as W&B shows them: kind/key, but for the counters."""
+    numbers = {key: value for key, value in row.as_json().items() if isinstance(value, int | float)}
+    finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+    return {key if key in COUNTERS else f"{row.kind}/{key}": value for key, value in finite.items()}
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B would log in without asking."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
