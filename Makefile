@@ -5,7 +5,7 @@ BIN := .venv/bin
 DEMO := runs/demo
 PROFILE := quick
 
-.PHONY: help install demo suite bench gpu-check offline-pack test lint doctor clean
+.PHONY: help install demo suite bench gpu-check offline-pack test test-long lint docs doctor clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 14
@@ -24,7 +24,7 @@ demo: install  ## train cartpole-swingup from pixels for a few minutes; writes a
 	@echo "video:          $$(ls -t $(DEMO)/videos/*.mp4 | head -1)"
 	@echo "learning curve: $(DEMO)/learning_curve.png"
 
-suite: install  ## the experiment: PROFILE=smoke, quick (default) or paper; goes on where it was stopped
+suite: install  ## the experiment: PROFILE=smoke, quick (default) or paper; resumes where it was stopped
 	$(BIN)/python -m experiments.suite profile=$(PROFILE)
 
 bench: install  ## speed beside Stable-Baselines3, dm_control, torch's own path and the computed floor (DRQV2=<checkout>: that too)
@@ -37,15 +37,22 @@ gpu-check:  ## on a CUDA machine: its tests and speed in minutes, one JSON to se
 offline-pack: install  ## a folder with the wheels that gpu-check needs beside torch (PY=3.12: of another Python)
 	$(BIN)/python -m experiments.benchmarks.offline_pack python=$(PY)
 
-test: install  ## the whole test suite
+test: install  ## the tests, but for those that take longest
 	$(BIN)/python -m pytest -n 2
 
-lint: install  ## ruff: rules and format
+test-long: install  ## kill -9, clusters of Ray, whole commands: the rest of the tests
+	$(BIN)/python -m pytest -n 2 -m long
+
+lint: install  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: install  ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict --quiet
 
 doctor: install  ## is everything here that training needs?
 	$(BIN)/python -m pixel_ddpg.doctor
 
 clean:  ## delete .venv and caches; runs stay
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache site *.egg-info

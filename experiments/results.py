@@ -9,6 +9,7 @@ import inspect
 import json
 import pathlib
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from experiments.profiles import PROFILES
 from experiments.report import page, runs
 from pixel_ddpg import files, presets
 from pixel_ddpg.command import command
-from pixel_ddpg.config import differences
+from pixel_ddpg.config import Config, differences, fields_of, value_of
 from pixel_ddpg.envs import rendering, tasks
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.planning import baselines
@@ -30,7 +31,10 @@ from pixel_ddpg.training.cost import format_hours, replay_bytes
 from pixel_ddpg.training.rows import EvalRow, PartRow, read_rows
 
 FOLDER = pathlib.Path(__file__).parent / "results"
-MEASURED = ("six", "figure2", "resources")  # whose runs tell memory and speed
+ROOT = FOLDER.parent.parent
+DOCS = ROOT / "docs"
+SIX = FOLDER / "planet6"  # the six tasks, with the settings that fast had when all of them were run
+MEASURED = ("planet6", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
 VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
 SCORED = ("pixels", "state")
 PUBLISHED = (
@@ -330,7 +334,7 @@ def speed_tables() -> str:
         for path in sorted(folder.glob("*.json")):
             found = json.loads(path.read_text())
             facts = found["facts"]
-            link = f"[all tables]({path.relative_to(FOLDER.parent.parent).with_suffix('.md')})"
+            link = f"all tables: `{path.relative_to(ROOT).with_suffix('.md')}`"
             parts.append(f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores ({link}):")
             parts += [table(found) for table in of_machine]
     return "\n\n".join(parts)
@@ -346,6 +350,18 @@ def quick_note(found: runs.Found) -> str:
     return f"`profile=quick` is {seeds} seeds of {' and '.join(said)}: {format_hours(total)} on two cores."
 
 
+def field_table() -> str:
+    """Markdown: every field of a run's configuration, its default, its bounds and what it means."""
+    lines = ["| field | default | may be | what it is |", "|---|---|---|---|"]
+    for key, item in fields_of(Config).items():
+        known, default = item.metadata, value_of(Config(), key)
+        bounds = [f"at least {known['least']}"] if known["least"] is not None else []
+        bounds += [f"at most {known['most']:,}"] if known["most"] is not None else []
+        may_be = ", ".join(known["choices"]) or ", ".join(bounds)
+        lines.append(f"| `{key}` | `{default}` | {may_be} | {known['text']} |")
+    return "\n".join(lines)
+
+
 def fill(path: pathlib.Path, name: str, text: str) -> None:
     """Replace what stands between <!-- name --> and <!-- end name -->; ValueError where they do not stand."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
@@ -358,32 +374,32 @@ def fill(path: pathlib.Path, name: str, text: str) -> None:
 @command("experiments.results", Results)
 def main(options: Results) -> None:
     rendering.choose_backend()
-    six, readme = FOLDER / "six", FOLDER.parent.parent / "README.md"
-    comparison = comparison_table(six)
-    for path in (readme, FOLDER / "README.md"):
-        fill(path, "comparison", comparison)
-    fill(FOLDER / "README.md", "provenance", provenance_table(six))
-    screening = FOLDER / "screening"
-    fill(screening / "README.md", "tries", screening_table(screening))
+    comparison, screening = comparison_table(SIX), FOLDER / "screening"
     compared = page.make([str(FOLDER / "figure2")], FOLDER / "report")
-    for path in (readme, FOLDER / "README.md"):
-        fill(path, "figure2", page.summary(compared))
-    fill(FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2"))
     resources = resources_table([FOLDER / name for name in MEASURED])
-    fill(readme, "resources", f"{resources}\n\n{quick_note(compared)}")
-    fill(readme, "speed", speed_tables())
+    for path, name, text in (
+        (ROOT / "README.md", "comparison", comparison),
+        (DOCS / "results.md", "comparison", comparison),
+        (DOCS / "results.md", "figure2", page.summary(compared)),
+        (DOCS / "speed.md", "resources", f"{resources}\n\n{quick_note(compared)}"),
+        (DOCS / "speed.md", "speed", speed_tables()),
+        (DOCS / "tasks.md", "paper", paper_table()),
+        (DOCS / "tasks.md", "tasks", task_table()),
+        (DOCS / "scores.md", "baselines", baseline_table()),
+        (DOCS / "scores.md", "planet", planet_table()),
+        (DOCS / "configuration.md", "fields", field_table()),
+        (FOLDER / "README.md", "provenance", provenance_table(SIX)),
+        (FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2")),
+        (screening / "README.md", "tries", screening_table(screening)),
+    ):
+        fill(path, name, text)
     for path in tables.FOLDER.glob("*.json"):
         tables.write(path)
     for path in tables.GPUS_FOLDER.glob("*.json"):
         tables.write(path, tables.gpu)
-    experiments = FOLDER.parent / "README.md"
-    fill(readme, "paper", paper_table())
-    fill(experiments, "baselines", baseline_table())
-    fill(experiments, "planet", planet_table())
-    fill(experiments, "tasks", task_table())
-    if found := runs.find([str(six)]):
-        learning_curves(found, FOLDER / "learning_curves.png")
-    print(f"the tables of {readme}, {experiments} and {FOLDER / 'README.md'}; {FOLDER / 'report' / 'report.html'}")
+    learning_curves(runs.find([str(SIX)]), DOCS / "learning_curves.png")
+    shutil.copyfile(FOLDER / "report" / "figures" / "figure2.png", DOCS / "figure2.png")
+    print(f"the tables and figures of {ROOT / 'README.md'}, {DOCS} and {FOLDER}")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,8 @@ def _end_with_parent() -> None:
     """In a worker: it ends with its parent, however that ends."""
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -206,8 +206,7 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield prefix + item.name, item
 
 
-@functools.cache
-def fields_of(schema: type) -> dict[str, dataclasses.Field]:
+def fields_of(schema: Any) -> dict[str, dataclasses.Field]:
     """The same as a dictionary."""
     return dict(leaves(schema))
 
@@ -240,7 +239,7 @@ def words_of(words: list[str]) -> dict[str, str]:
     for word in words:
         if not re.fullmatch(r"[\w.]+=.*", word, re.S):
             raise UserError(f"'{word}' is not of the form key=value")
-    return dict(word.split("=", 1) for word in words)  # type: ignore[misc]
+    return dict(word.split("=", 1) for word in words)
 
 
 WHOLE = re.compile(r"[+-]?\d[\d_]*")

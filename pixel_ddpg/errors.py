@@ -1,6 +1,7 @@
 """What a user is told when something does not work."""
 
 import difflib
+import importlib.util
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -48,3 +49,13 @@ def tell_interrupts() -> None:
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = tell
+
+
+def require(extra: str, *modules: str) -> None:
+    """Ends a command with one line, and an import with ModuleNotFoundError, where an extra is not installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"{missing[0]} is missing here: `pip install 'pixel-ddpg[{extra}]'`, or `make install`"
+        if is_command():
+            sys.exit(f"pixel_ddpg: {message}")
+        raise ModuleNotFoundError(message, name=missing[0])

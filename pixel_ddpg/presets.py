@@ -28,7 +28,7 @@ RENDER: dict[str, tuple[str, dict]] = {
 # target's BatchNorm has (running ones, that follow with tau like its weights), and when updates begin (as soon as one
 # batch is stored). It trains for 2.5 million steps; the budget here is that of every other preset until frames= says
 # so.
-DDPG_STATE = {
+DDPG_STATE: dict[str, dict] = {
     "agent": {
         "actor_lr": 1e-4, "critic_lr": 1e-3, "critic_weight_decay": 1e-2, "tau": 0.001, "discount": 0.99,
         "critics": 1, "hidden": [400, 300], "feature_dim": 0, "action_layer": 1, "batch_norm": True,
@@ -45,7 +45,7 @@ DDPG_STATE = {
 # counts 427,801 parameters in the actor for one action ("about 430,000"). BatchNorm is described for the
 # low-dimensional case only, so there is none here. The action enters at the second layer of 200, as for state. Actor
 # and critic share the convolutions, which the critic trains.
-DDPG_PIXELS = {
+DDPG_PIXELS: dict[str, dict] = {
     "agent": DDPG_STATE["agent"] | {
         "conv": [[32, 7, 4, 0], [32, 7, 1, 0], [32, 3, 1, 0]], "pixel_offset": 0.0, "hidden": [200, 200],
         "batch_norm": False, "final_init": 3e-4, "target_encoder": True,
@@ -57,7 +57,7 @@ DDPG_PIXELS = {
 }  # fmt: skip
 
 # DrQ-v2's config.yaml and drqv2.py. Its noise schedules count agent steps; here they count frames (2 a step).
-DRQV2 = {
+DRQV2: dict[str, dict] = {
     "agent": {
         "actor_lr": 1e-4, "critic_lr": 1e-4, "tau": 0.01, "discount": 0.99, "critics": 2, "hidden": [1024, 1024],
         "feature_dim": 50, "action_layer": 0, "batch_norm": False, "layer_norm": False, "init": "orthogonal",
@@ -74,7 +74,7 @@ DRQV2 = {
 
 # Tuned for what six tasks return after 100,000 frames, at most an hour on two CPU cores:
 # experiments/results/screening/README.md has what was tried.
-FAST_PIXELS = {
+FAST_PIXELS: dict[str, dict] = {
     "agent": {
         "actor_lr": 5e-4, "critic_lr": 5e-4, "final_lr": 0.1, "tau": 0.01, "discount": 0.99, "critics": 2,
         "ensemble": "mean", "hidden": [256, 256], "feature_dim": 50, "action_layer": 0, "batch_norm": False,
@@ -91,7 +91,7 @@ FAST_PIXELS = {
     },
     "train": {"start_steps": 200, "updates_per_step": 0.5},
 }  # fmt: skip
-FAST_STATE = {
+FAST_STATE: dict[str, dict] = {
     "agent": FAST_PIXELS["agent"] | {
         "output_rms": 0.0, "feature_dim": 0, "random_shift": 0, "spatial_softmax": False, "inverse_loss": 0.0,
         "reconstruction_loss": 0.0, "target_actor": False, "target_encoder": False, "precision": "float32",

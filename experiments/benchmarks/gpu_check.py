@@ -32,7 +32,7 @@ from pixel_ddpg.training.rows import read_rows
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICE = "cuda"
 CASES = ("drqv2, pixels", "fast, pixels", "ddpg2016, pixels", "ddpg2016, state")
-TESTS = ("tests/test_fast_paths.py", "tests/test_replay.py")
+TESTS = ("tests/runtime/test_fast_paths.py", "tests/agent/test_replay.py")
 GRAPH = ("train.cuda_graph=true",)
 BEST = (*GRAPH, "train.compile=true", "agent.precision=bfloat16")
 RUNS = (  # what is added to drqv2 from pixels, and how many of these run at once

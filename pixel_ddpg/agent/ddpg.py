@@ -7,7 +7,8 @@ soft update of the targets.
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ class DDPG(nn.Module):
     to both losses, make the same arithmetic fast.
     """
 
+    td_loss: Tensor  # the running mean of the critic's loss
+    penalty: Tensor  # weight of the squared output before tanh
+    noise_scale: Tensor  # standard deviation of the noise on the update's actions
+
     def __init__(
         self,
         observation_shape: tuple[int, ...],
@@ -48,11 +53,10 @@ class DDPG(nn.Module):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
         pixels = len(observation_shape) == 3
-        self._normalises = settings.state_norm and not pixels
-        self.encoder: nn.Module = nn.Flatten()
+        self.encoder: Encoder | RunningNorm | nn.Flatten = nn.Flatten()
         if pixels:
             self.encoder = Encoder(observation_shape[0], settings, layers)
-        elif self._normalises:
+        elif settings.state_norm:
             self.encoder = RunningNorm(observation_shape[0])
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings, layers)
@@ -62,12 +66,13 @@ class DDPG(nn.Module):
             self.inverse = Inverse(self.critic.width, action_dim, n_step, settings, layers)
         self.decoder: Decoder | None = None
         if settings.reconstruction_loss and pixels:
-            self.decoder = Decoder(self.critic.width, *observation_shape[:2], settings, layers)
+            channels, side, _ = observation_shape
+            self.decoder = Decoder(self.critic.width, channels, side, settings, layers)
         generator = torch.Generator().manual_seed(init_seed)
         for network in (self.encoder, self.actor, self.critic, self.inverse, self.decoder):
             if network:
                 initialise(network, settings, generator)
-        self.encoder.to(memory_format=torch.channels_last)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
         if settings.target_actor:
             self.targets["actor"] = copy.deepcopy(self.actor)
@@ -123,7 +128,7 @@ class DDPG(nn.Module):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on the critic, one on the actor, one of the targets; returns 0-d tensors."""
         self._batch_norm_learns(True)
-        if self._normalises:
+        if isinstance(self.encoder, RunningNorm):
             self.encoder.learn(batch.observation)
         averages = self.decoder.learn(batch.unshifted) if self.decoder else None
         features = self.encoder(batch.observation)
@@ -163,7 +168,7 @@ class DDPG(nn.Module):
         """
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
-            critic = self.targets["critic"]
+            critic: Any = self.targets["critic"]
             next_action = _noisy(self._target("actor")(next_features), noise)
             next_latent = critic.head(next_features)
             next_q = self._one(critic.values(next_latent, next_action))
@@ -277,7 +282,7 @@ class DDPG(nn.Module):
                 saved = tensors.get(f"optimizer.{name}.{field}")
                 value.zero_() if saved is None else value.copy_(saved)
 
-    def _optimizer_states(self):
+    def _optimizer_states(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """(name of the network and number of the parameter, Adam's memory of it)."""
         for name, optimizer in self.optimizers.items():
             for number, parameter in enumerate(getattr(self, name).parameters()):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -168,6 +169,10 @@ class RunningNorm(nn.Module):
     A deviation far below `floor` counts as that.
     """
 
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
     def __init__(self, size: int, floor: float = 1e-4):
         super().__init__()
         self._least = floor**2
@@ -193,13 +198,15 @@ class RunningNorm(nn.Module):
 @torch.no_grad()
 def initialise(network: nn.Module, settings: Agent, generator: torch.Generator) -> None:
     """DrQ-v2's orthogonal weights or the paper's U(+-1/sqrt(fan-in)); last layers U(+-final_init) where that is set."""
+    module: Any
     for module in network.modules():
         if not isinstance(module, nn.Linear | nn.Conv2d):
             continue
         if settings.init == "orthogonal":
             gain = math.sqrt(2) if isinstance(module, nn.Conv2d) else 1.0
             nn.init.orthogonal_(module.weight, gain, generator=generator)
-            nn.init.zeros_(module.bias)
+            bias: Any = module.bias
+            bias.zero_()
         else:
             _uniform(module, 1 / math.sqrt(module.weight[0].numel()), generator)
     if settings.final_init:
@@ -207,12 +214,13 @@ def initialise(network: nn.Module, settings: Agent, generator: torch.Generator) 
             _uniform(last, settings.final_init, generator)
 
 
-def _last_layers(network: nn.Module) -> list[nn.Linear]:
+def _last_layers(network: nn.Module) -> list[Any]:
     if isinstance(network, Actor):
         return [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
-    return [estimate.after[-1] for estimate in network.estimates] if isinstance(network, Critic) else []
+    estimates: Any = network.estimates if isinstance(network, Critic) else []
+    return [estimate.after[-1] for estimate in estimates]
 
 
-def _uniform(module: nn.Linear | nn.Conv2d, bound: float, generator: torch.Generator) -> None:
+def _uniform(module: Any, bound: float, generator: torch.Generator) -> None:
     nn.init.uniform_(module.weight, -bound, bound, generator=generator)
     nn.init.uniform_(module.bias, -bound, bound, generator=generator)

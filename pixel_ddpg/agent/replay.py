@@ -244,7 +244,9 @@ class Replay:
             end = self._moved(end, goes_on)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
         actions = self.actions[torch.stack(window, 1)]
-        unshifted = self._observations(slots, torch.zeros_like(shifts)) if self._unshifted else observation
+        unshifted = observation
+        if self._unshifted and shifts is not None:
+            unshifted = self._observations(slots, torch.zeros_like(shifts))
         return observation, actions[:, 0], reward, discount, next_observation, actions, whole, unshifted
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
@@ -259,7 +261,7 @@ class Replay:
         stacked = slots[:, None]
         if self._stack > 1:
             stacked = self._moved(stacked, -torch.minimum(self._offsets, self.ages[slots][:, None]))
-        if self.elements.dim() == 2:
+        if shifts is None:
             return self.elements[stacked].flatten(1)
         return self._crops(self.elements, stacked, shifts).flatten(1, 2)
 

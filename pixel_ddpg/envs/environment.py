@@ -147,7 +147,7 @@ class Environment:
     def state_dict(self) -> dict:
         """What brings this environment back to where it is: the random state before the episode and its actions."""
         name, keys, position, has_gauss, gauss = self._random_at_reset
-        random = [name, keys.tolist(), position, has_gauss, gauss]
+        random = [name, np.asarray(keys).tolist(), position, has_gauss, gauss]
         return {"random": random, "actions": [action.tolist() for action in self._actions]}
 
     def load_state_dict(self, state: dict) -> Step:

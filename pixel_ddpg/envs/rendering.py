@@ -90,7 +90,7 @@ def gl_failures_explained():
         raise UserError(f"no pictures with MUJOCO_GL={backend} ({text}): {FIX_GL}", code=1) from None
 
 
-def _forget(error: Exception) -> None:
+def _forget(error: BaseException) -> None:
     """Delete what had been begun, without the complaints of half a GL context on its way out."""
     complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:

@@ -39,8 +39,8 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in heard:
-            signal.raise_signal(number)
+        for each in heard:
+            signal.raise_signal(each)
 
 
 class Local:

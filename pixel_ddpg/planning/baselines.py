@@ -13,16 +13,16 @@ from pixel_ddpg.errors import UserError
 
 # Seconds to look ahead (the paper's planner: 0.25 to 0.6), and what each planner is built with. Goals that are far or
 # sparse want a longer look; where physics are slow, the time of an episode is kept with fewer plans.
-SETTINGS = {
+SETTINGS: dict[str, dict] = {
     "sampling": {"horizon": 0.6, "knots": (3, 6, 0), "samples": 64, "iterations": 2, "elites": 8, "spread": 1.0},
     "ilqg": {"horizon": 0.6},
 }
-POLES = {"sampling": {"horizon": 1.2, "samples": 32}, "ilqg": {"horizon": 1.6}}
-POLE = {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}}
-GRIPPER = {"sampling": {"horizon": 0.5, "samples": 48}, "ilqg": {"horizon": 0.5}}
-CANADA = {"sampling": {"horizon": 1.2, "samples": 32}}
-CHEETAH = {"sampling": {"knots": (6,), "samples": 96, "iterations": 3}, "ilqg": {"horizon": 0.48}}
-SETTINGS_OF = {
+POLES: dict[str, dict] = {"sampling": {"horizon": 1.2, "samples": 32}, "ilqg": {"horizon": 1.6}}
+POLE: dict[str, dict] = {"sampling": {"horizon": 1.2}, "ilqg": {"horizon": 2.0}}
+GRIPPER: dict[str, dict] = {"sampling": {"horizon": 0.5, "samples": 48}, "ilqg": {"horizon": 0.5}}
+CANADA: dict[str, dict] = {"sampling": {"horizon": 1.2, "samples": 32}}
+CHEETAH: dict[str, dict] = {"sampling": {"knots": (6,), "samples": 96, "iterations": 3}, "ilqg": {"horizon": 0.48}}
+SETTINGS_OF: dict[str, dict[str, dict]] = {
     "cartpole-swingup": POLE, "cartpole-balance": POLE,
     "cartpoleParallelDouble": POLES, "cartpoleParallelTriple": POLES, "cartpoleSerialDouble": POLES,
     "cartpole-two_poles": POLES, "cartpoleSerialTriple": POLES, "cartpole-three_poles": POLES,
@@ -57,7 +57,7 @@ def better_planner(task: str) -> str | None:
     returns = [{episode["seed"]: episode["return"] for episode in each} for each in episodes]
     both = set.intersection(*map(set, returns))
     means = {planner: np.mean([each[seed] for seed in both]) for planner, each in zip(SETTINGS, returns) if both}
-    return max(means, key=means.get, default=None)
+    return max(means, key=lambda planner: means[planner], default=None)
 
 
 def references(task: str) -> tuple[float, float] | None:

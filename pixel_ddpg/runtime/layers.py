@@ -6,7 +6,7 @@ graph costs as much as they do. experiments/benchmarks/results has the figures.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ def _flat(layers: nn.Sequential) -> list[nn.Module]:
 class Step(NamedTuple):
     """A layer, and the ReLU after it if there is one."""
 
-    layer: nn.Module
+    layer: Any
     rectified: bool
     forward: Callable  # (step, x) to y and the tensors that backward takes
     backward: Callable  # (step, these, dy, is dx wanted, are the parameters' wanted) to dx and those of the parameters
@@ -71,7 +71,8 @@ class Step(NamedTuple):
 class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, steps: list[Step], *parameters: Tensor) -> Tensor:
-        ctx.steps, ctx.ends, kept = steps, [], []
+        ctx.steps, ctx.ends = steps, []
+        kept: list[Tensor] = []
         for step in steps:
             x, saved = step.forward(step, x)
             kept += [*saved, x] if step.rectified else saved
@@ -181,6 +182,8 @@ class Convolutions(Stack):
     On a GPU bfloat16 comes out too, where half of the bytes are half of the time for the layer after it.
     """
 
+    _offset: Tensor
+
     def __init__(self, layers: list[nn.Module], settings: Agent):
         super().__init__(*layers)
         self._half = settings.precision == "bfloat16"
@@ -200,7 +203,8 @@ class Convolutions(Stack):
 
     def _with_more_channels(self, pixels: Tensor, more: int) -> Tensor:
         """The first layer ignores channels that were added."""
-        first, *others = self
+        layers: list[Any] = list(self)
+        first, *others = layers
         weight = functional.pad(first.weight, (0,) * 5 + (more,))
         x = functional.conv2d(pixels, weight, first.bias, first.stride, first.padding)
         for layer in others:

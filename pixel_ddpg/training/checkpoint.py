@@ -115,7 +115,8 @@ def disk_bytes(run_dir: pathlib.Path) -> int:
 
 def newest(run_dir: pathlib.Path) -> pathlib.Path | None:
     """The last complete checkpoint."""
-    return (checkpoints(run_dir) or [None])[-1]
+    found = checkpoints(run_dir)
+    return found[-1] if found else None
 
 
 def to_do(run_dir: pathlib.Path, frames: int) -> float:
@@ -144,7 +145,7 @@ def load_checkpoint(
             f"{run_dir} has ended and its replay was deleted, so it cannot be resumed: choose another folder, or start "
             "again with resume=false overwrite=true"
         )
-    unreadable = []
+    unreadable: list[pathlib.Path] = []
     for path in reversed(found):
         try:
             state = _read_state(path)

@@ -40,7 +40,7 @@ class Values:
 
     def pairs(self) -> dict[str, list[float]]:
         """Some of the pairs, for metrics.jsonl."""
-        chosen = np.unique(np.linspace(0, len(self.q) - 1, POINTS).round().astype(int)) if self.q else []
+        chosen = np.unique(np.linspace(0, len(self.q) - 1, POINTS).round().astype(int)).tolist() if self.q else []
         return {name: [float(f"{getattr(self, name)[i]:.5g}") for i in chosen] for name in ("q", "observed")}
 
 

@@ -94,7 +94,7 @@ class WandbMirror:
         with self._no_mirror_is_worth_a_run():
             self._run = wandb.init(
                 entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder,
-                config=config, mode=mode, resume="allow",
+                config=config, mode=mode, resume="allow",  # type: ignore[arg-type]
                 settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )  # fmt: skip
             self._run.define_metric("*", step_metric="frame")

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from pixel_ddpg.training.evaluation import Values
 from pixel_ddpg.training.logger import Metrics, WandbMirror
 from pixel_ddpg.training.rows import EvalRow, PartRow, Row, TrainRow, ValuesRow
 
+NOT_BEGUN = Step(np.empty(0), np.empty(0), 0.0, 1.0, last=True, frames=0)
+
 
 @dataclasses.dataclass
 class Player:
@@ -33,19 +36,19 @@ class Player:
 
     environment: workers.Local | workers.Remote
     exploration: Exploration
-    step: Step | None = None  # the newest
+    step: Step = NOT_BEGUN  # the newest
     total: float = 0.0  # rewards of the episode so far
 
     @property
     def is_over(self) -> bool:
         """No episode has begun, or the last one has ended."""
-        return self.step is None or self.step.last
+        return self.step.last
 
     def state_dict(self) -> dict:
         """As JSON can hold it."""
         return {
             "environment": self.environment.state_dict(), "exploration": self.exploration.state_dict(),
-            "return": self.total, "begun": self.step is not None,
+            "return": self.total, "begun": self.step is not NOT_BEGUN,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
@@ -193,7 +196,7 @@ class Trainer:
         clock, frame, updates = self._episode_clock
         seconds = time.monotonic() - clock
         self._log(TrainRow(
-            **self._counters(), return_=total, **means,
+            **self._counters() | means, return_=total,
             frames_per_second=(self.frame - frame) / seconds, updates_per_second=(self.updates - updates) / seconds,
             memory_bytes=memory.memory_bytes(self.agent.device),
         ))  # fmt: skip
@@ -216,10 +219,10 @@ class Trainer:
         values = Values(self.agent, self._act_unless_asked)
         policy, watch = (values.act, values.watch) if final else (self._act_unless_asked, None)
         returns, lengths = run_episodes(self.evaluation, policy, settings.episodes, video, settings.video_size, watch)
-        means = {"return_": float(np.mean(returns)), "length": float(np.mean(lengths))}
-        self._log(EvalRow(**self._counters(), **means, returns=returns))
+        mean, length = float(np.mean(returns)), float(np.mean(lengths))
+        self._log(EvalRow(**self._counters(), return_=mean, returns=returns, length=length))
         if final:
-            self._log(ValuesRow(**self._counters(), **values.pairs()))
+            self._log(ValuesRow(**self._counters() | values.pairs()))
         self.evaluations = math.floor(self.frame / settings.every) + 1
 
     def _act(self, observation: np.ndarray) -> np.ndarray:
@@ -235,7 +238,7 @@ class Trainer:
         self._end_if_asked()
         return self._act(observation)
 
-    def _counters(self) -> dict:
+    def _counters(self) -> dict[str, Any]:
         return {"frame": self.frame, "step": self.step, "update": self.updates, "hours": self.hours}
 
     def _log(self, row: Row) -> None:

@@ -1,6 +1,7 @@
 """torcs: Gymnasium's CarRacing-v3 as a stand-in for the paper's racing game; its returns do not compare with theirs."""
 
 import types
+from typing import Any
 
 import dm_env
 import gymnasium
@@ -25,7 +26,7 @@ class Racing(dm_env.Environment):
 
     def __init__(self):
         try:
-            self._game = gymnasium.make("CarRacing-v3").unwrapped
+            self._game: Any = gymnasium.make("CarRacing-v3").unwrapped
         except gymnasium.error.DependencyNotInstalled:
             raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", 1) from None
         self.task = types.SimpleNamespace(random=np.random.RandomState(0))

@@ -208,7 +208,7 @@ def test_another_checkout_than_drqv2s_is_told(tmp_path, monkeypatch):
     [
         ("parts=[lerner]", "did you mean learner"), ("cases=[slow]", "unknown case"), ("rounds=0", "above 0"),
         ("out=a.txt", "must end in .json"), ("threads=[0]", "above 0"), ("threads=[1000]", "cores"),
-        ("seconds=nan", "above 0"), ("parts=[]", "must name something"),
+        ("seconds=nan", "finite"), ("parts=[]", "must name something"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(word, part):
@@ -292,18 +292,19 @@ def test_the_command_measures_and_draws(tmp_path):
     """The whole of it, for one case; what was measured before of other parts is kept."""
     out = tmp_path / "new" / "speed.json"
     out.parent.mkdir()
-    kept = {"case": "old", "way": "a way", "first": 1.0, "turns": {"changed": {"seconds": [1.0], "median": 1.0}}}
-    kept["times_as_fast"] = {"median": 1.0, "least": 1.0, "most": 1.0}
+    turn = {"seconds": [1.0], "median": 1.0, "count": 1}
+    kept = {"preset": "old", "frames": {"state": 1, "pixels": 1}, "pictures": 1, "drawn_by": "nobody"}
+    kept["turns"] = dict.fromkeys(("state", "physics", "pictures", "both"), turn)
     made = {"command": "before", "commit": "0" * 40, "date": "2026-01-01"}
     facts = machine.facts(torch.device("cpu"), 1) | {"commit": "0" * 40}
-    out.write_text(json.dumps({"facts": facts, "growth": kept, "made": {"growth": made}}))
+    out.write_text(json.dumps({"facts": facts, "environment": [kept], "made": {"environment": made}}))
     words = ["parts=[learner]", "cases=[400/300]", "rounds=1", "threads=[1]", f"out={out}"]
     code, printed, err = command("experiments.benchmarks", *words)
     assert code == 0, err
     found = json.loads(out.read_text())
-    assert found["learner"][0]["name"].startswith("400/300") and found["growth"] == kept
+    assert found["learner"][0]["name"].startswith("400/300") and found["environment"] == [kept]
     assert out.with_suffix(".png").stat().st_size > 10_000 and "of floor" in printed
-    assert found["made"]["growth"] == made and found["made"]["learner"]["command"].endswith(shlex.join(words))
+    assert found["made"]["environment"] == made and found["made"]["learner"]["command"].endswith(shlex.join(words))
     goals = tables.goals(found).splitlines()
     assert len(goals) == 2 + 8 and sum("not measured" in line for line in goals) >= 6
 
@@ -399,9 +400,9 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     assert code == 1 and compiled["error"] == "compiled: RuntimeError: no compiler"
     assert compiled["error"] in printed and "9 passed" in printed and "| tiny | graph, tf32 | " in printed
     assert found["made"]["command"].startswith("python -m experiments.benchmarks.gpu_check rounds=1")
-    for word in ("rounds=0", "seconds=nan"):
+    for word, part in (("rounds=0", "must be above 0"), ("seconds=nan", "must be a finite number")):
         code, _, err = call("experiments.benchmarks.gpu_check", word)
-        assert code == 2 and "must be above 0" in err
+        assert code == 2 and part in err
     part = {name: found[name] for name in ("made", "facts", "tests", "learner")}  # as a machine leaves it that is lost
     assert "| goal |" in tables.gpu_goals(part) and "graph, tf32" in tables.gpu(part)
     assert "not measured" in tables.paper_cost_on_gpus(part)
