@@ -89,7 +89,7 @@ def thousands(curve: runs.Curve) -> tuple[list[float], list[float]]:
 
 def observation_rows(names: list[str], out: pathlib.Path, steps: int = 6) -> None:
     """One row a task: the newest frame of successive observations under random actions, as the agent sees it."""
-    from pixel_ddpg.envs.environment import make_env
+    from pixel_ddpg.envs.gym import make_env
 
     figure, axes = plt.subplots(len(names), steps, figsize=(1.5 * steps, 1.65 * len(names)), squeeze=False)
     for row, task in zip(axes, names):
@@ -110,7 +110,7 @@ def observation_rows(names: list[str], out: pathlib.Path, steps: int = 6) -> Non
 
 def contact_sheet(out: pathlib.Path, columns: int = 4) -> None:
     """Every task of the paper after a few random actions, at 256 pixels and beside it at the 64 the agent sees."""
-    from pixel_ddpg.envs.environment import make_env
+    from pixel_ddpg.envs.gym import make_env
 
     names = [task.name for task in tasks.CATALOGUE.values() if "paper" in task.tags]
     rows = -(-len(names) // columns)

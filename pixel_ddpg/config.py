@@ -184,7 +184,7 @@ class Config:
         choices=("auto", "online", "offline", "off"),
         free=True,
     )
-    wandb_project: str = option("pixel-ddpg", "or entity/project", free=True)
+    wandb_project: str = option("", "or entity/project; default: WANDB_PROJECT, or pixel-ddpg", free=True)
     wandb_id: str = option("", "chosen when the run begins; one W&B run however often it is resumed", free=True)
     env: Env = field(default_factory=Env)
     agent: Agent = field(default_factory=Agent)

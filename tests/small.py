@@ -102,7 +102,7 @@ def spawned(process: subprocess.Popen) -> list[psutil.Process]:
 def command(module: str, *words: str, **options) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the real command."""
     process = start(module, *words, **options)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from small import PIXELS, STATE, assert_same_run, call, command, rows, start, train
 
 from pixel_ddpg import doctor, presets
+from pixel_ddpg.runtime import machine
 from pixel_ddpg.training import run_folder
 
 RUN = "pixel_ddpg.run"
@@ -82,14 +84,16 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
 
 
-def test_a_folder_that_is_deleted_ends_the_run(tmp_path):
-    """A run that goes on for hours, ends with 'done' and has written nothing."""
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_folder_that_is_deleted_or_moved_ends_the_run(moved, tmp_path):
+    """A run that trains for hours, ends with 'done' and has written nothing, or names a file that is not there."""
     process = start(RUN, *STATE, "frames=1000000", f"run_dir={tmp_path}/run")
     wait_for_rows(tmp_path / "run", 3, process)
-    shutil.rmtree(tmp_path / "run")
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere") if moved else shutil.rmtree(tmp_path / "run")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert_one_line(err, "metrics.jsonl was deleted")
+    assert_one_line(err, "metrics.jsonl was deleted or moved")
+    assert not moved or rows(tmp_path / "elsewhere")
 
 
 def test_a_run_from_beginning_to_end(tmp_path):
@@ -397,3 +401,61 @@ def test_mistakes_get_one_line(words, tmp_path, monkeypatch):
     assert code in (1, 2)
     assert_one_line(err, MISTAKES[words])
     assert not list(tmp_path.rglob("seed0")) and not (tmp_path / "here").exists()
+
+
+def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
+    """The commit of whatever repository surrounds an installation."""
+    package = tmp_path / "site-packages" / "pixel_ddpg" / "runtime"
+    package.mkdir(parents=True)
+    (package / "machine.py").write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "other"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(machine, "__file__", str(package / "machine.py"))
+    assert machine.commit() is None
+    shutil.move(tmp_path / "site-packages" / "pixel_ddpg", tmp_path / "pixel_ddpg")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "pixel_ddpg" / "runtime" / "machine.py"))
+    assert machine.commit().startswith(subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip())
+
+
+@pytest.mark.long
+def test_an_installed_wheel_works_outside_the_checkout(tmp_path):
+    """A module, a table or a measured return that only the checkout has."""
+    build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+    root = pathlib.Path(__file__).parents[1]
+    source = tmp_path / "source"
+    kept = shutil.ignore_patterns(".*", "results", "runs", "site", "*.egg-info", "tests", "docs", "__pycache__")
+    shutil.copytree(root, source, ignore=kept)
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    packages = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    (packages / "dependencies.pth").write_text(str(pathlib.Path(np.__file__).parents[1]))
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def run(*words: str) -> str:
+        done = subprocess.run([str(python), "-m", *words], cwd=elsewhere, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "hopper" in run("pixel_ddpg.list", "tag=table1")
+    run(RUN, *STATE, "task=hopper", "env.action_repeat=2", "frames=400", "run_dir=run")
+    assert json.loads(run("pixel_ddpg.evaluate", "run=run", "episodes=1"))["returns"]
+    run("experiments.report", "runs=[run]", "out=report")
+    assert "score" in (elsewhere / "report" / "figures" / "figure2.csv").read_text()
+    facts = json.loads((elsewhere / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert facts["commit"] is None and facts["versions"]["pixel-ddpg"]
+
+
+@pytest.mark.long
+def test_an_agent_learns_from_pixels(tmp_path):
+    """Everything above, and still nothing is learned: cartpole-swingup's random actions return 116."""
+    words = ["task=cartpole-swingup", "obs=pixels", "frames=20000", "noise.frames=10000", "eval.every=20000"]
+    code, _, err = command(RUN, *words, "eval.episodes=4", "eval.video_size=0", "wandb=off", f"run_dir={tmp_path}/run")
+    assert code == 0, err
+    last = [row for row in rows(tmp_path / "run") if row["kind"] == "eval"][-1]
+    assert last["return"] > 180, last

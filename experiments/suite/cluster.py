@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import ray
 
@@ -20,6 +23,7 @@ from pixel_ddpg.runtime.memory import format_bytes
 from pixel_ddpg.training import checkpoint
 
 POLL_SECONDS = 2.0
+LONGEST_TMPDIR = 40  # letters
 SAVE_SECONDS = 120  # that runs get to save a checkpoint after Ctrl-C
 
 
@@ -28,14 +32,16 @@ def cluster(plan: Suite) -> Iterator[None]:
     """Ray, on this machine alone or on the cluster at `address`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if len(tempfile.gettempdir()) > LONGEST_TMPDIR:  # the names of Ray's sockets may have 107 letters
+        quiet["_temp_dir"] = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     try:
         if plan.address:
             ray.init(plan.address, **quiet)
         else:
             cores = rendering.available_threads()
             ray.init("local", num_cpus=cores, object_store_memory=80 * 2**20, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         why = first_line(error)
         fix = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
         raise UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {fix}", 1) from None
@@ -46,6 +52,7 @@ def cluster(plan: Suite) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        shutil.rmtree(quiet.get("_temp_dir", ""), ignore_errors=True)
 
 
 def largest_machine() -> int:

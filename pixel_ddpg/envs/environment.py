@@ -144,6 +144,12 @@ class Environment:
                 code=1,
             ) from error
 
+    def close(self) -> None:
+        """Free GL contexts and pictures; nothing but another `close` may follow."""
+        self._renderer = None
+        if self.task.simulator == "mujoco":
+            self.task_env.physics.free()
+
     def state_dict(self) -> dict:
         """What brings this environment back to where it is: the random state before the episode and its actions."""
         name, keys, position, has_gauss, gauss = self._random_at_reset

@@ -1,6 +1,7 @@
 """An environment with Gymnasium's interface."""
 
 import dataclasses
+import functools
 
 import gymnasium
 import numpy as np
@@ -13,18 +14,39 @@ from pixel_ddpg.errors import UserError, nearest
 
 
 class GymEnvironment(gymnasium.Env):
-    """A time limit truncates; only the task's own end terminates."""
+    """A time limit truncates; only the task's own end terminates.
+
+    The simulation and what draws are made when they are first used: a vector environment makes one only to ask for its
+    spaces, and forks then, which GL does not survive.
+    """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
 
     def __init__(self, task: tasks.Task, obs: str, options: Env, seed: int, render_mode: str | None = None):
-        self.environment, self.render_mode = Environment(task, obs, options, seed), render_mode
-        self.metadata = self.metadata | {"render_fps": round(1 / self.environment.step_seconds)}
+        self._make = functools.partial(Environment, task, obs, options, seed)
+        self._made: Environment | None = None
+        self._closed, self.render_mode = False, render_mode
+        self.metadata = self.metadata | {"render_fps": round(1 / (task.control_timestep * options.action_repeat))}
         self._renderer: rendering.Renderer | None = None
         low, high = (0, 255) if obs == "pixels" else (-np.inf, np.inf)
         shape = observation_shape(task, obs, options)
         self.observation_space = gymnasium.spaces.Box(low, high, shape, observation_dtype(obs))
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.action_dim,), np.float32)
+
+    @property
+    def environment(self) -> Environment:
+        """What plays the task."""
+        if self._closed:
+            raise gymnasium.error.ClosedEnvironmentError("the environment is closed: make another one")
+        self._made = self._made or self._make()
+        return self._made
+
+    def close(self) -> None:
+        """Free what draws; again is harmless."""
+        self._closed, self._renderer = True, None
+        if self._made:
+            self._made.close()
+            self._made = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)

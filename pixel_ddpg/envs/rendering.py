@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import sys
+import threading
 import traceback
 import warnings
 
@@ -31,6 +32,9 @@ def choose_backend(threads: int = 0, gpu: int | None = None) -> str:
     Call it before mujoco is imported; later it changes nothing. `threads` is for software GL; 0: all that this process
     may use. `gpu` is the number that CUDA gives the GPU which is to draw.
     """
+    for name in ("LP_NUM_THREADS", "MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"):
+        if os.environ.get(name) == "":  # set but empty is as unset, also for mujoco
+            del os.environ[name]
     os.environ.setdefault("LP_NUM_THREADS", str(threads or available_threads()))
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
@@ -101,19 +105,36 @@ def _forget(error: BaseException) -> None:
         sys.unraisablehook = complain
 
 
+_PROCESS: list[int] = []  # the process whose GL has been used
+
+
+def _refuse_forks() -> None:
+    """UserError in a process that was forked from one that had drawn: its first GL call would never return."""
+    if _PROCESS and _PROCESS[0] != os.getpid():
+        raise UserError('GL does not survive a fork: start processes with "spawn" (vector_kwargs={"context": "spawn"})')
+    _PROCESS[:] = [os.getpid()]
+
+
 class Renderer:
-    """Pictures of a physics through one camera, as uint8 (3, size, size); the scene is built once."""
+    """Pictures of a physics through one camera, as uint8 (3, size, size); the scene is built once.
+
+    A GL context belongs to the thread that made it: UserError in another one.
+    """
 
     def __init__(self, physics, size: int, camera: int, shadow_size: int, slices: int, stacks: int = 0):
+        _refuse_forks()
         with gl_failures_explained():
             from dm_control.mujoco import engine
 
             _set_quality(physics.model.vis, size, shadow_size, slices, stacks or slices * 4 // 7)
             _enlarge_buffer(physics, size)
             self._camera = engine.Camera(physics, height=size, width=size, camera_id=camera)
+            self._thread = threading.get_ident()
 
     def render(self) -> np.ndarray:
         """The current state, channels first."""
+        if threading.get_ident() != self._thread:
+            raise UserError("pictures come only from the thread that made the environment: make one in each thread", 1)
         return np.ascontiguousarray(self._camera.render().transpose(2, 0, 1))
 
 

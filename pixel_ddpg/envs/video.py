@@ -37,6 +37,7 @@ class Video:
         )
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": "23"}
+        self._stream.thread_count = 1  # or the bytes differ from film to film
         self._to_frame, self._sized = av.VideoFrame.from_ndarray, False
 
     def __enter__(self) -> "Video":

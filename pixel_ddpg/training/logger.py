@@ -13,6 +13,7 @@ from typing import Any
 from pixel_ddpg.errors import UserError, first_line
 from pixel_ddpg.training.rows import PartRow, Row, read_rows
 
+TIMEOUT = 15  # seconds until a server that does not answer is given up
 COUNTERS = ("frame", "step", "update", "hours")
 
 
@@ -35,13 +36,20 @@ class Metrics:
     def write(self, row: Row) -> None:
         """Append a row; a number that is not finite becomes null, with a warning.
 
-        UserError where someone has deleted the file.
+        UserError where someone has deleted or moved the file.
         """
         clean = {key: _finite(key, value) for key, value in row.as_json().items()}
-        if not os.fstat(self._file.fileno()).st_nlink:
-            raise UserError(f"{self._file.name} was deleted while the run was writing it", 1)
+        if not self._is_there():
+            raise UserError(f"{self._file.name} was deleted or moved while the run was writing it", 1)
         self._file.write(json.dumps(clean).encode() + b"\n")
         self._file.flush()
+
+    def _is_there(self) -> bool:
+        """Whether the file still has the name that it was opened by."""
+        try:
+            return os.path.samestat(os.stat(self._file.name), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""
@@ -90,12 +98,13 @@ class WandbMirror:
         folder = folder or run_dir
         for old in folder.glob("wandb/offline-run-*"):
             shutil.rmtree(old)
+        project = project or os.environ.get("WANDB_PROJECT") or "pixel-ddpg"
         entity, _, project = project.rpartition("/")
         with self._no_mirror_is_worth_a_run():
             self._run = wandb.init(
                 entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder,
                 config=config, mode=mode, resume="allow",  # type: ignore[arg-type]
-                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
+                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True, init_timeout=TIMEOUT),
             )  # fmt: skip
             self._run.define_metric("*", step_metric="frame")
             self._sent = self._run.starting_step if mode == "online" else 0

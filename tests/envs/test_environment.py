@@ -1,5 +1,6 @@
 """What an agent sees of a task: action repeat, frames, stacks, endings, pictures, and Gymnasium's interface."""
 
+import concurrent.futures
 import dataclasses
 import errno
 import importlib.util
@@ -740,3 +741,72 @@ def test_filming_does_not_change_the_episode(tmp_path):
     results.append(episodes.film(filmed, policy, tmp_path / "a.mp4", 64))
     assert results[0] == results[1]
     np.testing.assert_array_equal(plain._stack, filmed._stack)
+
+
+# --- processes, threads, and the end ---
+
+
+def test_environments_of_forked_processes_say_what_helps():
+    """A vector environment that hangs for ever, because its processes are forked from one that has drawn."""
+    code = """if True:
+        import gymnasium, pixel_ddpg
+        name = "pixel_ddpg/cartpole-swingup-pixels-v0"
+        environments = gymnasium.make_vec(name, num_envs=2, vectorization_mode="async", size=16)
+        print(environments.reset(seed=0)[0].std() > 0)
+        environments.close()
+        gymnasium.make(name, size=16).reset(seed=0)  # from here on this process has drawn
+        environments = gymnasium.make_vec(name, num_envs=2, vectorization_mode="async", size=16)
+        try:
+            environments.reset(seed=0)
+        except Exception as error:
+            print(error)
+        environments.close(terminate=True)"""
+    result = python(code)
+    assert result.stdout.startswith("True\n") and "GL does not survive a fork" in result.stdout, result.stderr
+
+
+def test_pictures_of_another_thread_are_refused_in_one_line():
+    """Pages of EGL's text in a web server that calls each time from another thread."""
+    environment = make_env("cartpole-swingup", size=16)
+    environment.reset(seed=0)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(UserError, match="only from the thread"):
+        pool.submit(environment.step, ZERO).result()
+    assert environment.step(ZERO)[0].std() > 0
+
+
+@EACH_OBS
+def test_a_closed_environment_is_closed(obs):
+    """A second close that fails, a step that draws with a context that is gone."""
+    environment = gymnasium.make(f"pixel_ddpg/cartpole-swingup-{obs}-v0", **SMALL).unwrapped
+    environment.reset(seed=0)
+    environment.close(), environment.close()
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="is closed"):
+        environment.reset()
+
+
+def test_closing_frees_what_draws():
+    """Memory of every environment that was ever made, as long as anybody holds it."""
+    code = """if True:
+        import psutil, pixel_ddpg
+        def rss(): return psutil.Process().memory_info().rss / 2**20
+        held = [pixel_ddpg.make_env("cheetah-run", seed=0) for _ in range(8)]
+        for each in held: each.reset()
+        before = rss()
+        for each in held: each.close()
+        print(before - rss())"""
+    result = python(code)
+    assert float(result.stdout) > 40, result.stderr  # MiB, of eight
+
+
+def test_an_empty_variable_is_as_unset():
+    """`MUJOCO_EGL_DEVICE_ID= python ...`, as scripts that pass on what they have."""
+    result = python(TRY.format(name="cartpole-swingup", obs="pixels"), MUJOCO_GL="", MUJOCO_EGL_DEVICE_ID="")
+    assert result.stdout == "(9, 16, 16)\n", result.stderr
+
+
+def test_equal_films_have_equal_bytes(tmp_path):
+    """A codec whose threads decide what is written."""
+    for name in ("a.mp4", "b.mp4"):
+        environment = make("cheetah-run", "pixels", limit=60)
+        episodes.film(environment, lambda observation: np.ones(6, np.float32), tmp_path / name, 64)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()

@@ -214,6 +214,14 @@ def test_off_does_nothing(fake, tmp_path):
     assert fake.options is None and list(tmp_path.iterdir()) == []
 
 
+def test_the_project_is_the_users(fake, tmp_path, monkeypatch):
+    """WANDB_PROJECT that is ignored, or that wins over what the command says."""
+    for own, given, expected in (("", "", "pixel-ddpg"), ("mine", "", "mine"), ("mine", "theirs", "theirs")):
+        monkeypatch.setenv("WANDB_PROJECT", own)
+        WandbMirror(tmp_path, "offline", given, "id", {})
+        assert fake.options["project"] == expected
+
+
 def test_rows_are_numbers_named_by_kind(fake, tmp_path):
     """A return of training in the curve of evaluations; texts and lists where W&B wants numbers."""
     written = mirror(tmp_path, "offline")
