@@ -17,7 +17,6 @@ from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.episodes import film
 from pixel_ddpg.envs.video import Video, opencv
 from pixel_ddpg.errors import UserError, nearest
-from pixel_ddpg.list import select
 from pixel_ddpg.planning import baselines
 from pixel_ddpg.runtime import machine
 
@@ -89,7 +88,7 @@ def compose(films: dict[str, pathlib.Path], size: int, seconds: float, out: path
 
 @command("experiments.grid", Grid)
 def main(options: Grid) -> None:
-    chosen = select("*", options.tag)
+    chosen = tasks.select("*", options.tag)
     if options.agent not in play.NAMED:
         raise UserError(f"unknown agent '{options.agent}'{nearest(options.agent, list(play.NAMED))}")
     config.check_video_size(options.size, "size", least=32)

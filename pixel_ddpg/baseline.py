@@ -23,7 +23,6 @@ from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.envs.episodes import run_episode
 from pixel_ddpg.envs.rendering import available_threads
 from pixel_ddpg.errors import UserError
-from pixel_ddpg.list import select
 from pixel_ddpg.planning import baselines
 from pixel_ddpg.runtime import machine
 
@@ -57,7 +56,7 @@ def check(options: Baseline) -> list[tasks.Task]:
         raise UserError("samples= is the sampling planner's")
     if bool(options.task) == bool(options.tag):
         raise UserError("name a task= or a tag=, as task=pendulum or tag=table1")
-    chosen = [tasks.find(options.task)] if options.task else select("*", options.tag)
+    chosen = [tasks.find(options.task)] if options.task else tasks.select("*", options.tag)
     if options.policy != "random":
         if options.task:
             baselines.check_planner(chosen[0])

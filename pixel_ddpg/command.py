@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import gc
 import itertools
 import os
 import signal
@@ -40,7 +41,10 @@ def command(
                     return print_help(name, schema, read([]), more_help)
                 jobs = [read(each) for each in (combinations(words) if "--multirun" in flags else [words])]
                 if "--cfg" in flags:
-                    print(yaml.safe_dump(dataclasses.asdict(jobs[0]), sort_keys=False, allow_unicode=True), end="")
+                    shown = [
+                        yaml.safe_dump(dataclasses.asdict(job), sort_keys=False, allow_unicode=True) for job in jobs
+                    ]
+                    print("---\n".join(shown), end="")
                     return 0
                 return function(jobs[0]) or 0 if len(jobs) == 1 else _each(function, jobs)
 
@@ -57,6 +61,10 @@ def options_of(schema: type, words: list[str]) -> Any:
     return options
 
 
+def _as_yaml(options: Any) -> str:
+    return yaml.safe_dump(dataclasses.asdict(options), sort_keys=False, allow_unicode=True)
+
+
 def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:
     """One job after the other, whatever becomes of the ones before; the worst exit code."""
     codes = []
@@ -68,6 +76,7 @@ def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:
             if end.code == 130:  # Ctrl-C ends them all
                 raise
             codes.append(int(end.code or 0))
+        gc.collect()  # what a job leaves behind is not the next one's to count with
     return max(codes)
 
 

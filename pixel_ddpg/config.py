@@ -116,12 +116,12 @@ class Agent:
     layer_norm: bool = option(False, "before each ReLU")
     init: str = option("orthogonal", "or fan_in, U(+-1/sqrt(fan-in))", choices=("orthogonal", "fan_in"))
     final_init: float = option(0.0, "last layers U(+-final_init); 0: as the others", least=0)
-    state_norm: bool = option(False, "state: less the running mean, over the running deviation, within +-5")
+    state_norm: bool = option(False, "state: minus its running mean, divided by its running deviation, within +-5")
     inverse_loss: float = option(
-        0.0, "pixels: weight of the loss that tells the actions between two observations from these", least=0
+        0.0, "pixels: weight of the loss that predicts the actions between two observations", least=0
     )
     reconstruction_loss: float = option(
-        0.0, "pixels: weight of the loss that tells the picture before its random shift", least=0
+        0.0, "pixels: weight of the loss that reconstructs the picture before its random shift", least=0
     )
     saturation_penalty: float = option(0.0, "weight of the squared output before tanh in the actor's loss", least=0)
     output_rms: float = option(
@@ -242,7 +242,7 @@ def words_of(words: list[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
-WHOLE = re.compile(r"[+-]?\d[\d_]*")
+WHOLE = re.compile(r"[+-]?\d+(_\d+)*")
 TRUTHS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
 
 
@@ -342,6 +342,8 @@ def check(config: Config) -> None:
         raise UserError("agent.batch_norm=true needs replay.batch_size of 2 or more")
     if env.action_repeat % env.renderings:
         raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
+    if agent.spatial_softmax and config.obs == "state":
+        raise UserError("agent.spatial_softmax=true is for pixels: leave it out, as this run trains from state")
     if config.obs == "pixels":
         check_convolutions(config)
         if agent.random_shift >= env.size:

@@ -58,9 +58,9 @@ def check_rendering() -> str:
 
     try:
         env = make_env("cheetah-run", obs="pixels")
+        env.reset(seed=0)
     except UserError as error:
         raise Unwell(str(error).rsplit(": ", 1)[0], rendering.FIX_GL) from None
-    env.reset(seed=0)
     renderer, start, count = env.environment.make_renderer(64), time.perf_counter(), 50
     for _ in range(count):
         renderer.render()
@@ -123,8 +123,10 @@ def check_wandb() -> str:
 
 
 def check_ray() -> str:
-    import ray
-
+    try:
+        import ray
+    except ImportError as error:
+        return f"{error}: all commands but experiments.suite work"
     return f"{ray.__version__} (experiments.suite needs it)"
 
 

@@ -1,7 +1,6 @@
 """python -m pixel_ddpg.list: every task; filters by name and tag; --json for programs."""
 
 import dataclasses
-import fnmatch
 import json
 import sys
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pixel_ddpg import presets
 from pixel_ddpg.command import command
 from pixel_ddpg.config import option
 from pixel_ddpg.envs import tasks
-from pixel_ddpg.errors import UserError, nearest
 
 
 @dataclass
@@ -25,19 +23,6 @@ class List:
     json: bool = option(False, "also --json: for programs", flag=True)
 
 
-def select(name: str, tag: str) -> list[tasks.Task]:
-    """The tasks whose name matches the pattern and that have the tag; UserError where there are none."""
-    tags = sorted({tag for task in tasks.CATALOGUE.values() for tag in task.tags})
-    if tag and tag not in tags:
-        raise UserError(f"unknown tag '{tag}'{nearest(tag, tags)}")
-    tagged = [task for task in tasks.CATALOGUE.values() if not tag or tag in task.tags]
-    found = [task for task in tagged if fnmatch.fnmatch(task.name, name)]
-    if not found:
-        where = f" with tag={tag}" if tag else ""
-        raise UserError(f"no task{where} is called '{name}'{nearest(name, [t.name for t in tagged])}")
-    return found
-
-
 def details(task: tasks.Task) -> dict:
     """All there is to know of a task, with what preset fast shows of it."""
     env = presets.SETTINGS["fast", "pixels"]["env"] | presets.for_task("fast", "pixels", task.name)["env"]
@@ -47,7 +32,7 @@ def details(task: tasks.Task) -> dict:
 
 @command("pixel_ddpg.list", List)
 def main(options: List) -> None:
-    rows = [details(task) for task in select(options.name, options.tag)]
+    rows = [details(task) for task in tasks.select(options.name, options.tag)]
     if options.json:
         print(json.dumps(rows, indent=2))
         return

@@ -71,7 +71,10 @@ def main(config: Config) -> None:
         threads = machine.prepare(config, device)
         environment = Environment(tasks.find(config.task), config.obs, config.env, 0)
         costs = cost.measure(config, environment, device)
-        print_plan(config, environment, device, threads, costs, resumes=started is not None)
+        disk = cost.check_disk(config, costs)
+        drawn_by = environment.drawn_by() if config.obs == "pixels" else None
+        environment.close()
+        print_plan(config, device, threads, costs, disk, drawn_by, resumes=started is not None)
         if not started:
             run_folder.delete_run(run_dir)
         run = Trainer(config, device, costs.replay_device)
@@ -82,19 +85,18 @@ def main(config: Config) -> None:
         mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, config.wandb_id, dataclasses.asdict(config))
         if started:
             console.print(f"resumes at frame {run.frame:,}")
-        drawn_by = environment.drawn_by() if config.obs == "pixels" else None
-        train(run, metrics, mirror, machine.facts(device, threads) | {"drawn_by": drawn_by})
+        facts = {"drawn_by": drawn_by, "precision": run.agent.settings.precision}
+        train(run, metrics, mirror, machine.facts(device, threads) | facts)
 
 
 def print_plan(
-    config: Config, environment: Environment, device: torch.device, threads: int, costs: Cost, resumes: bool
+    config: Config, device: torch.device, threads: int, costs: Cost, disk: int, drawn_by: str | None, resumes: bool
 ) -> None:
-    """Say what is going to happen, at what cost; UserError where the disk has no room for it."""
-    disk = cost.check_disk(config, costs)
+    """Say what is going to happen, at what cost."""
     to_do = checkpoint.to_do(pathlib.Path(config.run_dir), config.frames) if resumes else 1.0
-    pixels, cores = config.obs == "pixels", rendering.available_threads()
+    cores = rendering.available_threads()
     of_cores = f", more than the {cores} cores that it may use: slower" if threads > cores else ""
-    shape = observation_shape(environment.task, config.obs, config.env)
+    shape = observation_shape(tasks.find(config.task), config.obs, config.env)
     replay = f"{cost.replay_slots(config) * config.env.action_repeat:,} frames, {format_bytes(costs.replay)}"
     updates = f"{build.planned_updates(config):,}, batches of {config.replay.batch_size}"
     rows = {
@@ -103,7 +105,7 @@ def print_plan(
         "observation": f"{observation_dtype(config.obs).__name__} {shape}",
         "device": f"{device_name(device)}, {threads} CPU thread{'s' * (threads > 1)}{of_cores}",
         **({"environments": f"{config.envs}, each in a process of its own"} if build.overlaps(config) else {}),
-        "rendering": environment.drawn_by() if pixels else "none",
+        "rendering": drawn_by or "none",
         "replay": f"{replay}, {costs.replay_place}",
         "checkpoints": f"up to {format_bytes(disk)} in {config.run_dir}",
         "updates": f"{updates}, from step {config.train.start_steps:,} on",
@@ -170,6 +172,7 @@ def train(run: Trainer, metrics: Metrics, mirror: WandbMirror, facts: dict) -> N
     finally:
         mirror.close()
         metrics.close()
+        run.close()
     console.print(
         f"done: {run_dir}/metrics.jsonl"
         + "".join(f", {path}" for path in sorted(run_dir.glob(f"videos/{run.frame}.mp4")))

@@ -75,6 +75,13 @@ def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.parametrize("word", ["replay.n_step=50", "env.action_repeat=400"])
+def test_a_plan_can_be_made_for_any_run(word, tmp_path):
+    """A window longer than the steps that are tried, an episode shorter than these: a traceback."""
+    code, out, err = command(RUN, *STATE, "frames=2000", word, f"run_dir={tmp_path}/run")
+    assert (code, err) == (0, "") and "measured just now" in out
+
+
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     """run | head: hours of training, gone with the pipe."""
     words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]

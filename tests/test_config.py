@@ -333,7 +333,7 @@ def test_an_exponent_is_told_how_to_be_written():
         "run_dir=", "run_dir= ", "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9",
         "eval.video_size=100000", "agent.critics=1000000000", "agent.hidden=[1000000000]",
         "env.slices=3000", "env.stacks=129", "noise.hold=0.5", "noise.hold=-1",
-        "agent.inverse_loss=-1", "agent.reconstruction_loss=-1",
+        "agent.inverse_loss=-1", "agent.reconstruction_loss=-1", "frames=100_", "frames=1__0",
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_in_one_line(word):
@@ -423,6 +423,7 @@ def test_weights_stay_within_one(key, bad):
         ("env.size=8", "agent.conv=[[32,3,2,0],[32,5,1,0]]"),
         ("preset=drqv2", "env.size=8"),
         ("agent.random_shift=64", "env.size=64"),
+        ("obs=state", "agent.spatial_softmax=true", "agent.feature_dim=50"),
     ],
 )
 def test_values_that_do_not_fit_each_other(words):
@@ -536,7 +537,10 @@ def test_command_tells_a_mistake_in_one_line(words, tmp_path):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("words", [("--cfg", "job"), ("--cfg", "job", "task=walker-walk", "preset=drqv2")])
+@pytest.mark.parametrize(
+    "words",
+    [("--cfg", "job"), ("--cfg", "job", "task=walker-walk", "preset=drqv2"), ("--cfg", "--multirun", "seed=0,1")],
+)
 def test_command_shows_its_configuration(words, tmp_path):
     """No help, a configuration that is not the one that would run, or folders left behind."""
     result = command(*words, cwd=tmp_path)
@@ -544,6 +548,7 @@ def test_command_shows_its_configuration(words, tmp_path):
     assert "action_repeat:" in result.stdout and "tau:" in result.stdout
     if "preset=drqv2" in words:
         assert "batch_size: 512" in result.stdout
+    assert result.stdout.count("action_repeat:") == 1 + result.stdout.count("---")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -154,7 +154,7 @@ def stages(words: tuple[str, ...], updates: int) -> dict[str, float]:
     update()
     watch = Stopwatch()
     parts = [(replay, "sample", "sampling"), (agent.encoder, "forward", "encoder, forward")]
-    parts += [(agent, "_critic_loss", "critic and targets, forward"), (agent, "_actor_loss", "actor's loss, forward")]
+    parts += [(agent, "critic_loss", "critic and targets, forward"), (agent, "actor_loss", "actor's loss, forward")]
     parts += [(optimizer, "step", "Adam") for optimizer in agent.optimizers.values()]
     for owner, attribute, name in [*parts, (agent, "update_targets", "targets")]:
         watch.watch(owner, attribute, name)

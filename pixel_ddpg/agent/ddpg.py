@@ -29,7 +29,7 @@ class DDPG(nn.Module):
     """Actor, critic, shared encoder, their targets and optimisers.
 
     `observation_shape` is (C, H, W) for uint8 pixels, (d,) for float32 state. `layers` and `compiled`, which is applied
-    to both losses, make the same arithmetic fast.
+    to both losses, make it fast.
     """
 
     td_loss: Tensor  # the running mean of the critic's loss
@@ -45,7 +45,7 @@ class DDPG(nn.Module):
         *,
         n_step: int = 1,
         layers: Layers = PLAIN,
-        compiled: Callable[[Callable], Callable] = lambda function: function,
+        compiled: Callable[[Callable], Callable] | None = None,
         device: torch.device | str = "cpu",
         init_seed: int = 0,
         noise_seed: int = 1,
@@ -86,7 +86,9 @@ class DDPG(nn.Module):
         self.register_buffer("noise_scale", torch.tensor(0.0), persistent=False)
         self.eval().to(self.device)
         self.noise_draws = torch.Generator(self.device).manual_seed(noise_seed)
-        self._critic_loss, self._actor_loss = compiled(self.critic_loss), compiled(self.actor_loss)
+        if compiled:
+            self.critic_loss = compiled(self.critic_loss)  # type: ignore[method-assign]
+            self.actor_loss = compiled(self.actor_loss)  # type: ignore[method-assign]
 
         decay = settings.critic_weight_decay
         self.rates = {"critic": settings.critic_lr, "actor": settings.actor_lr}
@@ -134,15 +136,15 @@ class DDPG(nn.Module):
         features = self.encoder(batch.observation)
         next_noise, noise = self._draw_noise(batch.action), self._draw_noise(batch.action)
 
-        critic_loss, auxiliary, q, td_error = self._critic_loss(features, batch, next_noise, averages)
-        critic_loss = self._with_auxiliary(critic_loss, auxiliary)
+        critic_loss, auxiliary, q, td_error = self.critic_loss(features, batch, next_noise, averages)
+        critic_loss = self._add_auxiliary(critic_loss, auxiliary)
         self._zero_grad()
         critic_loss.backward(retain_graph=self._actor_trains_encoder)
         self.optimizers["critic"].step()
 
         self.critic.requires_grad_(False)  # eq. 6 moves the actor alone
-        actor_loss, output = self._actor_loss(features, noise)
-        actor_loss = self._with_penalty(actor_loss, output)
+        actor_loss, output = self.actor_loss(features, noise)
+        actor_loss = self._add_penalty(actor_loss, output)
         self.critic.requires_grad_(True)
         actor_loss.backward()
         self.optimizers["actor"].step()
@@ -191,16 +193,16 @@ class DDPG(nn.Module):
         output = self.actor.policy(features)
         return -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean(), output
 
-    def _with_auxiliary(self, loss: Tensor, auxiliary: list[tuple[float, Tensor]]) -> Tensor:
-        """The critic's loss and the others, in units of its running mean, which has the scale of the rewards."""
+    def _add_auxiliary(self, loss: Tensor, auxiliary: list[tuple[float, Tensor]]) -> Tensor:
+        """The critic's loss and the others, in units of its running mean, which this loss is taken into first."""
         if auxiliary:
             self.td_loss.lerp_(loss.detach(), 0.01)
         for weight, other in auxiliary:
             loss = loss + weight * self.td_loss * other
         return loss
 
-    def _with_penalty(self, loss: Tensor, output: Tensor) -> Tensor:
-        """The actor's loss and a weight on its squared output before tanh.
+    def _add_penalty(self, loss: Tensor, output: Tensor) -> Tensor:
+        """The actor's loss and a weight, which adapts here, on its squared output before tanh.
 
         Adam turns the smallest slope of Q into full steps, which can drive tanh so far that its gradient is gone, and
         with it what the actor sees. With `output_rms` the weight rises while the output is larger than that, else it

@@ -24,7 +24,7 @@ class Convolutions(nn.Sequential):
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers that networks are made of; `runtime.layers` has faster ones, which compute the same."""
+    """The layers that networks are made of; whoever builds an agent may hand in faster ones."""
 
     convolutions: Callable[[list[nn.Module], Agent], nn.Module] = Convolutions
     stack: Callable[..., nn.Sequential] = nn.Sequential

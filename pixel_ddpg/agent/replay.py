@@ -28,7 +28,7 @@ class Batch:
 
 
 class Stream:
-    """One environment's part of the ring, and where it stands: what writes.
+    """One environment's part of the ring: it writes the slots, and knows which transitions are whole.
 
     Slots and transitions are numbered from the stream's first and never renumbered; slot g lies at g modulo the number
     of slots. The transitions that may be sampled are always one range of numbers. A GPU is written to by fill_ and by
@@ -100,7 +100,9 @@ class Stream:
         return {name: table[index].cpu() for name, table in self._tables.items()}
 
     def load_slots(self, first: int, rows: dict[str, Tensor]) -> None:
-        """Put back what `slots_between` gave."""
+        """Put back what `slots_between` gave; of more than the ring holds, the newest."""
+        more = max(0, len(rows["ages"]) - self.slots)
+        first, rows = first + more, {name: table[more:] for name, table in rows.items()}
         index = torch.arange(first, first + len(rows["ages"]), device=self._slot_of.device) % self.slots
         for name, table in self._tables.items():
             table[index] = rows[name].to(table.device)
@@ -140,7 +142,7 @@ class Replay:
         random_shift: int = 0,
         unshifted: bool = False,
         crops: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-        compiled: Callable[[Callable], Callable] = lambda function: function,
+        compiled: Callable[[Callable], Callable] | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ):
@@ -162,7 +164,9 @@ class Replay:
         self.ages = table(dtype=torch.int64)  # steps since the episode's first observation
         self._slot_of = table(dtype=torch.int64)  # transition -> slot, both within a stream
         self._crops = crops or crops_by_index
-        self._slots, self._gather = compiled(self._find_slots), compiled(self._collect)
+        if compiled:
+            self._find_slots = compiled(self._find_slots)  # type: ignore[method-assign]
+            self._collect = compiled(self._collect)  # type: ignore[method-assign]
         self.streams = [self._stream(slice(at, at + self._part)) for at in range(0, self.slots, self._part)]
         self.draws = torch.Generator(self.device).manual_seed(seed)
         self.shifts = torch.Generator(self.device).manual_seed(seed + 1)
@@ -199,14 +203,14 @@ class Replay:
         return self.draw(size)
 
     def announce(self) -> None:
-        """Tell the device which transitions are whole now."""
+        """From now on `draw` may give all transitions that are whole now."""
         oldest, end = zip(*((stream.oldest, max(stream.oldest, stream.end)) for stream in self.streams))
         self._ranges.copy_(torch.tensor([oldest, end]), non_blocking=True)
 
     def draw(self, size: int) -> Batch:
         """What `sample` gives, of the transitions last announced; nothing here depends on numbers that the CPU has."""
         number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws)
-        return self.gather(self._slots(number))
+        return self.gather(self._find_slots(number))
 
     def _find_slots(self, number: Tensor) -> Tensor:
         """Where the transitions begin that large random numbers stand for."""
@@ -220,7 +224,7 @@ class Replay:
 
     def gather(self, slots: Tensor) -> Batch:
         """The transitions that start at these slots; see Batch."""
-        return Batch(*self._gather(slots, *(self._draw_shifts(len(slots)) for _ in range(2))))
+        return Batch(*self._collect(slots, *(self._draw_shifts(len(slots)) for _ in range(2))))
 
     def _draw_shifts(self, size: int) -> Tensor | None:
         """How far each picture of a batch is moved down and right, (2, B); None where there are no pictures."""

@@ -80,8 +80,8 @@ def make_env(
 ) -> GymEnvironment:
     """A task as a gymnasium.Env. `options` are the fields of `config.Env`, such as size=84 or action_repeat=2.
 
-    What is not given is what the preset would train with; without a seed, each environment has its own. Raises
-    UserError for a name or value that does not fit.
+    What is not given is what the preset would train with; without a seed, each environment has its own. UserError for a
+    name or value that does not fit; for a camera that is not there, or without GL, at the first reset.
     """
     known = sorted(item.name for item in dataclasses.fields(Env))
     if unknown := sorted(set(options) - set(known)):

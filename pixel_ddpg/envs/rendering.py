@@ -29,8 +29,8 @@ def available_threads() -> int:
 def choose_backend(threads: int = 0, gpu: int | None = None) -> str:
     """Set MUJOCO_GL, unless the user has, to the first library found here; 'disable' where there is none.
 
-    Call it before mujoco is imported; later it changes nothing. `threads` is for software GL; 0: all that this process
-    may use. `gpu` is the number that CUDA gives the GPU which is to draw.
+    Call it before mujoco is imported; later it changes nothing that mujoco reads. `threads` is for software GL; 0: all
+    that this process may use. `gpu` is the number that CUDA gives the GPU which is to draw.
     """
     for name in ("LP_NUM_THREADS", "MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"):
         if os.environ.get(name) == "":  # set but empty is as unset, also for mujoco
@@ -134,7 +134,9 @@ class Renderer:
     def render(self) -> np.ndarray:
         """The current state, channels first."""
         if threading.get_ident() != self._thread:
-            raise UserError("pictures come only from the thread that made the environment: make one in each thread", 1)
+            raise UserError(
+                "pictures come only from the thread that first used the environment: make one in each thread", 1
+            )
         return np.ascontiguousarray(self._camera.render().transpose(2, 0, 1))
 
 
@@ -163,4 +165,4 @@ def describe(physics) -> str:
     with physics.contexts.gl.make_current() as context:
         name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
     drawn_by = "software" if any(word in name.lower() for word in ("llvmpipe", "softpipe", "swrast")) else "GPU"
-    return f"{choose_backend()}, {name}, {drawn_by}"
+    return f"{os.environ.get('MUJOCO_GL', 'GL')}, {name}, {drawn_by}"

@@ -70,6 +70,10 @@ class Local:
         """As Environment.load_state_dict."""
         return self._environment.load_state_dict(state)
 
+    def close(self) -> None:
+        """As Environment.close."""
+        self._environment.close()
+
 
 class Remote:
     """An environment in a process of its own; observations come through memory that both share."""
@@ -109,6 +113,11 @@ class Remote:
         """As Environment.load_state_dict."""
         self._send("load_state_dict", state)
         return self.take()
+
+    def close(self) -> None:
+        """End the process, which notices that nobody asks any more."""
+        self._pipe.close()
+        self._process.join(5)
 
     def _send(self, method: str, *arguments: object) -> None:
         try:

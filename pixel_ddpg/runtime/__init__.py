@@ -1,1 +1,1 @@
-"""The same arithmetic, made fast: layers, graphs, precision, threads, memory."""
+"""The same algorithm, made fast: layers, graphs, precision, threads, memory."""

@@ -42,6 +42,7 @@ def place(nbytes: int, device: torch.device, free_on_device: int, free_in_ram: i
 def free_memory(device: torch.device) -> int:
     """Free bytes of a GPU, or of RAM within the container's limit."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps of a former run is free too
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
     for folder, limit, used, cache in CGROUPS:

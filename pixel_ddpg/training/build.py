@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -71,10 +72,9 @@ def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu
     )  # fmt: skip
 
 
-def _compiled(config: Config, possible: bool = True):
+def _compiled(config: Config, possible: bool = True) -> Callable[[Callable], Callable] | None:
     """torch.compile where it is asked for; a batch's size never changes, so neither do shapes."""
-    asked = config.train.compile and possible
-    return functools.partial(torch.compile, dynamic=False) if asked else lambda function: function
+    return functools.partial(torch.compile, dynamic=False) if config.train.compile and possible else None
 
 
 def replay_element(config: Config) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ def replay_element(config: Config) -> tuple[int, ...]:
 
 
 def replay_capacity(config: Config) -> int:
-    """Slots the ring is made for: no more than the budget fills with episodes of full length.
+    """Transitions the ring is made for: no more than the budget fills with episodes of full length.
 
     Where a task ends episodes early, each takes a slot more than its steps, and the ring forgets that much sooner.
     """

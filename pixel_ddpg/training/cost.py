@@ -16,7 +16,7 @@ from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.runtime import memory
-from pixel_ddpg.runtime.learner import Learner
+from pixel_ddpg.runtime.learner import Learner, Policy
 from pixel_ddpg.training import build, checkpoint
 
 
@@ -92,18 +92,19 @@ def format_hours(hours: float) -> str:
 def _hours(config: Config, environment: Environment, agent: DDPG, device: torch.device) -> float:
     """Of the whole run."""
     action = np.zeros(tasks.find(config.task).action_dim, np.float32)
-    first = environment.reset()
+    first, policy = environment.reset(), Policy(config, agent)
 
     def play() -> None:
-        agent.act(first.observation)
+        policy(first.observation[None])
         if environment.over:
             environment.reset()
         environment.step(action)
 
     step = _median_seconds(play, 12)
-    scratch = build.make_replay(config, 64, device)
+    needed = 32 + config.replay.n_step
+    scratch = build.make_replay(config, needed, device)
     scratch.begin(first.element)
-    for _ in range(32):
+    for _ in range(needed):
         scratch.add(first.element, action, 0.0, 1.0, False)
     scratch.announce()
     learn = Learner(config, agent, scratch)

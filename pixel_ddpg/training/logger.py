@@ -39,20 +39,19 @@ class Metrics:
         UserError where someone has deleted or moved the file.
         """
         clean = {key: _finite(key, value) for key, value in row.as_json().items()}
-        if not self._is_there():
-            raise UserError(f"{self._file.name} was deleted or moved while the run was writing it", 1)
+        self._refuse_if_gone()
         self._file.write(json.dumps(clean).encode() + b"\n")
         self._file.flush()
 
-    def _is_there(self) -> bool:
-        """Whether the file still has the name that it was opened by."""
-        try:
-            return os.path.samestat(os.stat(self._file.name), os.fstat(self._file.fileno()))
-        except FileNotFoundError:
-            return False
+    def _refuse_if_gone(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._file.name), os.fstat(self._file.fileno())):
+                return
+        raise UserError(f"{self._file.name} was deleted or moved while the run was writing it", 1)
 
     def sync(self) -> None:
-        """Wait until all rows are on the disk."""
+        """Wait until all rows are on the disk; UserError as `write`."""
+        self._refuse_if_gone()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -96,8 +95,7 @@ class WandbMirror:
         import wandb
 
         folder = folder or run_dir
-        for old in folder.glob("wandb/offline-run-*"):
-            shutil.rmtree(old)
+        before = list(folder.glob("wandb/offline-run-*"))
         project = project or os.environ.get("WANDB_PROJECT") or "pixel-ddpg"
         entity, _, project = project.rpartition("/")
         with self._no_mirror_is_worth_a_run():
@@ -108,6 +106,8 @@ class WandbMirror:
             )  # fmt: skip
             self._run.define_metric("*", step_metric="frame")
             self._sent = self._run.starting_step if mode == "online" else 0
+            for old in before:
+                shutil.rmtree(old)
         for row in read_rows(run_dir / "metrics.jsonl"):
             self.write(row)
 

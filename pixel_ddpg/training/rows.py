@@ -77,10 +77,10 @@ class PartRow(Row):
     device: str | None = None
     threads: int | None = None
     drawn_by: str | None = None
+    precision: str | None = None  # what agent.precision=auto was
 
 
 KINDS: dict[str, type[Row]] = {kind.kind: kind for kind in (TrainRow, EvalRow, ValuesRow, PartRow)}
-LOSSES = ("critic_loss", "actor_loss", "q", "td_error", "pre_tanh", "saturated")  # what an update returns
 
 
 def row_of(found: dict[str, Any]) -> Row:

@@ -122,6 +122,12 @@ class Trainer:
                 self._finished_at = self.frame
                 self.save()
 
+    def close(self) -> None:
+        """End the environments, and the processes that they have."""
+        for player in self.players:
+            player.environment.close()
+        self.evaluation.close()
+
     def _end_if_asked(self) -> None:
         """After a signal: save, then UserError (exit code 130)."""
         if self._stop:
@@ -285,6 +291,7 @@ class Trainer:
             "frame": self.frame, "step": self.step, "updates": self.updates, "evaluations": self.evaluations,
             "hours": self.hours, "summed": self._summed, "metrics_length": self._metrics.length,
             "finished_at": self._finished_at, "device": self.agent.device.type,
+            "precision": self.agent.settings.precision,
             "players": [player.state_dict() for player in self.players],
         }  # fmt: skip
         tensors = {f"agent.{name}": tensor for name, tensor in self.agent.tensors().items()}
@@ -297,6 +304,8 @@ class Trainer:
         last_step = self.config.env.action_repeat * self.config.envs  # which may go beyond the end
         if state["frame"] - last_step >= self.config.frames:
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
+        if (before := state.get("precision", now := self.agent.settings.precision)) != now:
+            raise UserError(f"{self.run_dir} was trained in {before}, not in {now}, as agent.precision= is here")
         self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
         self._sums = {name[5:]: tensor.clone() for name, tensor in tensors.items() if name.startswith("sums.")}
         self._summed, self._finished_at = state["summed"], state["finished_at"]

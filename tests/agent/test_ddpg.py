@@ -15,9 +15,9 @@ from pixel_ddpg.agent.ddpg import DDPG, _noisy
 from pixel_ddpg.agent.replay import Batch, Replay
 from pixel_ddpg.config import Agent, Noise
 from pixel_ddpg.presets import compose
-from pixel_ddpg.training.rows import LOSSES
 
 ACTIONS = 3
+LOSSES = ("critic_loss", "actor_loss", "q", "td_error", "pre_tanh", "saturated")  # what an update returns
 PIXELS = (9, 32, 32)
 SMALL = ["agent.conv=[[4,3,2,0],[4,3,1,0],[4,3,1,0],[4,3,1,0]]", "agent.hidden=[24,24]", "agent.feature_dim=10"]
 SMALL_PAPER = ["agent.conv=[[4,7,4,0],[4,3,1,0]]", "agent.hidden=[24,24]"]
@@ -366,7 +366,7 @@ def test_the_saturation_penalty_pulls_the_output_before_tanh_to_zero(known):
     for weight in (0.0, 0.25):
         agent.settings.saturation_penalty = weight
         agent.actor.zero_grad()
-        agent._with_penalty(*agent.actor_loss(states)).backward()
+        agent._add_penalty(*agent.actor_loss(states)).backward()
         gradients.append([parameter.grad.clone() for parameter in agent.actor.parameters()])
     output = agent.actor.policy(states)
     pull = 2 * 0.25 * output.detach() / output.numel()
@@ -387,7 +387,7 @@ def test_the_penaltys_weight_holds_the_size_of_the_output():
             size = output.square().mean().item()
             weight = max(0.01, weight * math.exp(0.01 * min(1.0, max(-1.0, size / 0.25 - 1))))
             q = agent.critic(features, output.tanh()).min(0).values.mean().item()
-        loss = agent._with_penalty(*agent.actor_loss(features))
+        loss = agent._add_penalty(*agent.actor_loss(features))
         assert loss.item() == pytest.approx(weight * size - q, rel=1e-4, abs=1e-5)
         loss.backward()
     assert weight > 0.01 and agent.penalty.item() == pytest.approx(weight, rel=1e-5)
@@ -534,7 +534,7 @@ def test_9_the_actors_loss_moves_the_encoder_only_if_named(both):
     words = ["agent.encoder_trained_by=both"] * both
     agent, batch = make_small("noise.target_clip=0", *words), random_batch(PIXELS)
     none = torch.zeros(1)
-    agent._critic_loss = lambda features, batch, *_: (0 * agent.critic(features, batch.action).sum(), [], none, none)
+    agent.critic_loss = lambda features, batch, *_: (0 * agent.critic(features, batch.action).sum(), [], none, none)
     before = copy.deepcopy(agent.encoder)
     agent.update(batch)
     same = [torch.equal(old, new) for old, new in zip(before.parameters(), agent.encoder.parameters())]
@@ -739,7 +739,7 @@ def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
     features = agent.encoder(batch.observation)
     averages = agent.decoder.learn(batch.unshifted)
     loss, auxiliary, _, td = agent.critic_loss(features, batch, None, averages)
-    loss, td_loss = agent._with_auxiliary(loss, auxiliary), td.square().mean(1).sum()
+    loss, td_loss = agent._add_auxiliary(loss, auxiliary), td.square().mean(1).sum()
     torch.testing.assert_close(agent.td_loss, (0.99 * 2 + 0.01 * td_loss).detach())
     latent = agent.critic.head(features)
     ahead = agent.targets["critic"].head(agent.encoder(batch.next_observation))

@@ -161,7 +161,7 @@ def test_gradients_are_as_near_to_float64s_as_the_plain_paths(obs, monkeypatch):
         features = agent.encoder(batch.observation)
         averages = agent.decoder.learn(batch.unshifted) if agent.decoder else None
         loss, auxiliary, *_ = agent.critic_loss(features, batch, None, averages)
-        (agent._with_auxiliary(loss, auxiliary) + agent._with_penalty(*agent.actor_loss(features))).backward()
+        (agent._add_auxiliary(loss, auxiliary) + agent._add_penalty(*agent.actor_loss(features))).backward()
         found = [parameter.grad.double().flatten() for parameter in agent.parameters() if parameter.requires_grad]
         return torch.cat(found)
 
@@ -299,7 +299,7 @@ def test_an_update_can_be_captured(preset, obs, precision, monkeypatch):
     assert recorded[0] == recorded[1] == recorded[2] and len(recorded[0]) > 50
 
 
-def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]", compiled=lambda part: part):
+def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]", compiled=None):
     """An agent of fast layers and a replay with some transitions."""
     words = [*f"preset={preset}".split(), f"obs={obs}", "env.size=64"]
     words += [f"agent.hidden={hidden}", f"agent.precision={precision}"]
@@ -349,7 +349,7 @@ def test_a_graph_does_what_eager_updates_do(preset, obs, precision, compiled):
     results, streams = [], []
     for graphed in (False, True):
         torch.manual_seed(0)
-        kernels = compile_part if graphed and compiled else lambda part: part
+        kernels = compile_part if graphed and compiled else None
         agent, replay = small_pair(preset, obs, "cuda", 40, precision, compiled=kernels)
         graph = GraphedUpdate(agent, replay, 8) if graphed else None
         losses = []
@@ -463,7 +463,7 @@ def test_compiled_losses_are_eager_ones(preset, obs, monkeypatch):
     """A gradient that compiling loses, weights that it keeps; a break of the graph, as at a draw from a generator."""
     monkeypatch.setattr(layers, "AVAILABLE", False)
     results = []
-    for compiled in (lambda part: part, compile_part):
+    for compiled in (None, compile_part):
         agent, replay = small_pair(preset, obs, "cpu", 40, compiled=compiled)
         agent.noise_scale.fill_(0.5)
         torch._dynamo.utils.counters.clear()

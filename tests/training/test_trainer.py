@@ -344,6 +344,15 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
         make_trainer(STATE, tmp_path).restore()
 
 
+def test_a_run_resumes_only_in_its_own_precision(tmp_path):
+    """agent.precision=auto on another processor: half of a run in another arithmetic."""
+    train(STATE, tmp_path, stop_at_step=30)
+    path = checkpoint.newest(tmp_path) / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "bfloat16"}))
+    with pytest.raises(UserError, match="was trained in bfloat16, not in float32"):
+        make_trainer(STATE, tmp_path).restore()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     """A run that goes on with NaN weights and overwrites its last good checkpoint."""
     train(STATE, tmp_path, stop_at_step=60)

@@ -5,6 +5,7 @@ Table 2), by the paper's names.
 """
 
 import csv
+import fnmatch
 import importlib
 import pathlib
 from dataclasses import dataclass
@@ -134,3 +135,16 @@ def find(name: str) -> Task:
             f"unknown task '{name}'{nearest(name, list(CATALOGUE), '`python -m pixel_ddpg.list` shows all')}"
         )
     return CATALOGUE[name]
+
+
+def select(name: str, tag: str) -> list[Task]:
+    """The tasks whose name matches the pattern and that have the tag; UserError where there are none."""
+    tags = sorted({tag for task in CATALOGUE.values() for tag in task.tags})
+    if tag and tag not in tags:
+        raise UserError(f"unknown tag '{tag}'{nearest(tag, tags)}")
+    tagged = [task for task in CATALOGUE.values() if not tag or tag in task.tags]
+    found = [task for task in tagged if fnmatch.fnmatch(task.name, name)]
+    if not found:
+        where = f" with tag={tag}" if tag else ""
+        raise UserError(f"no task{where} is called '{name}'{nearest(name, [t.name for t in tagged])}")
+    return found
