@@ -38,6 +38,7 @@ def assert_one_line(err, *parts):
         assert part in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [STATE, PIXELS], ids=["state", "pixels"])
 def test_kill_9_and_the_same_command_end_as_one_run(words, tmp_path):
     """Killed at any moment, then typed again: metrics and weights equal those of a run that was left alone."""
@@ -103,6 +104,7 @@ def test_a_folder_that_is_deleted_or_moved_ends_the_run(moved, tmp_path):
     assert not moved or rows(tmp_path / "elsewhere")
 
 
+@pytest.mark.long
 def test_a_run_from_beginning_to_end(tmp_path):
     """The plan, one line an evaluation, the video, evaluate, play, figures; what a finished or other run answers."""
     run_dir = tmp_path / "run"
@@ -148,6 +150,7 @@ def test_a_run_from_beginning_to_end(tmp_path):
     assert rows(run_dir) == before
 
 
+@pytest.mark.long
 def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_goes_on_the_same(tmp_path):
     """Ctrl-C that waits for the end of a long evaluation, or one that is skipped when the run goes on."""
     words = [*STATE, "frames=1000", "eval.every=1000", "eval.episodes=60"]

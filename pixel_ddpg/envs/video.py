@@ -36,8 +36,8 @@ class Video:
             "libx264", rate=fractions.Fraction(frames_per_second).limit_denominator(1000)
         )
         self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "23"}
-        self._stream.thread_count = 1  # or the bytes differ from film to film
+        # mbtree reads memory that was never written: equal pictures would make films of other bytes
+        self._stream.options = {"crf": "23", "x264-params": "mbtree=0"}
         self._to_frame, self._sized = av.VideoFrame.from_ndarray, False
 
     def __enter__(self) -> "Video":

@@ -1,7 +1,7 @@
 """The presets of the paper and of DrQ-v2 learn what they learned at the commit that as_before.json names.
 
-`python tests/agent/test_as_before.py` prints the numbers of the code that is there. On one machine they are equal between
-two commits, bit for bit; the test allows for the rounding of another processor, which adds up in another order.
+`python tests/agent/test_as_before.py` prints the numbers of the present code. On one machine they are equal bit for
+bit between two commits; the test allows for the rounding of another processor, which adds up in another order.
 """
 
 import json

@@ -205,10 +205,10 @@ def test_the_picture_changes_when_the_scene_moves(name):
     environment = Environment(PAPER[name], "pixels", config.Env(size=64, frame_stack=1, action_repeat=1), 2)
     first = environment.reset().observation
     for _ in range(30):
-        time_step = environment.step(np.ones(PAPER[name].action_dim))
-        if time_step.last():
+        step = environment.step(np.ones(PAPER[name].action_dim))
+        if step.last:
             break
-    assert (np.abs(time_step.observation.astype(int) - first).max(0) > 20).sum() >= 8
+    assert (np.abs(step.observation.astype(int) - first).max(0) > 20).sum() >= 8
 
 
 def test_a_hard_cheetah_has_no_springs():
@@ -263,9 +263,9 @@ def test_a_missing_box2d_is_told():
     program = """
 import sys
 sys.modules["Box2D"] = None
-from pixel_ddpg import config
+from pixel_ddpg.command import one_line_errors
 from pixel_ddpg.envs import tasks
-with config.one_line_errors():
+with one_line_errors():
     tasks.find("torcs").load(0)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -55,6 +55,7 @@ def test_contestants_do_equal_work_in_turn():
         timing.alternate({"a": (lambda: work("a"), lambda: done["a"]), "b": (lambda: None, lambda: done["b"])}, 1, 1)
 
 
+@pytest.mark.long
 def test_whole_runs_are_watched_in_turn():
     """A run that trains on while another is timed, turns of other work, or processes that outlive the measurement."""
     contestants = [training.Runs((*QUICK_RUN, "train.updates_per_step=0.5")), training.Runs(QUICK_RUN, at_once=2)]
@@ -355,6 +356,7 @@ def test_gpu_check_without_a_gpu_is_one_line():
     assert code == 2 and "no CUDA device here" in err and err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
     """Names that nobody has called before a GPU does. Here a CPU stands for it, and eager updates for the graph."""
 

@@ -287,6 +287,7 @@ def frame(out: pathlib.Path, seed: int = 0) -> int:
     return ([0] + [row["frame"] for row in rows(path.parent)])[-1] if path.exists() else 0
 
 
+@pytest.mark.long
 def test_a_failing_run_does_not_stop_the_others(tmp_path):
     """Exit code 0 although a run failed, or no word about which and where its log is; a plan that runs something."""
     words = words_of(tmp_path / "a", "seeds=2", "frames=800")
@@ -304,6 +305,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     assert run_folder.is_done(folder(tmp_path / "a", 1), 800)
 
 
+@pytest.mark.long
 def test_a_suite_goes_on_without_its_reader(tmp_path):
     """`| head` that ends the runs."""
     driver = start("experiments.suite", *words_of(tmp_path, "seeds=2", "frames=800"))
@@ -315,6 +317,7 @@ def test_a_suite_goes_on_without_its_reader(tmp_path):
     driver.stderr.close()
 
 
+@pytest.mark.long
 def test_killed_workers_and_drivers_change_no_result(tmp_path):
     """kill -9 of a worker, then of the driver: the same command goes on, and each run is what it is by hand."""
     words = words_of(tmp_path / "a", "seeds=2", "checkpoint_minutes=0.01", "threads=1")
@@ -345,6 +348,7 @@ def test_killed_workers_and_drivers_change_no_result(tmp_path):
     assert set(words) <= set(shlex.split(said))  # as typed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_reports(tmp_path, number):
     """An interrupted suite that loses what ran, or leaves no report."""
@@ -358,6 +362,7 @@ def test_ctrl_c_saves_and_reports(tmp_path, number):
     assert checkpoint.checkpoints(folder(tmp_path, 0)) and (tmp_path / "report" / "report.html").exists()
 
 
+@pytest.mark.long
 def test_a_lost_node_costs_what_came_since_the_last_checkpoint(tmp_path):
     """Two nodes of Ray's own test cluster, of which one is killed with a run on it."""
     from ray.cluster_utils import Cluster
@@ -378,6 +383,7 @@ def test_a_lost_node_costs_what_came_since_the_last_checkpoint(tmp_path):
     assert sorted(logs) == [0, 1]
 
 
+@pytest.mark.long
 def test_runs_share_a_gpu_and_begin_in_their_order(tmp_path):
     """Runs beside a GPU that is full, none on one that is half empty; a later seed first. Ray only counts this GPU."""
     from ray.cluster_utils import Cluster

@@ -224,6 +224,7 @@ def test_the_gripper_can_lift_its_object():
     assert environment.task_env.physics.named.data.site_xpos["object", "z"] > 0.15
 
 
+@pytest.mark.long
 def test_the_command_writes_what_it_measured_and_goes_on(tmp_path):
     """A table that cannot say how its numbers were made; an episode run twice."""
     words = ["task=pendulum", "seed=3", f"out={tmp_path}"]
@@ -360,6 +361,7 @@ def test_mistakes_are_told_in_one_line(words, part):
     assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
 
 
+@pytest.mark.long
 def test_a_planner_plays(tmp_path):
     """`agent=planner` that plays something else."""
     said = [command("pixel_ddpg.play", "task=cart", f"agent={agent}", "seed=1", "size=64", "window=off",
