@@ -380,6 +380,7 @@ def main(options: Results) -> None:
     for path, name, text in (
         (ROOT / "README.md", "comparison", comparison),
         (DOCS / "results.md", "comparison", comparison),
+        (DOCS / "results.md", "present", comparison_table(FOLDER / "six")),
         (DOCS / "results.md", "figure2", page.summary(compared)),
         (DOCS / "speed.md", "resources", f"{resources}\n\n{quick_note(compared)}"),
         (DOCS / "speed.md", "speed", speed_tables()),
@@ -389,6 +390,7 @@ def main(options: Results) -> None:
         (DOCS / "scores.md", "planet", planet_table()),
         (DOCS / "configuration.md", "fields", field_table()),
         (FOLDER / "README.md", "provenance", provenance_table(SIX)),
+        (FOLDER / "README.md", "six provenance", provenance_table(FOLDER / "six")),
         (FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2")),
         (screening / "README.md", "tries", screening_table(screening)),
     ):
