@@ -93,19 +93,19 @@ class Result:
         found = {episode["seed"] for episode in self.episodes}
         self.missing = [seed for seed in range(options.seed, options.seed + options.episodes) if seed not in found]
 
-    def _read(self, anew: bool) -> list[dict]:
+    def _read(self, overwrite: bool) -> list[dict]:
         """The episodes that were run with these settings."""
         if not self.path.exists():
             return []
         try:
             old = baselines.read(self.path)
         except UserError:
-            if anew:
+            if overwrite:
                 return []
             raise
         if all(old[key] == self.made[key] for key in self.made):
             return old["episodes"]
-        if anew:
+        if overwrite:
             return []
         raise UserError(f"{self.path} has other settings: choose another out=, or add overwrite=true")
 

@@ -1,7 +1,6 @@
 """The command line of every command: `key=value` words to typed options, --help, --multirun, mistakes in one line."""
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import gc
@@ -12,9 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import yaml
-
-from pixel_ddpg.config import check_fields, fields_of, set_values, value_of, words_of
+from pixel_ddpg.config import check_fields, fields_of, set_values, to_yaml, value_of, words_of
 from pixel_ddpg.errors import UserError
 
 FLAGS = {"-h": "--help", "--help": "--help", "-m": "--multirun", "--multirun": "--multirun", "--cfg": "--cfg"}
@@ -41,10 +38,7 @@ def command(
                     return print_help(name, schema, read([]), more_help)
                 jobs = [read(each) for each in (combinations(words) if "--multirun" in flags else [words])]
                 if "--cfg" in flags:
-                    shown = [
-                        yaml.safe_dump(dataclasses.asdict(job), sort_keys=False, allow_unicode=True) for job in jobs
-                    ]
-                    print("---\n".join(shown), end="")
+                    print("---\n".join(to_yaml(job) for job in jobs), end="")
                     return 0
                 return function(jobs[0]) or 0 if len(jobs) == 1 else _each(function, jobs)
 
@@ -59,10 +53,6 @@ def options_of(schema: type, words: list[str]) -> Any:
     set_values(options, words_of(words))
     check_fields(options)
     return options
-
-
-def _as_yaml(options: Any) -> str:
-    return yaml.safe_dump(dataclasses.asdict(options), sort_keys=False, allow_unicode=True)
 
 
 def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:

@@ -73,7 +73,7 @@ class Noise:
     kind: str = option("gaussian", "or ou, an Ornstein-Uhlenbeck process", choices=("gaussian", "ou"))
     start: float = option(1.0, "gaussian: standard deviation at frame 0 ...", least=0)
     end: float = option(0.1, "... which falls linearly to this one ...", least=0)
-    frames: int = option(100_000, "... over so many frames", least=1)
+    frames: int = option(100_000, "... over this many frames", least=1)
     theta: float = option(0.15, "ou: pull to the mean", least=0)
     sigma: float = option(0.2, "ou: diffusion", least=0)
     dt: float = option(1.0, "ou: time of one agent step", least=1e-6)
@@ -127,7 +127,9 @@ class Agent:
     output_rms: float = option(
         0.0, "the penalty's weight grows until the output's root mean square is this; 0: it is fixed", least=0
     )
-    random_shift: int = option(4, "pixels: shift both observations by up to so many, each on its own; 0: off", least=0)
+    random_shift: int = option(
+        4, "pixels: shift both observations by up to this many pixels, each on its own; 0: off", least=0
+    )
     encoder_trained_by: str = option("critic", "or both", choices=("critic", "both"))
     target_encoder: bool = option(False, "the targets see through their own, slowly moving encoder")
     target_actor: bool = option(False, "the next action comes from a slowly moving actor")
@@ -140,7 +142,7 @@ class Agent:
 
 @dataclass
 class Train:
-    start_steps: int = option(200, "updates begin when so many agent steps are stored", least=1)
+    start_steps: int = option(200, "updates begin when this many agent steps are stored", least=1)
     updates_per_step: float = option(1.0, "gradient updates for each agent step", least=0, most=1000)
     overlap: bool = option(
         False, "one environment has a process too, and steps while updates are made, as several always do"
@@ -292,8 +294,8 @@ def _yaml(key: str, text: str) -> Any:
 # --- YAML ---
 
 
-def to_yaml(settings: Config) -> str:
-    """As config.yaml has it."""
+def to_yaml(settings: Any) -> str:
+    """A dataclass of options, as config.yaml has a configuration."""
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
 
 

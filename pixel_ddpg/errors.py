@@ -40,7 +40,7 @@ def is_command() -> bool:
 
 
 def tell_interrupts() -> None:
-    """In a command: Ctrl-C while its modules are imported is told in one line; later command.one_line_errors does."""
+    """In a command: Ctrl-C while its modules are imported prints one line; later command.one_line_errors does."""
 
     def tell(kind: type[BaseException], error: BaseException, trace) -> None:
         if issubclass(kind, KeyboardInterrupt):

@@ -273,7 +273,9 @@ class DDPG(nn.Module):
 
     def load_networks(self, tensors: dict[str, Tensor]) -> None:
         """Networks and targets alone: enough to act, on any device."""
-        self.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")})
+        self.load_state_dict(
+            {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
+        )
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Resume from `tensors()`; what these do not have starts from zero."""

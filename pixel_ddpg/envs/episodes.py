@@ -16,7 +16,7 @@ Watch = Callable[[Step], None]
 def run_episode(
     environment: Environment, policy: Policy, watch: Watch | None = None, frames: float = math.inf
 ) -> tuple[float, int]:
-    """One episode's return and length, of so many frames at most; `watch` sees the reset and each step."""
+    """One episode's return and length, of this many frames at most; `watch` sees the reset and each step."""
     step, total = environment.reset(), 0.0
     while True:
         if watch:

@@ -22,7 +22,7 @@ from pixel_ddpg.envs.environment import Environment, Step, observation_dtype, ob
 from pixel_ddpg.errors import UserError
 
 REMOTE_BYTES = 2**28  # of memory that an environment's process takes
-ANSWER_SECONDS = 600  # an environment that says nothing for so long has hung
+ANSWER_SECONDS = 600  # an environment that says nothing for this long has hung
 
 
 @contextlib.contextmanager

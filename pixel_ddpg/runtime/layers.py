@@ -180,7 +180,7 @@ class Convolutions(Stack):
     """`agent.networks.Convolutions`, in float32 or, with precision bfloat16, in that.
 
     On a GPU bfloat16 comes out too, where half of the bytes are half of the time for the layer after it (where places
-    are told beside the maps, both become float32).
+    stand beside the maps, both become float32).
     """
 
     _offset: Tensor

@@ -24,6 +24,7 @@ from pixel_ddpg.runtime.memory import element_bytes
 
 FORMAT = 2  # 1 had one environment and no list of them; it is read too
 KEPT = 2
+START_AGAIN = "start again with resume=false overwrite=true"
 PIECE_BYTES = 2**26  # of the replay at a time: saving needs three times as much memory beside it
 
 
@@ -120,7 +121,7 @@ def newest(run_dir: pathlib.Path) -> pathlib.Path | None:
 
 
 def to_do(run_dir: pathlib.Path, frames: int) -> float:
-    """The share of a run of so many frames that comes after its newest checkpoint."""
+    """The share of a run of this many frames that comes after its newest checkpoint."""
     found = newest(run_dir)
     return max(0.0, 1 - frame_of(found) / frames) if found else 1.0
 
@@ -142,8 +143,8 @@ def load_checkpoint(
         raise UserError(f"{run_dir} has no checkpoint")
     if replay is not None and not has_replay(run_dir):
         raise UserError(
-            f"{run_dir} has ended and its replay was deleted, so it cannot be resumed: choose another folder, or start "
-            "again with resume=false overwrite=true"
+            f"{run_dir} has ended and its replay was deleted, so it cannot be resumed: choose another folder, or "
+            f"{START_AGAIN}"
         )
     unreadable: list[pathlib.Path] = []
     for path in reversed(found):
@@ -152,7 +153,7 @@ def load_checkpoint(
             if state.get("format") not in (1, FORMAT):
                 raise UserError(
                     f"{path} was written by another version (format {state.get('format')}, this one reads {FORMAT}): "
-                    "use that version, or start again with resume=false overwrite=true"
+                    f"use that version, or {START_AGAIN}"
                 )
             if replay is not None:
                 _refuse_other_devices(run_dir, state, torch.device(device), replay)
@@ -168,7 +169,12 @@ def load_checkpoint(
             unreadable.append(path)
         except OSError as error:  # it may pass: a network disk, too many open files
             raise UserError(f"{path} cannot be read ({error}); nothing was changed, try again", code=1) from None
-    raise UserError(f"no checkpoint in {run_dir} can be read: start again with resume=false overwrite=true", code=1)
+    raise UserError(f"no checkpoint in {run_dir} can be read: {START_AGAIN}", code=1)
+
+
+def without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those of a checkpoint's tensors whose names begin with it, named without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _refuse_other_devices(run_dir: pathlib.Path, state: dict, device: torch.device, replay: Replay) -> None:

@@ -12,10 +12,10 @@ from pixel_ddpg.agent.ddpg import DDPG
 from pixel_ddpg.config import Config
 from pixel_ddpg.errors import UserError, first_line
 from pixel_ddpg.training import build, checkpoint
+from pixel_ddpg.training.checkpoint import START_AGAIN
 from pixel_ddpg.training.rows import read_rows
 
 WRITTEN = ("checkpoints", "videos", "wandb", "config.yaml", "metrics.jsonl", "status.json", "evaluation.json")
-ANEW = "start again with resume=false overwrite=true"
 
 
 def read_config(run_dir: pathlib.Path) -> Config:
@@ -28,7 +28,9 @@ def read_config(run_dir: pathlib.Path) -> Config:
     except UserError as error:
         raise UserError(f"{path} is not of this version ({error})") from None
     except ValueError as error:
-        raise UserError(f"{path} cannot be read ({first_line(error)}): choose another folder, or {ANEW}", 1) from None
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}): choose another folder, or {START_AGAIN}", 1
+        ) from None
 
 
 def write_config(config: Config, run_dir: pathlib.Path) -> None:
@@ -51,7 +53,7 @@ def read_status(run_dir: pathlib.Path) -> dict:
 
 
 def is_done(run_dir: pathlib.Path, frames: int) -> bool:
-    """Whether a run has ended with so many frames or more."""
+    """Whether a run has ended with this many frames or more."""
     status = read_status(run_dir)
     return status.get("state") == "done" and status.get("frame", 0) >= frames
 
@@ -89,7 +91,7 @@ def refuse_changes(config: Config, run_dir: pathlib.Path) -> Config:
     started = read_config(run_dir)
     if changed := configuration.differences(started, config):
         raise UserError(
-            f"{run_dir} was started with {' '.join(changed)}: repeat that, choose another run_dir=, or {ANEW}"
+            f"{run_dir} was started with {' '.join(changed)}: repeat that, choose another run_dir=, or {START_AGAIN}"
         )
     return started
 
@@ -110,5 +112,5 @@ def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:
     config = read_config(run_dir)
     tensors, state = checkpoint.load_checkpoint(run_dir)
     agent = build.make_agent(config, torch.device("cpu"))
-    agent.load_networks({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
+    agent.load_networks(checkpoint.without_prefix(tensors, "agent."))
     return config, agent, state["frame"]

@@ -306,8 +306,8 @@ class Trainer:
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
         if (before := state.get("precision", now := self.agent.settings.precision)) != now:
             raise UserError(f"{self.run_dir} was trained in {before}, not in {now}, as agent.precision= is here")
-        self.agent.load_tensors({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("agent.")})
-        self._sums = {name[5:]: tensor.clone() for name, tensor in tensors.items() if name.startswith("sums.")}
+        self.agent.load_tensors(checkpoint.without_prefix(tensors, "agent."))
+        self._sums = {name: tensor.clone() for name, tensor in checkpoint.without_prefix(tensors, "sums.").items()}
         self._summed, self._finished_at = state["summed"], state["finished_at"]
         self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
         self.evaluations, self._hours_before = state["evaluations"], state["hours"]

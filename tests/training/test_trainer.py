@@ -289,11 +289,16 @@ def test_a_budget_between_two_steps_can_be_resumed_at_its_end(tmp_path):
         make_trainer([*STATE, "frames=800"], tmp_path).restore()
 
 
-def test_a_replay_goes_on_only_where_it_began(tmp_path):
+def change_state(run_dir, **facts):
+    """As if the newest checkpoint had been written under these."""
+    path = checkpoint.newest(run_dir) / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def test_a_replay_resumes_only_where_it_began(tmp_path):
     """A traceback of a generator's state where the GPU has since become full, or free."""
     train(STATE, tmp_path, stop_at_step=60)
-    path = checkpoint.newest(tmp_path) / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"replay_device": "cuda"}))
+    change_state(tmp_path, replay_device="cuda")
     with pytest.raises(UserError, match="begun with its replay on cuda, not on cpu"):
         make_trainer(STATE, tmp_path).restore()
 
@@ -338,8 +343,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     """An old checkpoint that ends in a KeyError."""
     train(STATE, tmp_path, stop_at_step=30)
-    path = checkpoint.newest(tmp_path) / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    change_state(tmp_path, format=0)
     with pytest.raises(UserError, match="another version"):
         make_trainer(STATE, tmp_path).restore()
 
@@ -347,8 +351,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
 def test_a_run_resumes_only_in_its_own_precision(tmp_path):
     """agent.precision=auto on another processor: half of a run in another arithmetic."""
     train(STATE, tmp_path, stop_at_step=30)
-    path = checkpoint.newest(tmp_path) / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "bfloat16"}))
+    change_state(tmp_path, precision="bfloat16")
     with pytest.raises(UserError, match="was trained in bfloat16, not in float32"):
         make_trainer(STATE, tmp_path).restore()
 
