@@ -69,7 +69,7 @@ def rows(run_dir: pathlib.Path) -> list[dict]:
 
 
 def final_tensors(run_dir: pathlib.Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load_checkpoint(run_dir)[0]
+    return checkpoint.load_checkpoint(run_dir, run_folder.read_config(run_dir))[0]
 
 
 def assert_same_run(first: pathlib.Path, second: pathlib.Path) -> None:
@@ -89,7 +89,7 @@ def start(module: str, *words: str, **options) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def spawned(process: subprocess.Popen) -> list[psutil.Process]:
+def spawned(process: subprocess.Popen | psutil.Process) -> list[psutil.Process]:
     """The processes that it, or one of them, has started by multiprocessing."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):

@@ -5,6 +5,7 @@ environments, or an environment and the learner, work at the same time.
 """
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -22,7 +23,8 @@ from pixel_ddpg.envs.environment import Environment, Step, observation_dtype, ob
 from pixel_ddpg.errors import UserError
 
 REMOTE_BYTES = 2**28  # of memory that an environment's process takes
-ANSWER_SECONDS = 600  # an environment that says nothing for this long has hung
+PATIENCE = 60  # seconds: an environment that takes longer for a step or a reset has hung
+LONG_PATIENCE = 600  # the same of one that is started, or plays a saved episode again
 
 
 @contextlib.contextmanager
@@ -85,6 +87,7 @@ class Remote:
         context = multiprocessing.get_context("spawn")
         self._shared = context.RawArray("B", math.prod(self._shape) * self._dtype.itemsize)
         self._pipe, theirs = context.Pipe()
+        self._patience = LONG_PATIENCE
         self._process = context.Process(target=_serve, args=(config, seed, theirs, self._shared), daemon=True)
         with deaf_children():
             self._process.start()
@@ -101,6 +104,7 @@ class Remote:
     def take(self) -> Step:
         """The step that was asked for; UserError where it failed or the process is gone."""
         reward, discount, last, frames = self._receive()
+        self._patience = PATIENCE
         observation = np.frombuffer(self._shared, self._dtype).reshape(self._shape).copy()
         return Step(observation, observation[-self._elements :], reward, discount, last, frames)
 
@@ -111,13 +115,15 @@ class Remote:
 
     def load_state_dict(self, state: dict) -> Step:
         """As Environment.load_state_dict."""
+        self._patience = LONG_PATIENCE
         self._send("load_state_dict", state)
         return self.take()
 
     def close(self) -> None:
-        """End the process, which notices that nobody asks any more."""
+        """End the process, which notices that nobody asks any more, or is killed where it has hung."""
         self._pipe.close()
         self._process.join(5)
+        self._process.kill()
 
     def _send(self, method: str, *arguments: object) -> None:
         try:
@@ -127,8 +133,13 @@ class Remote:
 
     def _receive(self) -> Any:
         try:
-            if not self._pipe.poll(ANSWER_SECONDS):
-                raise UserError(f"an environment has not answered for {ANSWER_SECONDS} s; the same command resumes", 1)
+            waits = itertools.repeat(1, self._patience)  # short ones: no time passes where this process is stopped too
+            if not any(self._pipe.poll(seconds) for seconds in waits):
+                raise UserError(
+                    f"an environment, process {self._process.pid}, has not answered for {self._patience} s; the same "
+                    "command resumes from the last checkpoint",
+                    1,
+                )
             failure, result = self._pipe.recv()
         except (EOFError, OSError):
             self._ended()

@@ -1,10 +1,12 @@
 """Atomic checkpoints: tensors as safetensors (which cannot run code), the rest as JSON, the replay in pieces.
 
 checkpoints/000000050000/{tensors.safetensors,state.json}     the last two are kept
+checkpoints/000000050000/SHA256SUMS                           of these and of its pieces: `sha256sum -c` reads it too
 checkpoints/replay/000000000000-000000006300.safetensors      slots written since the last one; of several environments
 checkpoints/replay/000000000000-000000006300.1.safetensors    each after the first has its number
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -12,18 +14,21 @@ import re
 import shutil
 import sys
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
+from pixel_ddpg import config as configuration
 from pixel_ddpg.agent.replay import Replay, Stream
+from pixel_ddpg.config import Config
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.files import sync_folder, write_atomically
 from pixel_ddpg.runtime.memory import element_bytes
 
-FORMAT = 2  # 1 had one environment and no list of them; it is read too
+FORMAT = 3  # 2 had no SHA256SUMS and 1 one environment and no list of them; they are read too
+SUMS = "SHA256SUMS"
 KEPT = 2
+SAME = {"device": "trained on", "replay_device": "started with its replay on", "precision": "trained in"}
 START_AGAIN = "start again with resume=false overwrite=true"
 PIECE_BYTES = 2**26  # of the replay at a time: saving needs three times as much memory beside it
 
@@ -31,22 +36,24 @@ PIECE_BYTES = 2**26  # of the replay at a time: saving needs three times as much
 def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor], state: dict, replay: Replay) -> None:
     """Write a checkpoint; of the replay only what came since the last one."""
     root = run_dir / "checkpoints"
-    pieces = root / "replay"
-    pieces.mkdir(parents=True, exist_ok=True)
+    (root / "replay").mkdir(parents=True, exist_ok=True)
     last = newest(run_dir)
-    known = _read_state(last)["replay_pieces"] if last else []
+    known = _pieces(last) if last else []
+    sums_before = (_sums(last) if last else None) or {}
     slot_bytes = element_bytes(replay.elements.shape[1:], replay.actions.shape[1])
-    now = []
+    now, sums = [], {}
     for number, stream in enumerate(replay.streams):
         own = [number] * (number > 0)
         ranges = next_pieces([piece[:2] for piece in known if piece[2:] == own], stream, slot_bytes)
-        for piece in ranges:
-            if piece + own not in known:
-                write_atomically(_piece(run_dir, piece + own), save(stream.slots_between(*piece)))
-        now += [piece + own for piece in ranges]
-    state = state | {
-        "format": FORMAT, "replay_pieces": now, "replay": replay.state_dict(), "replay_device": replay.device.type
-    }  # fmt: skip
+        for piece in (each + own for each in ranges):
+            path = _piece(run_dir, piece)
+            name = f"../replay/{path.name}"
+            if piece not in known:
+                sums[name] = _write(path, save(stream.slots_between(*piece[:2])))
+            else:
+                sums[name] = sums_before.get(name) or hashlib.sha256(path.read_bytes()).hexdigest()
+            now.append(piece)
+    state = state | {"format": FORMAT, "replay_pieces": now, "replay": replay.state_dict()}
 
     target = root / f"{frame:012d}"
     if last and frame_of(last) == frame:
@@ -55,8 +62,9 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(temporary / "tensors.safetensors", save(contiguous))
-    write_atomically(temporary / "state.json", json.dumps(state).encode())
+    sums["tensors.safetensors"] = _write(temporary / "tensors.safetensors", save(contiguous))
+    sums["state.json"] = _write(temporary / "state.json", json.dumps(state).encode())
+    _write(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
     os.replace(temporary, target)
     sync_folder(root)
     tidy(run_dir)
@@ -78,7 +86,7 @@ def next_pieces(known: list[list[int]], stream: Stream, slot_bytes: int) -> list
 def tidy(run_dir: pathlib.Path) -> None:
     """Delete all but the last two checkpoints, and pieces of the replay that neither of these names."""
     found = checkpoints(run_dir)
-    named = {_piece(run_dir, piece).name for path in found[-KEPT:] for piece in _read_state(path)["replay_pieces"]}
+    named = {_piece(run_dir, piece).name for path in found[-KEPT:] for piece in _pieces(path)}
     for path in [*found[:-KEPT], *(run_dir / "checkpoints").glob(".*.tmp")]:
         shutil.rmtree(path)
     for path in (run_dir / "checkpoints" / "replay").iterdir():
@@ -132,11 +140,12 @@ def has_replay(run_dir: pathlib.Path) -> bool:
 
 
 def load_checkpoint(
-    run_dir: pathlib.Path, device: torch.device | str = "cpu", replay: Replay | None = None
+    run_dir: pathlib.Path, config: Config, replay: Replay | None = None, facts: dict[str, str] | None = None
 ) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and state of the newest checkpoint that can be read; UserError if none can.
+    """Tensors, on the CPU, and state of the newest checkpoint that is whole; UserError if none is.
 
-    Whoever trains here gives the replay: it is filled, and newer checkpoints that cannot be read are deleted.
+    UserError, too, for one of another run than `config` is of. Whoever trains here gives the replay, which is filled,
+    and the facts that must be as they were (see SAME); newer checkpoints that are damaged are then deleted.
     """
     found = checkpoints(run_dir)
     if not found:
@@ -146,27 +155,21 @@ def load_checkpoint(
             f"{run_dir} has ended and its replay was deleted, so it cannot be resumed: choose another folder, or "
             f"{START_AGAIN}"
         )
-    unreadable: list[pathlib.Path] = []
+    damaged: list[pathlib.Path] = []
     for path in reversed(found):
         try:
             state = _read_state(path)
-            if state.get("format") not in (1, FORMAT):
-                raise UserError(
-                    f"{path} was written by another version (format {state.get('format')}, this one reads {FORMAT}): "
-                    f"use that version, or {START_AGAIN}"
-                )
+            _refuse_others(path, state, config, facts or {})
+            tensors = load(_read(path, path / "tensors.safetensors"))
             if replay is not None:
-                _refuse_other_devices(run_dir, state, torch.device(device), replay)
-            tensors = load_file(path / "tensors.safetensors", device=str(device))
-            if replay is not None:
-                _load_replay(run_dir, state, replay)
-                for newer in unreadable:
+                _load_replay(path, state, replay)
+                for newer in damaged:
                     shutil.rmtree(newer)
             return tensors, state
         except (FileNotFoundError, ValueError, SafetensorError) as error:
             then = "" if path == found[0] else "; trying the one before"
             print(f"pixel_ddpg: {path} cannot be read ({error}){then}", file=sys.stderr)
-            unreadable.append(path)
+            damaged.append(path)
         except OSError as error:  # it may pass: a network disk, too many open files
             raise UserError(f"{path} cannot be read ({error}); nothing was changed, try again", code=1) from None
     raise UserError(f"no checkpoint in {run_dir} can be read: {START_AGAIN}", code=1)
@@ -177,20 +180,32 @@ def without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _refuse_other_devices(run_dir: pathlib.Path, state: dict, device: torch.device, replay: Replay) -> None:
-    """Random streams resume only on the kind of device that they began on."""
-    for what, here in (("device", device.type), ("replay_device", replay.device.type)):
+def _refuse_others(path: pathlib.Path, state: dict, config: Config, facts: dict[str, str]) -> None:
+    """UserError for a checkpoint of another version or run, or of a run that would not resume the same here."""
+    if state.get("format") not in range(1, FORMAT + 1):
+        raise UserError(
+            f"{path} was written by another version (format {state.get('format')}, this one reads {FORMAT}): "
+            f"use that version, or {START_AGAIN}"
+        )
+    saved_with = configuration.from_yaml(state["config"]) if "config" in state else config
+    if changed := configuration.differences(saved_with, config):
+        raise UserError(
+            f"{path} was saved with {' '.join(changed)}, which the run's config.yaml does not say: put back the one "
+            f"that belongs there, or {START_AGAIN}",
+            1,
+        )
+    for what, here in facts.items():
         if state.get(what, here) != here:
-            word = "trained" if what == "device" else "begun with its replay"
+            how = SAME[what]
             raise UserError(
-                f"{run_dir} was {word} on {state[what]}, not on {here}; its random streams resume only there"
+                f"{path.parents[1]} was {how} {state[what]}, not {how.split()[-1]} {here}: it resumes only with that"
             )
 
 
-def _load_replay(run_dir: pathlib.Path, state: dict, replay: Replay) -> None:
+def _load_replay(path: pathlib.Path, state: dict, replay: Replay) -> None:
     for piece in state["replay_pieces"]:
         stream = replay.streams[piece[2] if len(piece) > 2 else 0]
-        stream.load_slots(piece[0], load_file(_piece(run_dir, piece)))
+        stream.load_slots(piece[0], load(_read(path, _piece(path.parents[1], piece))))
     replay.load_state_dict(state["replay"])
 
 
@@ -199,8 +214,42 @@ def _piece(run_dir: pathlib.Path, piece: list[int]) -> pathlib.Path:
     return run_dir / "checkpoints" / "replay" / name
 
 
+def _pieces(path: pathlib.Path) -> list[list[int]]:
+    """Of the replay, what a checkpoint names; nothing where it is damaged, as it cannot be resumed."""
+    try:
+        return _read_state(path)["replay_pieces"]
+    except (ValueError, FileNotFoundError):
+        return []
+
+
 def _read_state(path: pathlib.Path) -> dict:
-    state = json.loads((path / "state.json").read_text())
+    state = json.loads(_read(path, path / "state.json"))
     if not isinstance(state, dict):
         raise ValueError("state.json holds no state")
+    if state.get("format") == FORMAT and _sums(path) is None:
+        raise ValueError(f"its {SUMS} is gone")
     return state
+
+
+def _write(path: pathlib.Path, data: bytes) -> str:
+    """Write a file; returns its SHA-256."""
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: pathlib.Path, file: pathlib.Path) -> bytes:
+    """A file of a checkpoint; ValueError for one that is not as it was written."""
+    data, sums = file.read_bytes(), _sums(path)
+    name = file.name if file.parent == path else f"../replay/{file.name}"
+    if sums is not None and sums.get(name) != hashlib.sha256(data).hexdigest():
+        raise ValueError(f"{file.name} is not as it was written")
+    return data
+
+
+def _sums(path: pathlib.Path) -> dict[str, str] | None:
+    """The SHA-256 of each of a checkpoint's files; None where an older version wrote none."""
+    try:
+        lines = (path / SUMS).read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

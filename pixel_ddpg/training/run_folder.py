@@ -110,7 +110,7 @@ def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:
     """Configuration, agent and frame of a run's newest checkpoint, on the CPU."""
     run_dir = pathlib.Path(run_dir)
     config = read_config(run_dir)
-    tensors, state = checkpoint.load_checkpoint(run_dir)
+    tensors, state = checkpoint.load_checkpoint(run_dir, config)
     agent = build.make_agent(config, torch.device("cpu"))
     agent.load_networks(checkpoint.without_prefix(tensors, "agent."))
     return config, agent, state["frame"]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pixel_ddpg.agent.exploration import Exploration, scheduled_scale
-from pixel_ddpg.config import Config
+from pixel_ddpg.config import Config, to_yaml
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment, Step
 from pixel_ddpg.envs.episodes import run_episodes
@@ -290,24 +290,29 @@ class Trainer:
         state = {
             "frame": self.frame, "step": self.step, "updates": self.updates, "evaluations": self.evaluations,
             "hours": self.hours, "summed": self._summed, "metrics_length": self._metrics.length,
-            "finished_at": self._finished_at, "device": self.agent.device.type,
-            "precision": self.agent.settings.precision,
+            "finished_at": self._finished_at, "config": to_yaml(self.config),
             "players": [player.state_dict() for player in self.players],
         }  # fmt: skip
         tensors = {f"agent.{name}": tensor for name, tensor in self.agent.tensors().items()}
         tensors |= {f"sums.{name}": tensor for name, tensor in self._sums.items()}
-        checkpoint.save_checkpoint(self.run_dir, self.frame, tensors, state, self.replay)
+        checkpoint.save_checkpoint(self.run_dir, self.frame, tensors, state | self._facts(), self.replay)
+
+    def _facts(self) -> dict[str, str]:
+        """What must be the same where the run resumes: random streams and rounding depend on it."""
+        agent = self.agent
+        return {
+            "device": agent.device.type, "replay_device": self.replay.device.type, "precision": agent.settings.precision
+        }  # fmt: skip
 
     def restore(self) -> int:
         """Resume from the newest checkpoint; returns the length of metrics.jsonl that it knows."""
-        tensors, state = checkpoint.load_checkpoint(self.run_dir, self.agent.device, self.replay)
+        tensors, state = checkpoint.load_checkpoint(self.run_dir, self.config, self.replay, self._facts())
         last_step = self.config.env.action_repeat * self.config.envs  # which may go beyond the end
         if state["frame"] - last_step >= self.config.frames:
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
-        if (before := state.get("precision", now := self.agent.settings.precision)) != now:
-            raise UserError(f"{self.run_dir} was trained in {before}, not in {now}, as agent.precision= is here")
         self.agent.load_tensors(checkpoint.without_prefix(tensors, "agent."))
-        self._sums = {name: tensor.clone() for name, tensor in checkpoint.without_prefix(tensors, "sums.").items()}
+        sums = checkpoint.without_prefix(tensors, "sums.")
+        self._sums = {name: tensor.to(self.agent.device, copy=True) for name, tensor in sums.items()}
         self._summed, self._finished_at = state["summed"], state["finished_at"]
         self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
         self.evaluations, self._hours_before = state["evaluations"], state["hours"]

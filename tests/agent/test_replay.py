@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixel_ddpg.agent.replay import Replay
+from pixel_ddpg.config import Config
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.runtime.memory import element_bytes, place
 from pixel_ddpg.training import checkpoint
@@ -490,7 +491,7 @@ def test_several_streams_are_saved_and_go_on(tmp_path):
             for _ in feed([replay.streams[stream]], events, PIXELS, 1000 * stream + 100 * round):
                 pass
         checkpoint.save_checkpoint(tmp_path, round, {}, {"device": "cpu"}, replay)
-    checkpoint.load_checkpoint(tmp_path, "cpu", fresh)
+    checkpoint.load_checkpoint(tmp_path, Config(), fresh)
     assert_twins(replay, fresh)
     more = ["begin"] + [(1.0, False)] * 30
     for _ in feed([replay.streams[1], fresh.streams[1]], more, PIXELS, 5000):

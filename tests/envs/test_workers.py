@@ -7,6 +7,7 @@ import signal
 import time
 
 import numpy as np
+import psutil
 import pytest
 from small import PIXELS, STATE, assert_same_run, command, make_trainer, rows, spawned, start, train
 
@@ -178,6 +179,22 @@ def test_an_environment_that_is_killed_is_told_in_one_line(tmp_path):
     spawned(process)[-1].kill()
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1 and "the process of an environment has ended" in err and "Traceback" not in err
+
+
+def test_an_environment_that_hangs_is_named_and_killed(monkeypatch):
+    """A run that waits for ever; a process that outlives it."""
+    monkeypatch.setattr(workers, "PATIENCE", 2)
+    before = set(spawned(psutil.Process()))
+    remote = workers.Remote(presets.compose(STATE), 0)
+    remote.begin_reset()
+    remote.take()
+    (child,) = set(spawned(psutil.Process())) - before
+    child.suspend()
+    remote.begin_step(np.zeros(1, np.float32))
+    with pytest.raises(UserError, match=f"process {child.pid}, has not answered for 2 s; the same command resumes"):
+        remote.take()
+    remote.close()
+    child.wait(10)
 
 
 def test_a_mistake_within_an_environment_is_told_where_it_trains():

@@ -1,7 +1,9 @@
 """Runs that survive: the same seed is the same run, and so is a run that was interrupted anywhere."""
 
 import errno
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
 from pixel_ddpg import presets
 from pixel_ddpg.envs.episodes import run_episodes
 from pixel_ddpg.errors import UserError
-from pixel_ddpg.training import build, checkpoint
+from pixel_ddpg.training import build, checkpoint, run_folder
 from pixel_ddpg.training.logger import Metrics, WandbMirror
 
 VARIANTS = {
@@ -221,26 +223,74 @@ def test_a_frame_may_be_saved_any_number_of_times(tmp_path):
     for count in range(1, 13):
         run.players[0].total = float(count)
         run.save()
-    assert checkpoint.load_checkpoint(tmp_path)[1]["players"][0]["return"] == 12.0
+    assert checkpoint.load_checkpoint(tmp_path, run_folder.read_config(tmp_path))[1]["players"][0]["return"] == 12.0
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["000000000240.11", "000000000240.12"]
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
-    """A run lost to one bad file though another checkpoint is there."""
-    train(STATE, tmp_path / "whole")
-    train(STATE, tmp_path / "parts", stop_at_step=60)
-    train(STATE, tmp_path / "parts", stop_at_step=120)
-    (checkpoint.newest(tmp_path / "parts") / "tensors.safetensors").write_bytes(b"nothing")
-    train(STATE, tmp_path / "parts")
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+def flip_a_bit(data: bytes) -> bytes:
+    """The last but four bytes are of a number, which then is another one."""
+    return data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
 
 
-def test_a_damaged_piece_of_the_replay_falls_back_too(tmp_path):
-    """A run lost to one bad file of its replay."""
+DAMAGES = {
+    "a bit is flipped": flip_a_bit, "cut in half": lambda data: data[: len(data) // 2], "emptied": lambda data: b"",
+    "other bytes": lambda data: b"nothing", "deleted": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    """A run that was stopped at steps 60 and 120."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    train(STATE, folder, stop_at_step=60)
+    run = train(STATE, folder, stop_at_step=120)
+    return folder, run
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "SHA256SUMS", "replay"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(name, damage, two_checkpoints, tmp_path):
+    """A run lost to one bad file though another checkpoint is there; or resumed with weights that it never had."""
+    folder, run = two_checkpoints
+    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
+    newest = checkpoint.newest(tmp_path)
+    path = sorted((tmp_path / "checkpoints" / "replay").iterdir())[-1] if name == "replay" else newest / name
+    change = DAMAGES[damage]
+    path.write_bytes(change(path.read_bytes())) if change else path.unlink()
+    assert checkpoint.load_checkpoint(tmp_path, run.config, run.replay)[1]["step"] == 60
+    assert not newest.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tensors.safetensors", "config.yaml"])
+def test_what_belongs_to_another_run_is_refused(name, two_checkpoints, tmp_path):
+    """Weights of another seed under this run's name."""
+    shutil.copytree(two_checkpoints[0], tmp_path / "parts")
+    train([*STATE, "seed=3"], tmp_path / "other", stop_at_step=120)
+    ours, theirs = checkpoint.newest(tmp_path / "parts"), checkpoint.newest(tmp_path / "other")
+    if name == "checkpoint":
+        shutil.rmtree(ours), shutil.copytree(theirs, ours)
+    elif name == "config.yaml":
+        shutil.copy(tmp_path / "other" / name, tmp_path / "parts" / name)
+    else:
+        shutil.copy(theirs / name, ours / name)
+        assert run_folder.load_run(tmp_path / "parts")[2] == 480  # the one before
+        return
+    with pytest.raises(UserError, match="seed="):
+        run_folder.load_run(tmp_path / "parts")
+    assert ours.exists()
+
+
+def test_checkpoints_of_former_formats_resume(two_checkpoints, tmp_path):
+    """Runs of an older version lost to a list of sums that it did not write."""
     train(STATE, tmp_path / "whole")
-    train(STATE, tmp_path / "parts", stop_at_step=60)
-    train(STATE, tmp_path / "parts", stop_at_step=120)
-    sorted((tmp_path / "parts" / "checkpoints" / "replay").iterdir())[-1].write_bytes(b"nothing")
+    shutil.copytree(two_checkpoints[0], tmp_path / "parts")
+    for path in checkpoint.checkpoints(tmp_path / "parts"):
+        state = json.loads((path / "state.json").read_text())
+        del state["config"]
+        (path / "state.json").write_text(json.dumps(state | {"format": 2}))
+        (path / "SHA256SUMS").unlink()
+    assert train(STATE, tmp_path / "parts", stop_at_step=130).step == 130
+    assert (checkpoint.newest(tmp_path / "parts") / "SHA256SUMS").read_text().count("../replay/") == 3
     train(STATE, tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -254,14 +304,12 @@ def test_a_disk_that_cannot_be_read_destroys_nothing(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise OSError(errno.EIO, "Input/output error")
 
-    load = checkpoint.load_file
-    monkeypatch.setattr(checkpoint, "load_file", fail)
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", fail)
     with pytest.raises(UserError, match="try again"):
         make_trainer(STATE, tmp_path / "parts").restore()
     fails = iter([True])
-    monkeypatch.setattr(
-        checkpoint, "load_file", lambda *args, **words: fail() if next(fails, 0) else load(*args, **words)
-    )
+    monkeypatch.setattr(checkpoint, "load", lambda data: fail() if next(fails, 0) else load(data))
     with pytest.raises(UserError, match="try again"):  # the older one could be read
         make_trainer(STATE, tmp_path / "parts").restore()
     monkeypatch.undo()
@@ -291,15 +339,20 @@ def test_a_budget_between_two_steps_can_be_resumed_at_its_end(tmp_path):
 
 def change_state(run_dir, **facts):
     """As if the newest checkpoint had been written under these."""
-    path = checkpoint.newest(run_dir) / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    path = checkpoint.newest(run_dir)
+    before = (path / "state.json").read_bytes()
+    after = json.dumps(json.loads(before) | facts).encode()
+    (path / "state.json").write_bytes(after)
+    sums = path / "SHA256SUMS"
+    digests = [hashlib.sha256(data).hexdigest() for data in (before, after)]
+    sums.write_text(sums.read_text().replace(*digests))
 
 
 def test_a_replay_resumes_only_where_it_began(tmp_path):
     """A traceback of a generator's state where the GPU has since become full, or free."""
     train(STATE, tmp_path, stop_at_step=60)
     change_state(tmp_path, replay_device="cuda")
-    with pytest.raises(UserError, match="begun with its replay on cuda, not on cpu"):
+    with pytest.raises(UserError, match="started with its replay on cuda, not on cpu"):
         make_trainer(STATE, tmp_path).restore()
 
 
