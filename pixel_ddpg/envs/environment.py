@@ -93,8 +93,7 @@ class Environment:
         self._random_at_reset = self._random.get_state()
         self._actions = []
         self._frames, self.over = 0, False
-        own_reset_draws = self.task.name == "quadruped-escape"
-        with rendering.gl_failures_explained() if own_reset_draws else contextlib.nullcontext():
+        with rendering.gl_failures_explained() if self.task.resets_need_gl else contextlib.nullcontext():
             time_step = self.task_env.reset()
         first = flat(time_step.observation) if self._renderer is None else self._element([self._renderer.render()])
         self._stack.extend([first] * self._options.frame_stack)

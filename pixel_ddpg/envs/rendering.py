@@ -137,7 +137,15 @@ class Renderer:
             raise UserError(
                 "pictures come only from the thread that first used the environment: make one in each thread", 1
             )
-        return np.ascontiguousarray(self._camera.render().transpose(2, 0, 1))
+        try:
+            picture = self._camera.render()
+        except Exception as error:  # GL's, EGL's or MuJoCo's: nothing that draws is left
+            raise UserError(
+                f"a picture could not be drawn ({first_line(error)}): the GPU or its driver may have been reset; the "
+                "same command resumes from the last checkpoint",
+                1,
+            ) from error
+        return np.ascontiguousarray(picture.transpose(2, 0, 1))
 
 
 def _set_quality(visual, size: int, shadow_size: int, slices: int, stacks: int) -> None:

@@ -593,6 +593,20 @@ def test_the_one_task_that_needs_gl_for_its_state_says_so():
     assert result.stdout.startswith("(101,)") or "MUJOCO_GL=disable" in result.stdout
 
 
+def test_a_gl_context_that_is_lost_is_told(monkeypatch):
+    """A traceback of MuJoCo where a driver was reset in the middle of a run."""
+    import mujoco
+
+    def fail(*arguments):
+        raise mujoco.FatalError("OpenGL error 0x505")
+
+    environment = make("cartpole-swingup", "pixels")
+    environment.reset()
+    monkeypatch.setattr(mujoco, "mjr_render", fail)
+    with pytest.raises(UserError, match=r"could not be drawn \(OpenGL error 0x505\).* the same command resumes"):
+        environment.step(ZERO)
+
+
 # --- saving and resuming ---
 
 

@@ -35,6 +35,11 @@ class Task:
         return "box2d" if self.family == "racing" else "mujoco"
 
     @property
+    def resets_need_gl(self) -> bool:
+        """Whether each reset uploads a new terrain to where pictures are drawn, from state too."""
+        return self.name == "quadruped-escape"
+
+    @property
     def same_as(self) -> str:
         """dm_control's name of one of its own tasks, as cheetah-run for the paper's cheetah; else the task's name."""
         return self.origin.split()[-1] if self.family == "suite" and "-" not in self.name else self.name
