@@ -43,6 +43,7 @@ PUBLISHED = (
     "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
 )
 FRAMES = 100_000
+MADE = ("command", "commit", "date")
 POLICIES = ("random", *baselines.SETTINGS)
 
 
@@ -362,6 +363,15 @@ def field_table() -> str:
     return "\n".join(lines)
 
 
+def faults_table() -> str:
+    """Markdown: each kind of fault, how often it was put in, how the commands ended, and what should not have been."""
+    lines = ["| fault | tried | how it ended | failures | commit |", "|---|---|---|---|---|"]
+    for name, row in json.loads((FOLDER / "faults.json").read_text()).items():
+        ends = "; ".join(f"{end} {row[end]}" for end in row if end not in ("tried", "failures", *MADE))
+        lines.append(f"| {name} | {row['tried']:,} | {ends} | {len(row['failures'])} | {row['commit'][:9]} |")
+    return "\n".join(lines)
+
+
 def fill(path: pathlib.Path, name: str, text: str) -> None:
     """Replace what stands between <!-- name --> and <!-- end name -->; ValueError where they do not stand."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
@@ -389,6 +399,7 @@ def main(options: Results) -> None:
         (DOCS / "scores.md", "baselines", baseline_table()),
         (DOCS / "scores.md", "planet", planet_table()),
         (DOCS / "configuration.md", "fields", field_table()),
+        (DOCS / "reliability.md", "faults", faults_table()),
         (FOLDER / "README.md", "provenance", provenance_table(SIX)),
         (FOLDER / "README.md", "six provenance", provenance_table(FOLDER / "six")),
         (FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2")),

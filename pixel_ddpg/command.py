@@ -168,5 +168,10 @@ def one_line_errors() -> Iterator[None]:
         message, code = "interrupted", 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(f"pixel_ddpg: {message}", file=sys.stderr)
+    print(f"pixel_ddpg: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+def one_line(text: str) -> str:
+    """With what does not print, as a line break that a user has typed, in backslashes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

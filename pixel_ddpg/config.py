@@ -267,7 +267,7 @@ def converted(key: str, value: Any, kind: Any) -> Any:
         if isinstance(value, bool):
             return value
         raise UserError(f"{key}={value} must be true or false")
-    if kind is int and text is not None and WHOLE.fullmatch(text):
+    if kind is int and text is not None and WHOLE.fullmatch(text) and len(text) < 20:
         return int(text)
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -280,6 +280,7 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     if kind is int:
         sweep = text is not None and "," in text
         hint = "; --multirun runs one after the other" if sweep else ", without an exponent, as 100000 or 100_000"
+        hint = ", of less than 20 digits" if text is not None and WHOLE.fullmatch(text) else hint
     what = {int: "a whole number", float: "a number"}.get(kind, "a text")
     raise UserError(f"{key}={value} must be {what}{hint}")
 
@@ -364,7 +365,7 @@ def _check_field(key: str, value: Any, known: Mapping[str, Any]) -> None:
     if not isinstance(value, int | float):
         return
     least, most = known.get("least"), known.get("most")
-    if not math.isfinite(value) or (least is not None and value < least):
+    if (isinstance(value, float) and not math.isfinite(value)) or (least is not None and value < least):
         raise UserError(f"{key}={value} must be {'a finite number' if least is None else f'at least {least}'}")
     if most is not None and value > most:
         raise UserError(f"{key}={value} must be at most {most:,}")

@@ -11,21 +11,13 @@ import sys
 import psutil
 import torch
 
+from experiments.faults.small_runs import PIXELS, STATE, difference, rows  # noqa: F401
 from pixel_ddpg import presets
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.training import checkpoint, run_folder
 from pixel_ddpg.training.logger import Metrics, WandbMirror
-from pixel_ddpg.training.rows import read_rows
 from pixel_ddpg.training.trainer import Trainer
 
-ANY = [
-    "task=cartpole-swingup", "frames=1600", "threads=1", "wandb=off", "env.action_repeat=8", "agent.hidden=[12,12]",
-    "replay.batch_size=8", "train.start_steps=20", "train.updates_per_step=0.5", "noise.random_frames=200",
-    "eval.every=700", "eval.episodes=1", "eval.video_size=0",
-]  # fmt: skip
-STATE = [*ANY, "obs=state"]
-PIXELS = [*ANY, "obs=pixels", "env.size=16", "agent.conv=[[4,4,4,0],[4,2,1,0]]", "agent.random_shift=2"]
-VOLATILE = ("hours", "frames_per_second", "updates_per_second", "memory_bytes")
 CPU = torch.device("cpu")
 
 
@@ -61,23 +53,10 @@ def train(words: list[str], run_dir: pathlib.Path, stop_at_step: int | None = No
     return run
 
 
-def rows(run_dir: pathlib.Path) -> list[dict]:
-    """All metrics that must not depend on when and where a run was made."""
-    found = [row.as_json() for row in read_rows(run_dir / "metrics.jsonl")]
-    kept = [row for row in found if row["kind"] != "run"]
-    return [{key: value for key, value in row.items() if key not in VOLATILE} for row in kept]
-
-
-def final_tensors(run_dir: pathlib.Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load_checkpoint(run_dir, run_folder.read_config(run_dir))[0]
-
-
 def assert_same_run(first: pathlib.Path, second: pathlib.Path) -> None:
     """To the bit: metrics, weights, optimisers, random streams."""
     assert rows(first) == rows(second)
-    one, other = final_tensors(first), final_tensors(second)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not difference(first, second)
 
 
 def start(module: str, *words: str, **options) -> subprocess.Popen:

@@ -38,26 +38,6 @@ def assert_one_line(err, *parts):
         assert part in err
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("words", [STATE, PIXELS], ids=["state", "pixels"])
-def test_kill_9_and_the_same_command_end_as_one_run(words, tmp_path):
-    """Killed at any moment, then typed again: metrics and weights equal those of a run that was left alone."""
-    words = [*words, "frames=2800"]
-    train(words, tmp_path / "whole")
-    words.append("checkpoint_minutes=0")
-    seed = int.from_bytes(os.urandom(4))
-    print("moments from seed", seed)
-    for kill_at, more in zip((3, 5, 7), np.random.default_rng(seed).uniform(0, 0.5, 3)):
-        process = start(RUN, *words, f"run_dir={tmp_path}/parts")
-        wait_for_rows(tmp_path / "parts", kill_at, process)
-        time.sleep(more)
-        process.kill()
-        process.communicate()
-    code, out, _ = command(RUN, *words, f"run_dir={tmp_path}/parts")
-    assert code == 0 and "resumes at frame" in out
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
     """Ctrl-C that loses the minutes since the last checkpoint, or prints a traceback."""
@@ -395,6 +375,9 @@ MISTAKES = {
     ("pixel_ddpg.run", "--multirun", "task=cheeta-run,walker-walk"): "did you mean cheetah-run",
     ("pixel_ddpg.play", "task=reacher-easy", "size=32", "out=/proc/film.mp4"): "/proc/film.mp4: ",
     ("pixel_ddpg.play", "seed=-1"): "at least 0",
+    ("pixel_ddpg.evaluate", "run=nowhere", f"seed={9 * 10**400}"): "of less than 20 digits",
+    ("pixel_ddpg.evaluate", "run=nowhere", f"seed={'9' * 5000}"): "of less than 20 digits",
+    ("pixel_ddpg.list", "a\nb=1"): r"'a\nb=1' is not of the form",
     ("pixel_ddpg.evaluate", "run=nowhere", "seed=-1"): "at least 0",
     ("experiments.figures", "runs=[nowhere]"): "no runs",
     ("experiments.figures", "runs=[nowhere]", "out=c.xyz"): "must end in .png",

@@ -1,0 +1,92 @@
+"""Files of a run truncated, with a bit flipped, or swapped with another run's: an older checkpoint, or one line."""
+
+import os
+import pathlib
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from experiments.faults import forked
+from experiments.faults.small_runs import STATE, difference
+from pixel_ddpg import run
+from pixel_ddpg.training import checkpoint
+from pixel_ddpg.training.trainer import Trainer
+
+RUN = "pixel_ddpg.run"
+CUTS = 10  # of each file
+Change = Callable[[bytes], bytes]
+
+
+def make_runs(folder: pathlib.Path) -> None:
+    """A run that was left alone, and two that were stopped after their second checkpoint, one of another seed."""
+    forked.call(RUN, [*STATE, f"run_dir={folder / 'whole'}"], folder)
+    for name, more in {"parts": [], "other": ["seed=3"]}.items():
+        forked.call(RUN, [*STATE, *more, f"run_dir={folder / name}"], folder, before=_stop_after_two_checkpoints)
+
+
+def _stop_after_two_checkpoints() -> None:
+    after_each = run.Screen.step
+
+    def step(screen: run.Screen, trainer: Trainer) -> None:
+        after_each(screen, trainer)
+        if trainer.step == 60:
+            trainer.save()
+        elif trainer.step == 120:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run.Screen.step = step
+
+
+def files_of(run_dir: pathlib.Path) -> list[pathlib.Path]:
+    """All that a resumed run reads, relative to the run."""
+    newest = checkpoint.newest(run_dir)
+    assert newest is not None
+    found = [*newest.iterdir(), *(run_dir / "checkpoints" / "replay").iterdir()]
+    found += [run_dir / name for name in ("config.yaml", "metrics.jsonl", "status.json")]
+    return sorted(path.relative_to(run_dir) for path in found)
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    """With one bit turned."""
+    at, which = divmod(bit, 8)
+    return data[:at] + bytes([data[at] ^ 1 << which]) + data[at + 1 :]
+
+
+def damages(
+    folder: pathlib.Path, flips: int, random: np.random.Generator
+) -> Iterator[tuple[str, pathlib.Path, Change]]:
+    """(kind, file, what is done to its bytes)."""
+    names = files_of(folder / "parts")
+    for name in names:
+        size = (folder / "parts" / name).stat().st_size
+        for cut in range(CUTS):
+            yield "truncated", name, lambda data, keep=size * cut // CUTS: data[:keep]
+    for number in range(flips):
+        name = names[number % len(names)]
+        bit = int(random.integers(8 * (folder / "parts" / name).stat().st_size))
+        yield "a bit flipped", name, lambda data, bit=bit: flipped(data, bit)
+    for name in names:
+        if (folder / "other" / name).exists():
+            yield "of another run", name, lambda data, name=name: (folder / "other" / name).read_bytes()
+
+
+def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
+    """Each damage to a copy of a run, which is then resumed to its end."""
+    make_runs(folder)
+    run_dir = folder / "damaged"
+    found: dict[str, int] = {}
+    failures = []
+    for kind, name, change in damages(folder, flips, random):
+        shutil.rmtree(run_dir, ignore_errors=True)
+        shutil.copytree(folder / "parts", run_dir)
+        (run_dir / name).write_bytes(change((folder / "parts" / name).read_bytes()))
+        ended = forked.call(RUN, [*STATE, f"run_dir={run_dir}"], folder)
+        whole = name.name != "metrics.jsonl"  # rows that it had lost, it cannot bring back
+        differs = "" if ended.code else difference(folder / "whole", run_dir, with_rows=whole)
+        end = "resumed" if ended.code == 0 else "refused"
+        found[f"{kind}, {end}"] = found.get(f"{kind}, {end}", 0) + 1
+        if complaint := ended.complaint or differs:
+            failures.append(f"{name} {kind}: {complaint}")
+    return {"tried": sum(found.values()), **found, "failures": failures}

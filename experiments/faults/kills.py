@@ -1,0 +1,123 @@
+"""SIGKILL at random moments: the same command ends with the weights and rows of a run that was left alone."""
+
+import contextlib
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+
+from experiments.faults.small_runs import PIXELS, STATE, difference
+
+KINDS = {"state": STATE, "pixels": PIXELS, "three environments": [*STATE, "envs=3"]}
+FRAMES = "frames=4000"
+SAVED = (
+    "checkpoint_minutes=0",
+    "checkpoint_minutes=0.01",
+)  # after each step, where most kills hit a save; or less often
+OF_SUITE = ("task=", "obs=", "frames=", "threads=", "wandb=")
+SEEDS = (0, 1)
+
+
+def start(module: str, *words: str) -> subprocess.Popen:
+    """The real command."""
+    line = [sys.executable, "-m", module, *words]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def leave_alone(words: list[str], run_dir: pathlib.Path) -> float:
+    """Seconds that a run takes by itself."""
+    begun = time.monotonic()
+    process = start("pixel_ddpg.run", *words, f"run_dir={run_dir}")
+    if error := process.communicate()[1]:
+        raise RuntimeError(error)
+    return time.monotonic() - begun
+
+
+def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
+    """So many kills of runs of a kind, at moments that are uniform over the whole time that a run takes."""
+    words = [*KINDS[kind], FRAMES]
+    longest = leave_alone(words, folder / "whole")
+    found = {"tried": 0, "in a save": 0, "before the first checkpoint": 0, "runs": 0}
+    failures: list[str] = []
+    while found["tried"] < count or (folder / "killed").exists():
+        process = start("pixel_ddpg.run", *words, SAVED[found["runs"] % 2], f"run_dir={folder / 'killed'}")
+        try:
+            moment = random.uniform(0, longest) if found["tried"] < count else None
+            _, err = process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            found["tried"] += 1
+            found["in a save"] += any((folder / "killed").rglob("*.tmp"))
+            found["before the first checkpoint"] += not any((folder / "killed").glob("checkpoints/0*"))
+            continue
+        found["runs"] += 1
+        differs = err.strip() if process.returncode else difference(folder / "whole", folder / "killed")
+        if differs:
+            failures.append(f"{kind}, after {found['kills']} kills: {differs}")
+        shutil.rmtree(folder / "killed")
+    shutil.rmtree(folder / "whole")
+    return found | {"failures": failures}
+
+
+def measure_suite(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
+    """So many kills of a suite on two nodes of Ray's own test cluster: of a run's process, a node, or the command."""
+    from ray.cluster_utils import Cluster
+
+    run = [word for word in STATE if not word.startswith(OF_SUITE)] + [SAVED[1]]
+    for seed in SEEDS:
+        leave_alone([*STATE, SAVED[1], "frames=16000", f"seed={seed}"], folder / f"whole{seed}")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    words = ["tasks=cartpole-swingup", "obs=state", "preset=fast", "frames=16000", f"seeds={len(SEEDS)}", *run]
+    words += [f"out={folder / 'suite'}", f"address={cluster.address}", "retries=1000"]
+    found = {"tried": 0, "a run": 0, "a node": 0, "the command": 0, "suites": 0}
+    failures: list[str] = []
+    try:
+        while found["tried"] < count or (folder / "suite").exists():
+            driver = start("experiments.suite", *words)
+            while True:
+                try:
+                    _, err = driver.communicate(timeout=random.uniform(5, 25) if found["tried"] < count else None)
+                    break
+                except subprocess.TimeoutExpired:
+                    pass
+                victim = str(random.choice(["a run", "a node", "the command"]))
+                processes = _runs()
+                if victim == "a run" and processes:
+                    processes[random.integers(len(processes))].kill()
+                elif victim == "a node":
+                    cluster.remove_node(second, allow_graceful=False)
+                    second = cluster.add_node(num_cpus=1)
+                elif victim == "the command":
+                    driver.kill()
+                else:
+                    continue
+                found["tried"] += 1
+                found[victim] += 1
+            if driver.returncode == -signal.SIGKILL:
+                continue
+            found["suites"] += 1
+            for seed in SEEDS:
+                killed = folder / "suite" / "cartpole-swingup" / "state" / "fast" / f"seed{seed}"
+                differs = err.strip() if driver.returncode else difference(folder / f"whole{seed}", killed)
+                if differs:
+                    failures.append(f"suite, after {found['tried']} kills, seed {seed}: {differs}")
+            shutil.rmtree(folder / "suite")
+    finally:
+        cluster.shutdown()
+    return found | {"failures": failures}
+
+
+def _runs() -> list[psutil.Process]:
+    """The processes in which a suite's runs are."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            found += [child] if "ray::cartpole-swingup" in " ".join(child.cmdline()) else []
+    return found
