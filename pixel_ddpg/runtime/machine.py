@@ -16,7 +16,7 @@ from pixel_ddpg.envs import rendering
 from pixel_ddpg.errors import UserError
 
 PACKAGES = ("pixel-ddpg", "torch", "mujoco", "dm-control", "gymnasium", "numpy", "wandb", "opencv-python", "av")
-CODE = (":(top)", ":(top,exclude)experiments/benchmarks/results")
+CODE = (":(top)", ":(top,exclude)experiments/benchmarks/results", ":(top,exclude)experiments/results")
 
 
 def find_device(name: str) -> torch.device:
@@ -109,7 +109,7 @@ def version(package: str) -> str | None:
 def commit() -> str | None:
     """The commit of this code, with + for changes that are not committed; None outside a checkout of it.
 
-    What a benchmark writes is no code.
+    What experiments and benchmarks write is no code.
     """
     package = pathlib.Path(__file__).resolve().parents[1]
     try:
