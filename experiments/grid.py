@@ -50,7 +50,7 @@ def film_name(name: str, agent: str, *how) -> str:
 
 
 def pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
-    """So many pictures at FRAMES_PER_SECOND, uint8 (size, size, 3); the last one stays, darker."""
+    """`count` pictures at FRAMES_PER_SECOND, uint8 (size, size, 3); the last one stays, darker."""
     try:
         yield from _pictures(path, count)
     except av.error.FFmpegError:

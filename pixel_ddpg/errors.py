@@ -1,4 +1,4 @@
-"""What a user is told when something does not work."""
+"""What a user reads when something does not work."""
 
 import difflib
 import importlib.util

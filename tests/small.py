@@ -33,7 +33,7 @@ def make_trainer(words: list[str], run_dir: pathlib.Path) -> Trainer:
 
 
 def train(words: list[str], run_dir: pathlib.Path, stop_at_step: int | None = None) -> Trainer:
-    """Train or go on; with `stop_at_step`, save there and leave without another word."""
+    """Train or resume; with `stop_at_step`, save there and return."""
     run = make_trainer(words, run_dir)
     length = run.restore() if checkpoint.checkpoints(run_dir) else 0
 
@@ -86,7 +86,7 @@ def command(module: str, *words: str, **options) -> tuple[int, str, str]:
 
 
 def call(module: str, *words: str) -> tuple[int, str, str]:
-    """As `command`, in this process, which saves seconds: for mistakes that are told before anything begins."""
+    """As `command`, in this process, which saves seconds: for mistakes that are reported before anything starts."""
     out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
     name = module if importlib.util.find_spec(module).submodule_search_locations is None else f"{module}.__main__"
     try:

@@ -22,7 +22,7 @@ RUN = "pixel_ddpg.run"
 
 
 def wait_for_rows(run_dir, count, process, seconds=120):
-    """Until metrics.jsonl has so many rows, or the process ends."""
+    """Until metrics.jsonl has this many rows, or the process ends."""
     end = time.monotonic() + seconds
     path = run_dir / "metrics.jsonl"
     while time.monotonic() < end and process.poll() is None:
@@ -132,7 +132,7 @@ def test_a_run_from_beginning_to_end(tmp_path):
 
 @pytest.mark.long
 def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_goes_on_the_same(tmp_path):
-    """Ctrl-C that waits for the end of a long evaluation, or one that is skipped when the run goes on."""
+    """Ctrl-C that waits for the end of a long evaluation, or one that is skipped when the run resumes."""
     words = [*STATE, "frames=1000", "eval.every=1000", "eval.episodes=60"]
     train(words, tmp_path / "whole")
     process = start(RUN, *words, f"run_dir={tmp_path}/parts")

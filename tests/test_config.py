@@ -492,7 +492,7 @@ def changed(value):
 
 
 def test_differences_names_every_field_but_the_free_ones():
-    """A changed field that would silently go on as another experiment, or a harmless one that is refused."""
+    """A changed field that would silently resume as another experiment, or a harmless one that is refused."""
     old = compose("task=walker-walk", "preset=drqv2")
     assert config.differences(old, copy.deepcopy(old)) == []
     for key, value in leaves(old):

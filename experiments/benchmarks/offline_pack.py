@@ -62,7 +62,7 @@ def pinned(names: tuple[str, ...]) -> list[str]:
 
 
 def without(wheel: pathlib.Path, patterns: tuple[str, ...]) -> None:
-    """Write the wheel anew without files of these names; its RECORD lists what is left."""
+    """Rewrite the wheel without files of these names; its RECORD lists what is left."""
     with tempfile.TemporaryDirectory(dir=wheel.parent) as place:
         smaller = pathlib.Path(place) / wheel.name
         with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:

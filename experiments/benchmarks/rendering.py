@@ -11,7 +11,7 @@ from pixel_ddpg.envs.environment import Environment
 
 TASKS = ("cartpole-swingup", "cheetah-run", "reacher-easy", "walker-walk", "humanoid-walk")
 SIZES = (64, 84)
-PICTURES = 20  # whose mean difference is told
+PICTURES = 20  # whose mean difference is reported
 QUALITIES: dict[str, dict] = {
     **{f"render={name}": quality for name, (_, quality) in presets.RENDER.items()},
     "preset=fast": presets.FAST_PIXELS["env"],

@@ -138,7 +138,7 @@ def training(rows: list[dict]) -> str:
 
 
 def frames_per_second(row: dict, runs: int = 1) -> str:
-    """Of whole runs together, or of each of so many."""
+    """Of whole runs together, or of each of them."""
     return _spread([value / runs for value in row["frames_per_second"]])
 
 
@@ -321,7 +321,7 @@ def broken(found: dict) -> list[str]:
 
 
 def gpu_goals(found: dict) -> str:
-    """What was aimed at on a GPU, and what was measured: of the runs of so many environments, the fastest."""
+    """What was aimed at on a GPU, and what was measured: over the numbers of environments, the fastest."""
     rows = []
     for envs, aim in ((1, 600), (16, 2500)):
         of_these = [row for row in _whole(found, "training") if row["at_once"] == 1 and _environments(row) == envs]

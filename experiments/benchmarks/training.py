@@ -36,7 +36,7 @@ COUNTED = ("seconds", "frames", "steps", "updates", "pictures")
 
 @dataclass(frozen=True)
 class Runs:
-    """So many equal runs that share the machine, each with its threads."""
+    """`at_once` equal runs that share the machine, each with its threads."""
 
     words: tuple[str, ...]
     threads: int = 1

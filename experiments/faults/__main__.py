@@ -46,7 +46,7 @@ class Faults:
     parts: list[str] = option([], "by the beginning of their names; none: all")
     kills: int = option(100, "of each kind of run", least=1)
     flips: int = option(200, "bits of checkpoints", least=1)
-    every: int = option(1, "of the calls that write, only each so-manyth is refused", least=1)
+    every: int = option(1, "refuse every n-th of the calls that write", least=1)
     lines: int = option(2000, "command lines", least=1)
     files: int = option(500, "damaged files", least=1)
     seed: int = option(0, "of all that is random", least=0)

@@ -80,7 +80,7 @@ def _any(random: np.random.Generator, choices: list[str]) -> str:
 
 
 def lines(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
-    """So many command lines."""
+    """`count` random command lines."""
     deep = folder / "a" / "b" / "c" / "d"  # for names like ..
     run_dir = folder / "run"
     forked.call("pixel_ddpg.run", [*STATE, "frames=400", f"run_dir={run_dir}"], folder)
@@ -134,7 +134,7 @@ def damaged(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def files(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
-    """So many damaged config.yaml and metrics.jsonl, and pickles in place of tensors, each read by one command."""
+    """`count` damaged config.yaml and metrics.jsonl, and pickles in place of tensors, each read by one command."""
     whole, run_dir = folder / "whole", folder / "r"
     forked.call("pixel_ddpg.run", [*STATE, "frames=800", f"run_dir={whole}"], folder)
     readers = {

@@ -39,7 +39,7 @@ def leave_alone(words: list[str], run_dir: pathlib.Path) -> float:
 
 
 def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
-    """So many kills of runs of a kind, at moments that are uniform over the whole time that a run takes."""
+    """`count` kills of runs of a kind, at moments that are uniform over the whole time that a run takes."""
     words = [*KINDS[kind], FRAMES]
     longest = leave_alone(words, folder / "whole")
     found = {"tried": 0, "in a save": 0, "before the first checkpoint": 0, "runs": 0}
@@ -66,7 +66,7 @@ def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.
 
 
 def measure_suite(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
-    """So many kills of a suite on two nodes of Ray's own test cluster: of a run's process, a node, or the command."""
+    """`count` kills of a suite on two nodes of Ray's own test cluster: of a run's process, a node, or the command."""
     from ray.cluster_utils import Cluster
 
     run = [word for word in STATE if not word.startswith(OF_SUITE)] + [SAVED[1]]

@@ -144,7 +144,7 @@ references = functools.cache(baselines.references)
 
 
 def score(task: str, value: float) -> float | None:
-    """As baselines.score, which reads the references anew each time."""
+    """As baselines.score, which reads the references again each time."""
     if (ends := references(task)) is None:
         return None
     return (value - ends[0]) / (ends[1] - ends[0])

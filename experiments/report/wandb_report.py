@@ -25,7 +25,7 @@ def publish(found: Found, where: str, out: pathlib.Path, summary: str) -> str:
     """Mirror all runs and the report's pictures to entity/project and save a report there; returns its address.
 
     Without a key the report's specification goes to a file, and what is returned says how to publish it. UserError for
-    what W&B refuses; a run or report that is there already is made anew in its place.
+    what W&B refuses; a run or report that is there already is replaced.
     """
     entity, _, project = where.partition("/")
     if not (entity and project) or "/" in project:

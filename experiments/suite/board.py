@@ -21,7 +21,7 @@ from pixel_ddpg.training.rows import EvalRow, TrainRow, read_rows
 
 
 def makespan(hours: list[float], at_once: int) -> float:
-    """Hours until all are done, each begun as soon as there is room."""
+    """Hours until all are done, each started as soon as there is room."""
     ends = [0.0] * at_once
     for each in hours:
         heapq.heappush(ends, heapq.heappop(ends) + each)
@@ -101,7 +101,7 @@ class Board:
         for job in [job for job in self.waiting if self._has_begun(job)]:
             self.waiting.remove(job)
             self.running[job] = {}
-            self.say(f"begun   {job.name}")
+            self.say(f"started {job.name}")
         for job in self.running:
             self.running[job] = self._standing(job)
         if self._live:

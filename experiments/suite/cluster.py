@@ -164,7 +164,7 @@ def too_large(memory: int) -> str:
 
 
 def outcome(ref: ray.ObjectRef, job: Job) -> tuple[str, bool]:
-    """Why a run failed, empty if it did not; and whether its process or machine was lost, so that it may go on."""
+    """Why a run failed, empty if it did not; and whether its process or machine was lost, so that it may resume."""
     try:
         code = ray.get(ref)
     except ray.exceptions.RayTaskError as error:

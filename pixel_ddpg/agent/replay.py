@@ -254,7 +254,7 @@ class Replay:
         return observation, actions[:, 0], reward, discount, next_observation, actions, whole, unshifted
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
-        """So many slots further round each one's stream."""
+        """The slots `by` further on, each within its own stream's part of the ring."""
         return slots - slots % self._part + (slots + by) % self._part
 
     def _observations(self, slots: Tensor, shifts: Tensor | None) -> Tensor:

@@ -102,7 +102,7 @@ class Environment:
     def step(self, action: np.ndarray) -> Step:
         """Hold the action for `action_repeat` frames or to the episode's end; rewards are summed."""
         if self.over:
-            raise ValueError("the episode has ended or not begun: reset() comes before step()")
+            raise ValueError("no episode is running: call reset() before step()")
         action = np.asarray(action, np.float32)
         if action.shape != self._scale.shape:
             raise UserError(f"an action of {self.task.name} has shape {self._scale.shape}, not {action.shape}", 1)

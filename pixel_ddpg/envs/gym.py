@@ -56,7 +56,7 @@ class GymEnvironment(gymnasium.Env):
 
     def step(self, action):
         if self.environment.over:
-            raise gymnasium.error.ResetNeeded("the episode has ended or not begun: call reset() before step()")
+            raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
         step = self.environment.step(action)
         terminated = step.last and step.discount == 0.0
         truncated = step.last and not terminated

@@ -95,7 +95,7 @@ def gl_failures_explained():
 
 
 def _forget(error: BaseException) -> None:
-    """Delete what had been begun, without the complaints of half a GL context on its way out."""
+    """Delete what had been made, without the complaints of half a GL context on its way out."""
     complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         with warnings.catch_warnings(action="ignore"):

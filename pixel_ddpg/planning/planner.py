@@ -270,5 +270,5 @@ PLANNERS = {"sampling": Sampling, "ilqg": ILQG}
 
 
 def steps_ahead(environment: Environment, horizon: float) -> int:
-    """Agent steps in so many seconds."""
+    """Agent steps in this many seconds."""
     return max(2, round(horizon / environment.step_seconds))

@@ -116,7 +116,7 @@ def test_half_of_the_random_steps_are_corners_held_so_long_on_average():
 
 
 def test_no_random_action_is_held_beyond_its_episode():
-    """One that was begun before the random phase or the episode ended, and shows up later."""
+    """One that started before the random phase or the episode ended, and shows up later."""
     exploration = Exploration(Noise(hold=10**6, start=0, end=0), 20, 0)
     while not (np.abs(first := exploration.random_action()) == 1).all():
         pass

@@ -464,7 +464,7 @@ def test_13_a_restored_replay_goes_on_as_if_nothing_had_happened(events, ring, s
 @given(streams(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 30), st.data())
 @settings(max_examples=60)
 def test_a_larger_ring_takes_over_one_that_has_not_wrapped(events, frame_stack, n_step, more, data):
-    """A run that goes on with a larger budget: the slots lie elsewhere when numbers pass the old size."""
+    """A run resumed with a larger budget: the slots lie elsewhere when numbers pass the old size."""
     replay = make(PIXELS, len(events), frame_stack, n_step)
     larger = make(PIXELS, len(events) + more, frame_stack, n_step)
     stop = data.draw(st.integers(1, len(events)))

@@ -587,7 +587,7 @@ def test_state_needs_no_gl():
 
 
 def test_the_one_task_that_needs_gl_for_its_state_says_so():
-    """quadruped-escape draws its terrain anew at each reset, which asks for a GL context: a traceback."""
+    """quadruped-escape draws a new terrain at each reset, which asks for a GL context: a traceback."""
     result = python(TRY.format(name="quadruped-escape", obs="state"), MUJOCO_GL="disable")
     assert result.returncode == 0, result.stderr.splitlines()[-1]
     assert result.stdout.startswith("(101,)") or "MUJOCO_GL=disable" in result.stdout

@@ -116,7 +116,7 @@ def test_other_action_repeats_are_said(tmp_path):
 
 
 def test_a_control_is_never_the_subject(three_tasks):
-    """A column "from state" that shows the control, once fewer runs of the preset have begun."""
+    """A column "from state" that shows the control, once fewer runs of the preset have started."""
     write_run(three_tasks, "task=torcs obs=state preset=fast_no_target", 1.0, 2.0, 3.0)
     shutil.rmtree(three_tasks / "cart" / "pixels")
     shutil.rmtree(three_tasks / "cart" / "state" / "fast")
@@ -195,7 +195,7 @@ def test_a_thick_line_is_the_mean_of_all_seeds():
 
 
 def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
-    """A curve that goes on with the runs that are left; its last value is the IQM of the finals."""
+    """A curve that continues with the runs that are left; its last value is the IQM of the finals."""
     write_run(three_tasks, "task=hopper", 100.0, 500.0, frames=10_000)
     found = runs.collect([str(three_tasks)])
     together = page.aggregates(found, tmp_path)

@@ -213,7 +213,7 @@ def test_a_suite_of_which_no_run_can_begin_is_refused(tmp_path, capsys):
 
 
 def test_disk_that_a_run_has_taken_is_not_asked_again(tmp_path, monkeypatch):
-    """A suite that cannot go on because its own replays fill the disk."""
+    """A suite that cannot resume because its own replays fill the disk."""
     settled = plan("tasks=cartpole", "obs=state", "preset=fast", "seeds=1", f"out={tmp_path}")
     (job,) = make_jobs(settled)
     monkeypatch.setattr(board.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=6 * 2**20))
@@ -241,7 +241,7 @@ def test_makespan_is_that_of_a_naive_queue():
 
 
 def test_a_finished_run_without_its_replay_can_act_but_not_resume(tmp_path):
-    """A traceback, or a run that begins anew unasked."""
+    """A traceback, or a run that starts again unasked."""
     run = train(STATE, tmp_path)
     observation = run.evaluation.reset().observation
     checkpoint.drop_replay(tmp_path)
@@ -319,7 +319,7 @@ def test_a_suite_goes_on_without_its_reader(tmp_path):
 
 @pytest.mark.long
 def test_killed_workers_and_drivers_change_no_result(tmp_path):
-    """kill -9 of a worker, then of the driver: the same command goes on, and each run is what it is by hand."""
+    """kill -9 of a worker, then of the driver: the same command resumes, and each run is what it is by hand."""
     words = words_of(tmp_path / "a", "seeds=2", "checkpoint_minutes=0.01", "threads=1")
     driver = start("experiments.suite", *words, start_new_session=True)
     wait_until(lambda: checkpoint.checkpoints(folder(tmp_path / "a", 0)) and frame(tmp_path / "a") > 1000, driver)

@@ -36,7 +36,7 @@ def make(name: str, repeat: int, seed: int = 3) -> Environment:
 
 @pytest.mark.parametrize("name, repeat", [("pendulum", 2), ("cheetah-run", 4), ("hopper", 3), ("gripper", 1)])
 def test_returns_of_plans_are_those_of_the_environment(name, repeat):
-    """A model with other physics, a reward of another state, or one that goes on earning after a fall."""
+    """A model with other physics, a reward of another state, or one that still earns after a fall."""
     environment, steps = make(name, repeat), 30
     plans = np.random.default_rng(0).uniform(-1, 1, (3, steps, environment.task.action_dim))
     model = Model(environment)
@@ -166,7 +166,7 @@ def test_the_rewards_derivatives_hold_at_the_bounds(action):
 
 @pytest.mark.parametrize("speed", [3e3, 3e4, 3e5, 1e9])
 def test_a_diverging_plan_is_worth_nothing(speed):
-    """A simulation that has exploded and goes on earning: MuJoCo's reset, or the last state before it."""
+    """A simulation that has exploded and still earns: MuJoCo's reset, or the last state before it."""
     environment = make("cheetah-run", 2)
     model = Model(environment)
     state = model.state_of(environment.task_env.physics)
@@ -293,7 +293,7 @@ def test_jobs_that_fail_do_not_stop_the_others():
     [(signal.SIGINT, 4), (signal.SIGINT, 1.5), (signal.SIGTERM, 4), (signal.SIGKILL, 4), (signal.SIGKILL, 0.5)],
 )
 def test_ctrl_c_and_kill_leave_no_process(sent, seconds, tmp_path):
-    """Tracebacks of the workers, or workers that plan on, also of a parent that ended before they had begun."""
+    """Tracebacks of the workers, or workers that plan on, also of a parent that ended before they started."""
     words = [sys.executable, "-m", BASELINE, "task=cheetah", "policy=planner", f"out={tmp_path}"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert "episodes to run" in process.stderr.readline()

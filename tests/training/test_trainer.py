@@ -410,7 +410,7 @@ def test_a_run_resumes_only_in_its_own_precision(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    """A run that goes on with NaN weights and overwrites its last good checkpoint."""
+    """A run that trains on with NaN weights and overwrites its last good checkpoint."""
     train(STATE, tmp_path, stop_at_step=60)
     run = make_trainer(STATE, tmp_path)
     metrics = Metrics(tmp_path / "metrics.jsonl", run.restore())
@@ -428,7 +428,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 @pytest.mark.parametrize("repeat", [3, 8])
 def test_more_frames_go_on_from_the_end(repeat, tmp_path):
-    """A larger budget that starts anew, or a ring too small for the first one: what it forgot would be missing."""
+    """A larger budget that starts again, or a ring too small for the first one: what it forgot would be missing."""
     words = [*STATE, f"env.action_repeat={repeat}", "replay.batch_size=64", "eval.every=100000", "agent.final_lr=1"]
     train([*words, "frames=3000"], tmp_path / "parts")
     before = rows(tmp_path / "parts")

@@ -147,7 +147,7 @@ def _on_slides(name: str, shape: str, material: str, mass: float = 1, damping: f
 
 
 def reacher(links: int, fixed: bool = False, obstacle: bool = False) -> control.Environment:
-    """An arm of so many links, 0.24 m together."""
+    """An arm of this many links, 0.24 m in all."""
     mjcf = _arm(links, '<geom name="finger" type="sphere" size=".012" material="effector"/>')
     world = mjcf.find("worldbody")
     world.extend(common.fragment(_on_slides("target", f'type="sphere" size="{TARGET_SIZE}"', "target")))
