@@ -157,8 +157,12 @@ def find(folders: list[str]) -> list[pathlib.Path]:
 
 
 def read(folder: pathlib.Path) -> Run:
-    """One of them."""
-    return Run(folder, run_folder.read_config(folder), tuple(read_rows(folder / "metrics.jsonl")))
+    """One of them; UserError for one whose task or preset is unknown here."""
+    settings = run_folder.read_config(folder)
+    if settings.task not in tasks.CATALOGUE or (settings.preset, settings.obs) not in presets.SETTINGS:
+        what = f"task={settings.task} preset={settings.preset} obs={settings.obs}"
+        raise UserError(f"{folder / 'config.yaml'} is damaged or of another version: it says {what}", 1)
+    return Run(folder, settings, tuple(read_rows(folder / "metrics.jsonl")))
 
 
 def read_plans(path: pathlib.Path) -> dict[str, list[tuple]]:

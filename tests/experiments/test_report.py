@@ -316,6 +316,16 @@ def test_a_damaged_file_is_told_by_name(name, content, three_tasks, tmp_path):
         page.make([str(three_tasks)], tmp_path / "out")
 
 
+@pytest.mark.parametrize("word", ["task: nothing", "preset: nothing", "obs: sounds"])
+def test_a_run_of_something_unknown_is_told_by_name(word, three_tasks, tmp_path):
+    """A traceback, or a task that no table has."""
+    path = next(three_tasks.rglob("config.yaml"))
+    key = word.split(":")[0]
+    path.write_text("\n".join(word if line.startswith(f"{key}:") else line for line in path.read_text().split("\n")))
+    with pytest.raises(UserError, match=f"config.yaml is damaged or of another version: it says .*{word.split()[1]}"):
+        page.make([str(three_tasks)], tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
