@@ -37,7 +37,7 @@ def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, flo
     name = task.replace("ball_in_cup", "cup").replace("-", "_")
     path = REFERENCE / "drqv2_curves" / f"dmc_{name}.csv"
     seeds: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for row in csv.DictReader(path.open()) if path.exists() else []:
+    for row in csv.DictReader(path.open(encoding="utf-8")) if path.exists() else []:
         if int(row["frame"]) <= last_frame:
             seeds[row["seed"]].append((int(row["frame"]), float(row["episode_reward"])))
     return seeds

@@ -54,7 +54,7 @@ class Results:
 
 def published() -> dict[str, dict[str, float]]:
     """Method -> task -> mean return at 100k frames."""
-    rows = csv.DictReader((REFERENCE / "dmcontrol_100k.csv").open())
+    rows = csv.DictReader((REFERENCE / "dmcontrol_100k.csv").open(encoding="utf-8"))
     return {row["method"]: {task: float(row[task]) for task in tasks.PLANET6} for row in rows}
 
 
@@ -147,7 +147,7 @@ def screening_table(folder: pathlib.Path) -> str:
     columns = ["try", "task", "seed", *(f"{frame // 1000}k" for frame in frames), "words", "commit"]
     lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
     for path in sorted(folder.rglob("command.txt")):
-        given = path.read_text().split()
+        given = path.read_text("utf-8").split()
         seed = next(word.split("=")[1] for word in given if word.startswith("seed="))
         rows = read_rows(path.with_name("metrics.jsonl"))
         returns = {row.frame // 1000 * 1000: f"{row.return_:.0f}" for row in rows if isinstance(row, EvalRow)}
@@ -252,7 +252,7 @@ def planet_table() -> str:
     """Markdown: the planners beside the published one (PlaNet's, with the true simulator)."""
     lines = ["| task | repeat | published | ours, sampling (sd, n) | ours, iLQG (sd, n) |", "|---|---|---|---|---|"]
     found = measured_baselines()
-    for row in csv.DictReader((REFERENCE / "planner_published.csv").open()):
+    for row in csv.DictReader((REFERENCE / "planner_published.csv").open(encoding="utf-8")):
         results = found.get(row["task"], {})
         cells = [_spread(results.get(policy)) or "missing" for policy in POLICIES[1:]]
         lines.append(f"| {row['task']} | {row['action_repeat']} | {row['return']} | {' | '.join(cells)} |")
@@ -333,7 +333,7 @@ def speed_tables() -> str:
         (tables.GPUS_FOLDER, (tables.gpu_goals, tables.paper_cost_on_gpus)),
     ):
         for path in sorted(folder.glob("*.json")):
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_bytes())
             facts = found["facts"]
             link = f"all tables: `{path.relative_to(ROOT).with_suffix('.md')}`"
             parts.append(f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores ({link}):")
@@ -366,7 +366,7 @@ def field_table() -> str:
 def faults_table() -> str:
     """Markdown: each kind of fault, how often it was put in, how the commands ended, and what should not have been."""
     lines = ["| fault | tried | how it ended | failures | commit |", "|---|---|---|---|---|"]
-    for name, row in json.loads((FOLDER / "faults.json").read_text()).items():
+    for name, row in json.loads((FOLDER / "faults.json").read_bytes()).items():
         ends = "; ".join(f"{end} {row[end]}" for end in row if end not in ("tried", "failures", *MADE))
         lines.append(f"| {name} | {row['tried']:,} | {ends} | {len(row['failures'])} | {row['commit'][:9]} |")
     return "\n".join(lines)
@@ -375,7 +375,7 @@ def faults_table() -> str:
 def fill(path: pathlib.Path, name: str, text: str) -> None:
     """Replace what stands between <!-- name --> and <!-- end name -->; ValueError where they do not stand."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
-    new, count = re.subn(pattern, lambda m: m[1] + text + "\n" + m[2], path.read_text(), flags=re.S)
+    new, count = re.subn(pattern, lambda m: m[1] + text + "\n" + m[2], path.read_text("utf-8"), flags=re.S)
     if count != 1:
         raise ValueError(f"{path} has no <!-- {name} -->")
     files.write_atomically(path, new.encode())

@@ -18,10 +18,10 @@ from rich.console import Console
 from pixel_ddpg import files, presets
 from pixel_ddpg.command import command
 from pixel_ddpg.config import Env, option
+from pixel_ddpg.container import available_threads
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.envs.episodes import run_episode
-from pixel_ddpg.envs.rendering import available_threads
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.planning import baselines
 from pixel_ddpg.runtime import machine

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import gc
+import io
 import itertools
 import os
 import signal
@@ -32,6 +33,7 @@ def command(
         @functools.wraps(function)
         def main(argv: list[str] | None = None) -> int:
             _open_closed_streams()
+            _print_any_text()
             with one_line_errors():
                 flags, words = _flags(sys.argv[1:] if argv is None else argv, schema)
                 if "--help" in flags:
@@ -132,7 +134,14 @@ def _open_closed_streams() -> None:
     """What the caller has closed (>&-) goes nowhere, and no other file gets its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _print_any_text() -> None:
+    """What the terminal's encoding does not have, as a folder's name, is printed in backslashes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

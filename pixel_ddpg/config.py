@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import functools
 import math
+import numbers
+import os
 import re
 import types
 import typing
@@ -261,7 +263,8 @@ def converted(key: str, value: Any, kind: Any) -> Any:
             raise UserError(f"{key}={value}: a list stands in brackets, as {key}=[...]")
         return [converted(key, each, kind) for each in value]
     if kind is str and isinstance(value, str | int | float):
-        return str(value)
+        text = str(value)
+        return os.path.expanduser(text) if text.startswith("~/") else text
     if kind is bool:
         value = TRUTHS.get(text.lower(), value) if text is not None else value
         if isinstance(value, bool):
@@ -269,8 +272,8 @@ def converted(key: str, value: Any, kind: Any) -> Any:
         raise UserError(f"{key}={value} must be true or false")
     if kind is int and text is not None and WHOLE.fullmatch(text) and len(text) < 20:
         return int(text)
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
+    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)  # numpy's too
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from pixel_ddpg import container
 from pixel_ddpg.command import command
 from pixel_ddpg.envs import rendering
 from pixel_ddpg.errors import UserError
@@ -40,7 +41,7 @@ def check_python() -> str:
 def check_torch() -> str:
     import torch
 
-    threads = rendering.available_threads()
+    threads = container.available_threads()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return f"{torch.__version__}, {threads} CPU threads, {', '.join(gpus) or 'no CUDA GPU: trains on the CPU'}"
 

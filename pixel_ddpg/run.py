@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pixel_ddpg import files, presets
+from pixel_ddpg import container, files, presets
 from pixel_ddpg.command import command
 from pixel_ddpg.config import Config
-from pixel_ddpg.envs import rendering, tasks
+from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment, observation_dtype, observation_shape
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.runtime import machine
@@ -94,7 +94,7 @@ def print_plan(
 ) -> None:
     """Say what is going to happen, at what cost."""
     to_do = checkpoint.to_do(pathlib.Path(config.run_dir), config.frames) if resumes else 1.0
-    cores = rendering.available_threads()
+    cores = container.available_threads()
     of_cores = f", more than the {cores} cores that it may use: slower" if threads > cores else ""
     shape = observation_shape(tasks.find(config.task), config.obs, config.env)
     replay = f"{cost.replay_slots(config) * config.env.action_repeat:,} frames, {format_bytes(costs.replay)}"

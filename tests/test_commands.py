@@ -219,6 +219,31 @@ def test_lost_rows_are_told(tmp_path):
     assert_one_line(err, "has lost rows")
 
 
+def test_any_locale_will_do(tmp_path):
+    """A run that cannot read its own config.yaml, or print its folder's name, where the system speaks ASCII."""
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii:strict"}
+    words = [*STATE, f"run_dir={tmp_path}/\u00fc"]
+    for frames in (400, 800):
+        code, out, err = command(RUN, *words, f"frames={frames}", env=plain)
+        assert (code, err) == (0, ""), err
+    assert "resumes at frame" in out and "\\udcc3" in out
+    code, out, err = command("experiments.report", f"runs=[{tmp_path}]", f"out={tmp_path}/report", env=plain)
+    assert (code, err) == (0, "") and (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_link_in_a_runs_folder_is_removed_not_followed(tmp_path):
+    """A traceback for checkpoints that were moved to a larger disk; or what they hold is deleted."""
+    words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]
+    train(words, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "moved")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "moved")
+    code, out, err = command(RUN, *words, "frames=800")
+    assert (code, err) == (0, "") and "resumes at frame" in out
+    code, _, err = command(RUN, *words, "resume=false", "overwrite=true")
+    assert (code, err) == (0, "") and list((tmp_path / "moved").iterdir())
+    assert not (tmp_path / "run" / "checkpoints").is_symlink()
+
+
 def test_closed_streams():
     """A traceback where stdout is closed."""
     line = f"{sys.executable} -m pixel_ddpg.list tag=easy >&-"

@@ -10,11 +10,12 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from experiments.suite import plan
-from pixel_ddpg import config, doctor, play, presets
+from pixel_ddpg import config, container, doctor, play, presets
 from pixel_ddpg.command import combinations, one_line_errors
 from pixel_ddpg.config import Config
 from pixel_ddpg.envs import tasks
@@ -107,12 +108,38 @@ def test_drqv2_from_state_has_no_trunk():
     assert preset("drqv2", "pixels", "humanoid-walk").agent.feature_dim == 100
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "50000 100000\n"}, 1), ({"cpu.max": "max 100000\n"}, 64), ({}, 64),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)  # fmt: skip
+def test_cores_are_those_of_the_container(files, cores, tmp_path, monkeypatch):
+    """64 threads that share half a core."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(container, "GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    assert container.available_threads() == cores
+
+
+def test_numbers_of_numpy_and_a_home_folder_are_taken():
+    """A seed of numpy's that is no whole number; a folder that is named ~."""
+    config = presets.configure({"task": "cart", "seed": np.int64(3), "run_dir": "~/runs"})
+    assert type(config.seed) is int and config.seed == 3
+    assert config.run_dir == os.path.expanduser("~/runs")
+
+
 def test_free_memory_is_that_of_the_container(tmp_path, monkeypatch):
     """Two runs in one container that each count its whole limit as free; cache that is counted as taken."""
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("2000\n")
     (tmp_path / "memory.stat").write_text("anon 1500\ninactive_file 500\n")
-    monkeypatch.setattr(memory, "CGROUPS", [(tmp_path, *memory.CGROUPS[0][1:])])
+    monkeypatch.setattr(container, "GROUPS", tmp_path)
     assert memory.free_memory(torch.device("cpu")) == 1500
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_memory(torch.device("cpu")) > 2**20

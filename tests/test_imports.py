@@ -8,14 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pixel_ddpg"
 BELOW = {  # the parts of the package that each part may import, beside itself; none names a later one, so no circle
     "errors": set(),
+    "container": set(),
     "files": {"errors"},
     "config": {"errors"},
     "command": {"errors", "config"},
     "presets": {"errors", "config"},
     "agent": {"config"},
-    "envs": {"errors", "files", "config", "presets"},
-    "planning": {"errors", "envs"},
-    "runtime": {"errors", "config", "agent", "envs"},
+    "envs": {"errors", "container", "files", "config", "presets"},
+    "planning": {"errors", "container", "envs"},
+    "runtime": {"errors", "container", "config", "agent", "envs"},
     "training": {"errors", "files", "config", "agent", "envs", "runtime"},
 }
 

@@ -14,7 +14,7 @@ import torch
 
 from experiments.benchmarks import environment, growth, learner, peers, plots, rendering, tables, training
 from experiments.benchmarks.timing import check_rounds
-from pixel_ddpg import files
+from pixel_ddpg import container, files
 from pixel_ddpg.command import command
 from pixel_ddpg.config import option
 from pixel_ddpg.envs import rendering as gl
@@ -48,7 +48,7 @@ def check(options: Benchmarks) -> None:
     check_rounds(options.rounds, options.seconds)
     if any(threads < 1 for threads in options.threads):
         raise UserError("threads must be above 0")
-    if max(options.threads, default=1) > (cores := gl.available_threads()):
+    if max(options.threads, default=1) > (cores := container.available_threads()):
         raise UserError(f"threads={max(options.threads)} is more than the {cores} cores there are")
     if options.out and not options.out.endswith(".json"):
         raise UserError(f"out={options.out} must end in .json")
@@ -135,7 +135,7 @@ class Found:
 @command("experiments.benchmarks", Benchmarks)
 def main(options: Benchmarks) -> None:
     check(options)
-    cores = gl.available_threads()
+    cores = container.available_threads()
     machine.prepare_cpu(1)
     gl.choose_backend(1)
     facts = machine.facts(machine.find_device("auto"), cores)

@@ -62,7 +62,7 @@ def main(options: Faults) -> int:
     rendering.choose_backend(1)
     out = pathlib.Path(options.out) if options.out else OUT
     files.check_writable(out)
-    found = json.loads(out.read_text()) if out.exists() else {}
+    found = json.loads(out.read_bytes()) if out.exists() else {}
     failed = 0
     for number, (name, part) in enumerate(PARTS.items()):
         if options.parts and not name.startswith(tuple(options.parts)):

@@ -344,7 +344,8 @@ def make(folders: list[str], out: pathlib.Path, preset: str = "", embed: bool = 
     loader = jinja2.FileSystemLoader(here)
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.get_template("report.html").render(
-        css=Markup((here / "report.css").read_text()), found=found, answer=answer(found), warnings=warnings(found),
+        css=Markup((here / "report.css").read_text("utf-8")), found=found, answer=answer(found),
+        warnings=warnings(found),
         colours={panels.label(variant): panels.COLOURS[variant] for variant in found.variants},
         table1=table1_section(found, out), curves=learning_curves(found, out), figure3=figure3(found, out),
         health=health(found, out), dots=state_against_pixels(found, out), together=aggregates(found, out),
@@ -352,5 +353,5 @@ def make(folders: list[str], out: pathlib.Path, preset: str = "", embed: bool = 
         failed_below=FAILED, paper_frames=PAPER_FRAMES, hours=sum(run.hours for run in found.runs),
         whole=sum(run.is_whole for run in found.runs),
     )  # fmt: skip
-    files.write_atomically(out / "report.html", page.encode())
+    files.write_atomically(out / "report.html", page.encode(errors="surrogateescape"))
     return found

@@ -110,7 +110,7 @@ def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
 def published_points(task: str, last: int) -> dict[tuple[str, str], Curve]:
     """(algorithm, obs) -> published means of a task, up to a frame."""
     found: dict[tuple[str, str], Curve] = defaultdict(list)
-    for row in csv.DictReader((REFERENCE / "published_points.csv").open()):
+    for row in csv.DictReader((REFERENCE / "published_points.csv").open(encoding="utf-8")):
         if row["task"] == task and int(row["frame"]) <= 1.05 * last:
             found[row["algorithm"], row["obs"]].append((int(row["frame"]), float(row["return"])))
     return found
@@ -270,7 +270,7 @@ def write_csv(rows: Rows, path: pathlib.Path) -> None:
     """The numbers of a figure or table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from experiments.profiles import CONTROLS
@@ -152,8 +154,19 @@ def score(task: str, value: float) -> float | None:
 
 def find(folders: list[str]) -> list[pathlib.Path]:
     """The folders at or below the given ones that hold a run."""
-    found = {path.parent for folder in folders for path in pathlib.Path(folder).rglob("metrics.jsonl")}
+    found = {path.parent for path in _files(folders, "metrics.jsonl")}
     return sorted(folder for folder in found if (folder / "config.yaml").exists())
+
+
+def _files(folders: list[str], name: str) -> Iterator[pathlib.Path]:
+    """All of that name at or below the folders, also behind links; each folder once."""
+    seen = set()
+    for root, below, names in (each for folder in folders for each in os.walk(folder, followlinks=True)):
+        if (real := os.path.realpath(root)) in seen:
+            below.clear()
+        elif name in names:
+            yield pathlib.Path(root, name)
+        seen.add(real)
 
 
 def read(folder: pathlib.Path) -> Run:
@@ -249,7 +262,7 @@ def collect(folders: list[str], preset: str = "") -> Found:
         if other is not run:
             raise UserError(f"{other.folder} and {run.folder} are the same task, variant and seed: name one")
     plans: dict[str, list[tuple]] = {}
-    for path in (path for folder in folders for path in sorted(pathlib.Path(folder).rglob(PLANS))):
+    for path in sorted(_files(folders, PLANS)):
         plans |= read_plans(path)
     wanted = list(dict.fromkeys(each for plan in plans.values() for each in plan))
     names = [run.settings.preset for run in found]

@@ -52,7 +52,7 @@ def publish(found: Found, where: str, out: pathlib.Path, summary: str) -> str:
 def known_id(path: pathlib.Path, entity: str, project: str) -> str:
     """The id under which this project has the report, or none: another project's would be overwritten."""
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_bytes())
         there = kept["project"]["entityName"], kept["project"]["name"]
         return kept["id"] or "" if there == (entity, project) else ""
     except (OSError, ValueError, KeyError, TypeError):

@@ -39,7 +39,7 @@ def main(plan: Suite) -> int:
             write_plan(plan, jobs)
             with (
                 Board(console, plan, jobs, costs, at_once) as board,
-                open(out / "ray.log", "a") as log,
+                open(out / "ray.log", "a", encoding="utf-8") as log,
                 contextlib.redirect_stdout(log),  # what Ray says
             ):
                 whole = run_all(plan, costs, board)

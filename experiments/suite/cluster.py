@@ -16,8 +16,7 @@ from experiments.suite import worker
 from experiments.suite.board import Board
 from experiments.suite.plan import Job, Suite
 from experiments.suite.worker import Estimate
-from pixel_ddpg import presets
-from pixel_ddpg.envs import rendering
+from pixel_ddpg import container, presets
 from pixel_ddpg.errors import UserError, first_line
 from pixel_ddpg.runtime.memory import format_bytes
 from pixel_ddpg.training import checkpoint
@@ -39,7 +38,7 @@ def cluster(plan: Suite) -> Iterator[None]:
         if plan.address:
             ray.init(plan.address, **quiet)
         else:
-            cores = rendering.available_threads()
+            cores = container.available_threads()
             ray.init("local", num_cpus=cores, object_store_memory=80 * 2**20, include_dashboard=False, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         why = first_line(error)
@@ -175,5 +174,5 @@ def outcome(ref: ray.ObjectRef, job: Job) -> tuple[str, bool]:
         return f"its process was lost ({type(error).__name__})", True
     if code == 0:
         return "", False
-    lines = (job.run_dir / "log.txt").read_text(errors="replace").strip().splitlines()
+    lines = (job.run_dir / "log.txt").read_text("utf-8", "replace").strip().splitlines()
     return (lines[-1] if lines else f"exit code {code}"), False

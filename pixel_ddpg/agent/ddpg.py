@@ -52,6 +52,7 @@ class DDPG(nn.Module):
     ):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
+        self.observation_shape = observation_shape
         pixels = len(observation_shape) == 3
         self.encoder: Encoder | RunningNorm | nn.Flatten = nn.Flatten()
         if pixels:
@@ -110,7 +111,14 @@ class DDPG(nn.Module):
     # --- acting ---
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """The policy's action mu(s), without noise: float32 (a,) in [-1, 1] for one observation."""
+        """The policy's action mu(s), without noise: float32 (a,) in [-1, 1] for one observation.
+
+        ValueError for one of another shape or type, as pixels that are divided by 255 already.
+        """
+        kind = np.uint8 if len(self.observation_shape) == 3 else np.float32
+        if observation.shape != self.observation_shape or observation.dtype != kind:
+            wanted, given = f"{kind.__name__} {self.observation_shape}", f"{observation.dtype} {observation.shape}"
+            raise ValueError(f"an observation is {wanted}, not {given}")
         return self.actions(torch.as_tensor(observation[None], device=self.device)).cpu().numpy()[0]
 
     @torch.no_grad()

@@ -25,8 +25,10 @@ class GymEnvironment(gymnasium.Env):
     def __init__(self, task: tasks.Task, obs: str, options: Env, seed: int, render_mode: str | None = None):
         self._make = functools.partial(Environment, task, obs, options, seed)
         self._made: Environment | None = None
+        self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seed)  # reset(seed=) as Gymnasium's
         self._closed, self.render_mode = False, render_mode
-        self.metadata = self.metadata | {"render_fps": round(1 / (task.control_timestep * options.action_repeat))}
+        fps = max(1, round(1 / (task.control_timestep * options.action_repeat)))
+        self.metadata = self.metadata | {"render_fps": fps}
         self._renderer: rendering.Renderer | None = None
         low, high = (0, 255) if obs == "pixels" else (-np.inf, np.inf)
         shape = observation_shape(task, obs, options)
@@ -86,8 +88,15 @@ def make_env(
     known = sorted(item.name for item in dataclasses.fields(Env))
     if unknown := sorted(set(options) - set(known)):
         raise UserError(f"unknown option '{unknown[0]}'{nearest(unknown[0], known)}")
+    if render_mode not in (None, *GymEnvironment.metadata["render_modes"]):
+        raise UserError(
+            f"unknown render_mode '{render_mode}'; there are {', '.join(GymEnvironment.metadata['render_modes'])}"
+        )
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     of_env = {f"env.{name}": value for name, value in options.items()}
     config = presets.configure({"task": task, "obs": obs, "preset": preset, "seed": seed} | of_env)
     return GymEnvironment(tasks.find(task), config.obs, config.env, config.seed, render_mode)
+
+
+make_env.metadata = GymEnvironment.metadata  # type: ignore[attr-defined]  # gymnasium.make looks for render modes there

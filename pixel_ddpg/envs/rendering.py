@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 
+from pixel_ddpg import container
 from pixel_ddpg.errors import UserError, first_line
 
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
@@ -19,11 +20,6 @@ FIX_GL = (
     "leave MUJOCO_GL and MUJOCO_EGL_DEVICE_ID unset, or install a software one with `apt-get install libegl1 "
     "libgl1-mesa-dri`"
 )
-
-
-def available_threads() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_backend(threads: int = 0, gpu: int | None = None) -> str:
@@ -35,9 +31,11 @@ def choose_backend(threads: int = 0, gpu: int | None = None) -> str:
     for name in ("LP_NUM_THREADS", "MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"):
         if os.environ.get(name) == "":  # set but empty is as unset, also for mujoco
             del os.environ[name]
-    os.environ.setdefault("LP_NUM_THREADS", str(threads or available_threads()))
+    os.environ.setdefault("LP_NUM_THREADS", str(threads or container.available_threads()))
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
+    if (backend := os.environ.get("MUJOCO_GL", "")) in LIBRARIES and "mujoco" not in sys.modules:
+        os.environ["PYOPENGL_PLATFORM"] = backend  # dm_control refuses another one, from state too
     if gpu is not None and os.environ.get("MUJOCO_GL") == "egl" and "mujoco" not in sys.modules:
         numbers = cuda_numbers()
         if gpu in numbers:
@@ -123,6 +121,7 @@ class Renderer:
 
     def __init__(self, physics, size: int, camera: int, shadow_size: int, slices: int, stacks: int = 0):
         _refuse_forks()
+        self._made_with = (physics, size, camera, shadow_size, slices, stacks)
         with gl_failures_explained():
             from dm_control.mujoco import engine
 
@@ -130,6 +129,10 @@ class Renderer:
             _enlarge_buffer(physics, size)
             self._camera = engine.Camera(physics, height=size, width=size, camera_id=camera)
             self._thread = threading.get_ident()
+
+    def __reduce__(self) -> tuple:
+        """A copy, or what is unpickled elsewhere, has a GL context of its own."""
+        return Renderer, self._made_with
 
     def render(self) -> np.ndarray:
         """The current state, channels first."""

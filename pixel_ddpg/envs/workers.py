@@ -151,10 +151,10 @@ class Remote:
         self._process.join(5)
         if self._process.exitcode == -signal.SIGTERM:  # sent to all, before it had a group of its own
             raise KeyboardInterrupt
+        code = self._process.exitcode or 0
+        how = f"killed by signal {-code}, out of memory?" if code < 0 else f"exit code {code}"
         raise UserError(
-            f"the process of an environment has ended (exit code {self._process.exitcode}; killed, or out of memory?); "
-            "the same command resumes from the last checkpoint",
-            1,
+            f"the process of an environment has ended ({how}); the same command resumes from the last checkpoint", 1
         )
 
 

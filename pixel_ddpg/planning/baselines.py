@@ -79,7 +79,7 @@ def score(task: str, value: float) -> float | None:
 def read(path: pathlib.Path) -> dict:
     """What this command wrote; UserError for anything else."""
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_bytes())
         keys = {"task", "policy", "action_repeat", "settings", "return", "sd"}
         numbers = [episode[key] for episode in result["episodes"] for key in ("seed", "return", "frames", "minutes")]
         numbers += [result["return"], result["sd"]]

@@ -9,8 +9,8 @@ import numpy as np
 from mujoco import rollout
 from scipy.interpolate import PchipInterpolator
 
+from pixel_ddpg.container import available_threads
 from pixel_ddpg.envs.environment import Environment
-from pixel_ddpg.envs.rendering import available_threads
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 SEARCHES = 32  # times that new plans are drawn while none earns anything

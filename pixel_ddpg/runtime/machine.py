@@ -11,6 +11,7 @@ import sys
 import psutil
 import torch
 
+from pixel_ddpg import container
 from pixel_ddpg.config import Config
 from pixel_ddpg.envs import rendering
 from pixel_ddpg.errors import UserError
@@ -55,7 +56,7 @@ def prepare_cpu(threads: int) -> int:
     Numbers below 1e-38 become 0: weight decay makes many of them, and a CPU takes several times as long for each.
     Returns the number of threads.
     """
-    threads = threads or rendering.available_threads()
+    threads = threads or container.available_threads()
     torch.set_flush_denormal(True)  # before torch's own threads start: they take it from this one
     torch.set_num_threads(threads)
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
@@ -113,7 +114,7 @@ def commit() -> str | None:
     """
     package = pathlib.Path(__file__).resolve().parents[1]
     try:
-        git = ["git", "-C", str(package)]
+        git = ["git", "-c", f"safe.directory={package.parent}", "-C", str(package)]  # whoever owns it
         top, head = subprocess.run(
             [*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.split("\n")[:2]

@@ -1,19 +1,13 @@
 """Bytes: what a replay takes, what is free, and where the replay lives."""
 
-import contextlib
-import pathlib
-
 import numpy as np
 import psutil
 import torch
 
+from pixel_ddpg import container
 from pixel_ddpg.errors import UserError
 
 GPU_RESERVE = 3 * 2**30  # bytes
-CGROUPS = (  # folder, limit, what all its processes take, and the part of that which is only cache
-    (pathlib.Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
 
 
 def element_bytes(element_shape: tuple[int, ...], action_dim: int) -> int:
@@ -44,13 +38,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what torch keeps of a former run is free too
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    for folder, limit, used, cache in CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # not this kind of container, or one without a limit
-            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            taken = int((folder / used).read_text()) - int(facts.get(cache, 0))
-            free = min(free, int((folder / limit).read_text()) - taken)
-    return free
+    return container.free_ram()
 
 
 def memory_bytes(device: torch.device) -> int:

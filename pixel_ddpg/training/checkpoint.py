@@ -249,7 +249,7 @@ def _read(path: pathlib.Path, file: pathlib.Path) -> bytes:
 def _sums(path: pathlib.Path) -> dict[str, str] | None:
     """The SHA-256 of each of a checkpoint's files; None where an older version wrote none."""
     try:
-        lines = (path / SUMS).read_text().splitlines()
+        lines = (path / SUMS).read_text("ascii").splitlines()
     except FileNotFoundError:
         return None
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

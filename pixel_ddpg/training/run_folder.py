@@ -22,7 +22,7 @@ def read_config(run_dir: pathlib.Path) -> Config:
     """The configuration a run was started with."""
     path = run_dir / "config.yaml"
     try:
-        return configuration.from_yaml(path.read_text())
+        return configuration.from_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{run_dir} is not a run: it has no config.yaml") from None
     except UserError as error:
@@ -46,7 +46,7 @@ def write_status(run_dir: pathlib.Path, state: str, **facts) -> None:
 def read_status(run_dir: pathlib.Path) -> dict:
     """What status.json says; empty where there is none that can be read."""
     try:
-        status = json.loads((run_dir / "status.json").read_text())
+        status = json.loads((run_dir / "status.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return status if isinstance(status, dict) and isinstance(status.get("frame"), int) else {}
@@ -100,7 +100,7 @@ def delete_run(run_dir: pathlib.Path) -> None:
     """Delete what a run writes, and nothing else."""
     for name in WRITTEN:
         path = run_dir / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

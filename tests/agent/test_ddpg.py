@@ -864,3 +864,10 @@ def test_a_restored_agent_keeps_nothing_of_its_own():
     for each in (agent, other):
         each.update(random_batch(PIXELS, seed=2))
     assert all(map(torch.equal, agent.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("observation", [np.zeros(PIXELS, np.float32), np.zeros(PIXELS[1:], np.uint8)])
+def test_an_observation_of_another_kind_is_refused(observation):
+    """Pixels that were divided by 255 already, which look black."""
+    with pytest.raises(ValueError, match="an observation is uint8"):
+        make_small().act(observation)

@@ -1,11 +1,13 @@
 """What an agent sees of a task: action repeat, frames, stacks, endings, pictures, and Gymnasium's interface."""
 
 import concurrent.futures
+import copy
 import dataclasses
 import errno
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -433,8 +435,8 @@ def test_observations_are_not_overwritten():
     steps = play(environment, random_actions(environment, 3))
     copies = [step.observation.copy() for step in steps]
     play(environment, random_actions(environment, 3))
-    for step, copy in zip(steps, copies):
-        np.testing.assert_array_equal(step.observation, copy)
+    for step, before in zip(steps, copies):
+        np.testing.assert_array_equal(step.observation, before)
 
 
 @pytest.mark.parametrize(("repeat", "limit"), [(3, 9), (6, 12), (3, 7), (6, 9)])
@@ -605,6 +607,45 @@ def test_a_gl_context_that_is_lost_is_told(monkeypatch):
     monkeypatch.setattr(mujoco, "mjr_render", fail)
     with pytest.raises(UserError, match=r"could not be drawn \(OpenGL error 0x505\).* the same command resumes"):
         environment.step(ZERO)
+
+
+@EACH_OBS
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"]
+)
+def test_a_copy_of_an_environment_plays_on_the_same(obs, copied):
+    """A GL camera that is copied byte by byte: another error each time."""
+    environment = make_gym("reacher-easy", obs)
+    environment.reset(seed=3)
+    environment.step(np.zeros(2, np.float32))
+    other = copied(environment)
+    for action in random_actions(environment.environment, 3):
+        np.testing.assert_array_equal(environment.step(action)[0], other.step(action)[0])
+    np.testing.assert_array_equal(environment.reset()[0], other.reset()[0])
+
+
+def test_the_seed_that_an_environment_names_is_its_own():
+    """np_random_seed that brings back another episode."""
+    first = pixel_ddpg.make_env("cartpole-swingup", obs="state")
+    observation, _ = first.reset()
+    again = pixel_ddpg.make_env("cartpole-swingup", obs="state")
+    np.testing.assert_array_equal(observation, again.reset(seed=first.np_random_seed)[0])
+
+
+def test_render_modes_are_those_that_there_are():
+    """A window that is asked for and never shown; a mode that means nothing."""
+    environment = gymnasium.make("pixel_ddpg/cartpole-swingup-state-v0", render_mode="rgb_array_list")
+    environment.reset()
+    assert environment.render()[0].shape == (256, 256, 3)
+    with pytest.raises(UserError, match="unknown render_mode 'foo'; there are rgb_array"):
+        pixel_ddpg.make_env("cartpole-swingup", render_mode="foo")
+    assert pixel_ddpg.make_env("cartpole-swingup", action_repeat=200).metadata["render_fps"] == 1
+
+
+def test_another_librarys_choice_of_gl_does_not_stop_state():
+    """PYOPENGL_PLATFORM, as other projects advise it, beside a MUJOCO_GL that is chosen here."""
+    result = python(TRY.format(name="cartpole-swingup", obs="state"), PYOPENGL_PLATFORM="osmesa")
+    assert (result.returncode, result.stdout) == (0, "(5,)\n"), result.stderr
 
 
 # --- saving and resuming ---

@@ -316,6 +316,16 @@ def test_a_damaged_file_is_told_by_name(name, content, three_tasks, tmp_path):
         page.make([str(three_tasks)], tmp_path / "out")
 
 
+def test_runs_behind_links_are_found_once(three_tasks, tmp_path):
+    """A report of fewer runs, without a word; the same run twice; a loop without end."""
+    whole = runs.find([str(three_tasks)])
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a").symlink_to(three_tasks)
+    (tmp_path / "links" / "b").symlink_to(three_tasks)
+    (three_tasks / "loop").symlink_to(three_tasks)
+    assert len(runs.find([str(tmp_path / "links")])) == len(whole) == len(runs.find([str(three_tasks)]))
+
+
 @pytest.mark.parametrize("word", ["task: nothing", "preset: nothing", "obs: sounds"])
 def test_a_run_of_something_unknown_is_told_by_name(word, three_tasks, tmp_path):
     """A traceback, or a task that no table has."""

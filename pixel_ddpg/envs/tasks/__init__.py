@@ -89,7 +89,7 @@ def _suite_tags(row: dict[str, str]) -> tuple[str, ...]:
 
 
 def _read_suite() -> dict[str, Task]:
-    rows = csv.DictReader((pathlib.Path(__file__).parent / "suite.csv").read_text().splitlines())
+    rows = csv.DictReader((pathlib.Path(__file__).parent / "suite.csv").read_text("utf-8").splitlines())
     tasks = [
         Task(
             name=f"{row['domain']}-{row['task']}",
@@ -110,7 +110,7 @@ def _read_suite() -> dict[str, Task]:
 
 
 def _read_paper() -> dict[str, Task]:
-    rows = csv.DictReader((pathlib.Path(__file__).parent / "paper.csv").read_text().splitlines())
+    rows = csv.DictReader((pathlib.Path(__file__).parent / "paper.csv").read_text("utf-8").splitlines())
     tasks = [
         Task(
             name=row["name"],
