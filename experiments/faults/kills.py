@@ -38,8 +38,15 @@ def leave_alone(words: list[str], run_dir: pathlib.Path) -> float:
     return time.monotonic() - begun
 
 
+def wait_until_it_trains(process: subprocess.Popen, run_dir: pathlib.Path) -> None:
+    """Or until it ends: a run writes its status just before."""
+    status, begun = run_dir / "status.json", time.time()
+    while process.poll() is None and not (status.exists() and status.stat().st_mtime > begun):
+        time.sleep(0.01)
+
+
 def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
-    """`count` kills of runs of a kind, at moments that are uniform over the whole time that a run takes."""
+    """`count` kills of runs of a kind: half at any moment of the time that a run takes, half while it trains."""
     words = [*KINDS[kind], FRAMES]
     longest = leave_alone(words, folder / "whole")
     found = {"tried": 0, "in a save": 0, "before the first checkpoint": 0, "runs": 0}
@@ -48,6 +55,9 @@ def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.
         process = start("pixel_ddpg.run", *words, SAVED[found["runs"] % 2], f"run_dir={folder / 'killed'}")
         try:
             moment = random.uniform(0, longest) if found["tried"] < count else None
+            if moment is not None and random.random() < 0.5:
+                wait_until_it_trains(process, folder / "killed")
+                moment /= 2
             _, err = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             process.kill()
