@@ -86,8 +86,7 @@ FAST_PIXELS: dict[str, dict] = {
     "env": {"size": 64, "action_repeat": 2, "frame_stack": 3, "slices": 14},
     "replay": {"capacity": 1_000_000, "batch_size": 128, "n_step": 3},
     "noise": {
-        "kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 30_000, "random_frames": 2000, "hold": 4.0,
-        "target_clip": 0.3,
+        "kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 30_000, "random_frames": 2000, "target_clip": 0.3,
     },
     "train": {"start_steps": 200, "updates_per_step": 0.5},
 }  # fmt: skip
@@ -99,7 +98,7 @@ FAST_STATE: dict[str, dict] = {
     },
     "env": {"action_repeat": 2, "frame_stack": 1},
     "replay": FAST_PIXELS["replay"] | {"batch_size": 256},
-    "noise": FAST_PIXELS["noise"] | {"hold": 0.0},
+    "noise": FAST_PIXELS["noise"],
     "train": FAST_PIXELS["train"] | {"updates_per_step": 1.0},
 }  # fmt: skip
 
