@@ -74,8 +74,9 @@ def main(options: Faults) -> int:
         for failure in row["failures"]:
             print(f"    {failure}", flush=True)
         print(f"    {json.dumps({key: value for key, value in row.items() if key != 'failures'})}", flush=True)
+        words = [word for word in sys.argv[1:] if not word.startswith("out=")]
         made = {
-            "command": shlex.join(["python", "-m", "experiments.faults", *sys.argv[1:]]), "commit": machine.commit(),
+            "command": shlex.join(["python", "-m", "experiments.faults", *words]), "commit": machine.commit(),
             "date": datetime.date.today().isoformat(),
         }  # fmt: skip
         found[name] = row | made

@@ -76,8 +76,7 @@ def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> di
     """Each damage to a copy of a run, which is then resumed to its end."""
     make_runs(folder)
     run_dir = folder / "damaged"
-    found: dict[str, int] = {}
-    failures = []
+    tally = forked.Tally()
     for kind, name, change in damages(folder, flips, random):
         shutil.rmtree(run_dir, ignore_errors=True)
         shutil.copytree(folder / "parts", run_dir)
@@ -86,7 +85,5 @@ def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> di
         whole = name.name != "metrics.jsonl"  # rows that it had lost, it cannot bring back
         differs = "" if ended.code else difference(folder / "whole", run_dir, with_rows=whole)
         end = "resumed" if ended.code == 0 else "refused"
-        found[f"{kind}, {end}"] = found.get(f"{kind}, {end}", 0) + 1
-        if complaint := ended.complaint or differs:
-            failures.append(f"{name} {kind}: {complaint}")
-    return {"tried": sum(found.values()), **found, "failures": failures}
+        tally.add(f"{name} {kind}", f"{kind}, {end}", ended.complaint or differs)
+    return tally.row()

@@ -1,5 +1,6 @@
 """Commands in forks of a process that has imported them already: a fraction of a second each, not seconds."""
 
+import collections
 import importlib
 import importlib.util
 import os
@@ -11,11 +12,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LONGEST = 8.0  # seconds that a command may work before it gets Ctrl-C
 PATIENCE = 30.0  # seconds that it may then take to end
-MEMORY = 2**33  # bytes that a command may have, as one may ask for more than there is
+MEMORY = 2**34  # bytes that a command may have, as one may ask for more than there is
 
 
 @dataclass
@@ -42,6 +43,27 @@ class Ended:
         if self.code not in (0, 130) and not (lines and all(line.startswith("pixel_ddpg: ") for line in lines)):
             return f"exit code {self.code} with {self.err!r}"
         return ""
+
+
+@dataclass
+class Tally:
+    """How commands ended, and what is wrong with which of them."""
+
+    ends: collections.Counter[str] = field(default_factory=collections.Counter)
+    failures: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+
+    def add(self, what: str, end: str, complaint: str, seconds: float = 0.0) -> None:
+        """One more; no complaint, no failure."""
+        self.ends[end] += 1
+        self.slowest = max(self.slowest, seconds)
+        if complaint:
+            self.failures.append(f"{what}: {complaint}")
+
+    def row(self) -> dict:
+        """As faults.json has it."""
+        slowest = {"slowest_seconds": round(self.slowest, 1)} if self.slowest else {}
+        return {"tried": self.ends.total(), **self.ends, **slowest, "failures": self.failures}
 
 
 def main_of(module: str) -> Callable[[list[str]], int]:

@@ -84,8 +84,7 @@ def lines(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict
     deep = folder / "a" / "b" / "c" / "d"  # for names like ..
     run_dir = folder / "run"
     forked.call("pixel_ddpg.run", [*STATE, "frames=400", f"run_dir={run_dir}"], folder)
-    found: dict[str, int] = {}
-    failures, slowest = [], 0.0
+    tally = forked.Tally()
     for _ in range(count):
         shutil.rmtree(deep, ignore_errors=True)
         deep.mkdir(parents=True)
@@ -93,16 +92,14 @@ def lines(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict
         if module in ("pixel_ddpg.evaluate", "pixel_ddpg.play"):
             words = [f"{'run' if module.endswith('evaluate') else 'agent'}={run_dir}", *words]
         ended = forked.call(module, words, deep)
-        _count(found, ended)
-        slowest = max(slowest, ended.seconds)
-        if complaint := ended.complaint or ("code was executed" if list(folder.rglob(MARK)) else ""):
-            failures.append(f"{module} {json.dumps(words)}: {complaint}")
-    return {"tried": count, **found, "slowest_seconds": round(slowest, 1), "failures": failures}
+        _add(tally, f"{module} {json.dumps(words)}", ended, folder)
+    return tally.row()
 
 
-def _count(found: dict[str, int], ended: forked.Ended) -> None:
-    code = "killed" if ended.code is None else f"exit code {ended.code}"
-    found[code] = found.get(code, 0) + 1
+def _add(tally: forked.Tally, what: str, ended: forked.Ended, folder: pathlib.Path) -> None:
+    executed = "code was executed" if list(folder.rglob(MARK)) else ""
+    end = "killed" if ended.code is None else f"exit code {ended.code}"
+    tally.add(what, end, ended.complaint or executed, ended.seconds)
 
 
 def damaged(data: bytes, random: np.random.Generator) -> bytes:
@@ -142,8 +139,7 @@ def files(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict
         "pixel_ddpg.evaluate": [f"run={folder}/r", "episodes=1"], "pixel_ddpg.play": [f"agent={folder}/r", "size=16"],
         "experiments.figures": [f"runs=[{folder}/r]", f"out={folder}/curves.png"],
     }  # fmt: skip
-    found: dict[str, int] = {}
-    failures, slowest = [], 0.0
+    tally = forked.Tally()
     for number in range(count):
         module = list(readers)[number % len(readers)]
         shutil.rmtree(run_dir, ignore_errors=True)
@@ -157,8 +153,5 @@ def files(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict
             path.write_bytes(damaged(path.read_bytes(), random))
         words = readers[module] + ([f"run_dir={run_dir}"] if module == "pixel_ddpg.run" else [])
         ended = forked.call(module, words, folder)
-        _count(found, ended)
-        slowest = max(slowest, ended.seconds)
-        if complaint := ended.complaint or ("code was executed" if list(folder.rglob(MARK)) else ""):
-            failures.append(f"{module}, file {number}: {complaint}")
-    return {"tried": count, **found, "slowest_seconds": round(slowest, 1), "failures": failures}
+        _add(tally, f"{module}, file {number}", ended, folder)
+    return tally.row()

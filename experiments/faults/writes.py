@@ -56,27 +56,24 @@ def _measure(library: str, folder: pathlib.Path, every: int) -> dict:
         before=lambda: refuse(whole, 0), after=lambda: count.write_text(str(counter.fault_calls())) and None,
     )  # fmt: skip
     calls = int(count.read_text())
-    found: dict[str, int] = {"calls of a run": calls}
-    failures = []
+    tally = forked.Tally()
 
     def attempt(kind: str, **how) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
         first = forked.call(RUN, [*SHORT, f"run_dir={run_dir}"], folder, before=lambda: refuse(run_dir, **how))
         second = forked.call(RUN, [*SHORT, f"run_dir={run_dir}"], folder)
-        end = "the run went on" if first.code == 0 else "told in one line"
-        found[f"{kind}, {end}"] = found.get(f"{kind}, {end}", 0) + 1
+        end = "the run finished" if first.code == 0 else "told in one line"
         complaint = first.complaint or second.complaint
         if not complaint:
             complaint = second.err.strip() if second.code else difference(whole, run_dir)
-        if complaint:
-            failures.append(f"{kind} at call {how['at']}: {complaint}")
+        tally.add(f"{kind} at call {how['at']}", f"{kind}, {end}", complaint)
 
     for error, at in itertools.product(ERRORS, range(1, calls + 1, every)):
         for lasts in LASTING[error]:
             attempt(errno.errorcode[error] + " from then on" * lasts, at=at, error=error, lasts=lasts)
     for at in range(1, calls + 1, every * 10):
         attempt("the clock a day back", at=at, clock=DAY)
-    return {"tried": sum(found.values()) - calls, **found, "failures": failures}
+    return {"calls of a run": calls} | tally.row()
 
 
 if __name__ == "__main__":
