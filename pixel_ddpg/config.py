@@ -280,10 +280,12 @@ def converted(key: str, value: Any, kind: Any) -> Any:
         except (TypeError, ValueError):
             pass
     hint = ""
-    if kind is int:
-        sweep = text is not None and "," in text
-        hint = "; --multirun runs one after the other" if sweep else ", without an exponent, as 100000 or 100_000"
-        hint = ", of less than 20 digits" if text is not None and WHOLE.fullmatch(text) else hint
+    if kind is int and text is not None and WHOLE.fullmatch(text):
+        hint = ", of less than 20 digits"
+    elif kind is int and text is not None and "," in text:
+        hint = "; --multirun runs one after the other"
+    elif kind is int:
+        hint = ", without an exponent, as 100000 or 100_000"
     what = {int: "a whole number", float: "a number"}.get(kind, "a text")
     raise UserError(f"{key}={value} must be {what}{hint}")
 

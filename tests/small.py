@@ -1,7 +1,6 @@
 """Runs small enough for tests."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import pathlib
@@ -11,6 +10,7 @@ import sys
 import psutil
 import torch
 
+from experiments.faults import forked
 from experiments.faults.small_runs import PIXELS, STATE, difference, rows  # noqa: F401
 from pixel_ddpg import presets
 from pixel_ddpg.errors import UserError
@@ -88,10 +88,9 @@ def command(module: str, *words: str, **options) -> tuple[int, str, str]:
 def call(module: str, *words: str) -> tuple[int, str, str]:
     """As `command`, in this process, which saves seconds: for mistakes that are reported before anything starts."""
     out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
-    name = module if importlib.util.find_spec(module).submodule_search_locations is None else f"{module}.__main__"
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = importlib.import_module(name).main(list(words))
+            code = forked.main_of(module)(list(words))
     except SystemExit as end:
         code = end.code
     finally:

@@ -32,13 +32,13 @@ def choose_backend(threads: int = 0, gpu: int | None = None) -> str:
         if os.environ.get(name) == "":  # set but empty is as unset, also for mujoco
             del os.environ[name]
     os.environ.setdefault("LP_NUM_THREADS", str(threads or container.available_threads()))
-    if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
-        os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
-    if (backend := os.environ.get("MUJOCO_GL", "")) in LIBRARIES and "mujoco" not in sys.modules:
-        os.environ["PYOPENGL_PLATFORM"] = backend  # dm_control refuses another one, from state too
-    if gpu is not None and os.environ.get("MUJOCO_GL") == "egl" and "mujoco" not in sys.modules:
-        numbers = cuda_numbers()
-        if gpu in numbers:
+    if "mujoco" not in sys.modules:
+        if not os.environ.get("MUJOCO_GL") and sys.platform == "linux":
+            os.environ["MUJOCO_GL"] = next((name for name, library in LIBRARIES.items() if _loads(library)), "disable")
+        backend = os.environ.get("MUJOCO_GL", "")
+        if backend in LIBRARIES:
+            os.environ["PYOPENGL_PLATFORM"] = backend  # dm_control refuses another one, from state too
+        if gpu is not None and backend == "egl" and gpu in (numbers := cuda_numbers()):
             os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(numbers.index(gpu)))
     return os.environ.get("MUJOCO_GL", "the system's own")
 

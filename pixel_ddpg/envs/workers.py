@@ -124,6 +124,7 @@ class Remote:
         self._pipe.close()
         self._process.join(5)
         self._process.kill()
+        self._process.join()
 
     def _send(self, method: str, *arguments: object) -> None:
         try:

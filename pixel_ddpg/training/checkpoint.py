@@ -41,17 +41,17 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     known = _pieces(last) if last else []
     sums_before = (_sums(last) if last else None) or {}
     slot_bytes = element_bytes(replay.elements.shape[1:], replay.actions.shape[1])
-    now, sums = [], {}
+    now: list[list[int]] = []
+    sums: dict[str, str] = {}
     for number, stream in enumerate(replay.streams):
         own = [number] * (number > 0)
         ranges = next_pieces([piece[:2] for piece in known if piece[2:] == own], stream, slot_bytes)
         for piece in (each + own for each in ranges):
             path = _piece(run_dir, piece)
-            name = f"../replay/{path.name}"
             if piece not in known:
-                sums[name] = _write(path, save(stream.slots_between(*piece[:2])))
+                _write(path, save(stream.slots_between(*piece[:2])), sums)
             else:
-                sums[name] = sums_before.get(name) or hashlib.sha256(path.read_bytes()).hexdigest()
+                sums[_name(path)] = sums_before.get(_name(path)) or _digest(path.read_bytes())
             now.append(piece)
     state = state | {"format": FORMAT, "replay_pieces": now, "replay": replay.state_dict()}
 
@@ -62,9 +62,9 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sums["tensors.safetensors"] = _write(temporary / "tensors.safetensors", save(contiguous))
-    sums["state.json"] = _write(temporary / "state.json", json.dumps(state).encode())
-    _write(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
+    _write(temporary / "tensors.safetensors", save(contiguous), sums)
+    _write(temporary / "state.json", json.dumps(state).encode(), sums)
+    write_atomically(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
     os.replace(temporary, target)
     sync_folder(root)
     tidy(run_dir)
@@ -158,11 +158,11 @@ def load_checkpoint(
     damaged: list[pathlib.Path] = []
     for path in reversed(found):
         try:
-            state = _read_state(path)
+            state, sums = _read_state(path), _sums(path)
             _refuse_others(path, state, config, facts or {})
-            tensors = load(_read(path, path / "tensors.safetensors"))
+            tensors = load(_read(path / "tensors.safetensors", sums))
             if replay is not None:
-                _load_replay(path, state, replay)
+                _load_replay(path, state, sums, replay)
                 for newer in damaged:
                     shutil.rmtree(newer)
             return tensors, state
@@ -202,10 +202,10 @@ def _refuse_others(path: pathlib.Path, state: dict, config: Config, facts: dict[
             )
 
 
-def _load_replay(path: pathlib.Path, state: dict, replay: Replay) -> None:
+def _load_replay(path: pathlib.Path, state: dict, sums: dict[str, str] | None, replay: Replay) -> None:
     for piece in state["replay_pieces"]:
         stream = replay.streams[piece[2] if len(piece) > 2 else 0]
-        stream.load_slots(piece[0], load(_read(path, _piece(path.parents[1], piece))))
+        stream.load_slots(piece[0], load(_read(_piece(path.parents[1], piece), sums)))
     replay.load_state_dict(state["replay"])
 
 
@@ -223,27 +223,36 @@ def _pieces(path: pathlib.Path) -> list[list[int]]:
 
 
 def _read_state(path: pathlib.Path) -> dict:
-    state = json.loads(_read(path, path / "state.json"))
+    sums = _sums(path)
+    state = json.loads(_read(path / "state.json", sums))
     if not isinstance(state, dict):
         raise ValueError("state.json holds no state")
-    if state.get("format") == FORMAT and _sums(path) is None:
+    if state.get("format") == FORMAT and sums is None:
         raise ValueError(f"its {SUMS} is gone")
     return state
 
 
-def _write(path: pathlib.Path, data: bytes) -> str:
-    """Write a file; returns its SHA-256."""
+def _write(path: pathlib.Path, data: bytes, sums: dict[str, str]) -> None:
+    """Write a file, and put its SHA-256 among the sums."""
     write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
+    sums[_name(path)] = _digest(data)
 
 
-def _read(path: pathlib.Path, file: pathlib.Path) -> bytes:
+def _read(path: pathlib.Path, sums: dict[str, str] | None) -> bytes:
     """A file of a checkpoint; ValueError for one that is not as it was written."""
-    data, sums = file.read_bytes(), _sums(path)
-    name = file.name if file.parent == path else f"../replay/{file.name}"
-    if sums is not None and sums.get(name) != hashlib.sha256(data).hexdigest():
-        raise ValueError(f"{file.name} is not as it was written")
+    data = path.read_bytes()
+    if sums is not None and sums.get(_name(path)) != _digest(data):
+        raise ValueError(f"{path.name} is not as it was written")
     return data
+
+
+def _name(path: pathlib.Path) -> str:
+    """Of a file in a list of sums: relative to the checkpoint."""
+    return f"../replay/{path.name}" if path.parent.name == "replay" else path.name
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _sums(path: pathlib.Path) -> dict[str, str] | None:

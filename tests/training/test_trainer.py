@@ -10,6 +10,7 @@ import pytest
 import torch
 from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
 
+from experiments.faults.damage import flipped
 from pixel_ddpg import presets
 from pixel_ddpg.envs.episodes import run_episodes
 from pixel_ddpg.errors import UserError
@@ -227,13 +228,8 @@ def test_a_frame_may_be_saved_any_number_of_times(tmp_path):
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["000000000240.11", "000000000240.12"]
 
 
-def flip_a_bit(data: bytes) -> bytes:
-    """The last but four bytes are of a number, which then is another one."""
-    return data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
-
-
 DAMAGES = {
-    "a bit is flipped": flip_a_bit, "cut in half": lambda data: data[: len(data) // 2], "emptied": lambda data: b"",
+    "a bit is flipped": lambda data: flipped(data, 8 * (len(data) - 5)), "cut in half": lambda data: data[: len(data) // 2], "emptied": lambda data: b"",
     "other bytes": lambda data: b"nothing", "deleted": None,
 }  # fmt: skip
 
