@@ -280,7 +280,8 @@ def test_a_benchmark_that_is_stopped_leaves_no_process_and_no_folder(tmp_path, n
     """Tracebacks of runs that were importing; 90 MB in /tmp; half a minute until it ends."""
     words = ["parts=[training]", f"out={tmp_path / 'a.json'}", "threads=[1]"]
     (tmp_path / "tmp").mkdir()
-    process = start("experiments.benchmarks", *words, start_new_session=True, env={"TMPDIR": str(tmp_path / "tmp")})
+    folders = {"TMPDIR": str(tmp_path / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}  # torch keeps its cache
+    process = start("experiments.benchmarks", *words, start_new_session=True, env=folders)
     while not (begun := spawned(process)) and process.poll() is None:
         time.sleep(0.1)
     os.killpg(process.pid, number)
