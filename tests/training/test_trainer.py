@@ -229,7 +229,8 @@ def test_a_frame_may_be_saved_any_number_of_times(tmp_path):
 
 
 DAMAGES = {
-    "a bit is flipped": lambda data: flipped(data, 8 * (len(data) - 5)), "cut in half": lambda data: data[: len(data) // 2], "emptied": lambda data: b"",
+    "a bit is flipped": lambda data: flipped(data, 8 * (len(data) - 5)),
+    "cut in half": lambda data: data[: len(data) // 2], "emptied": lambda data: b"",
     "other bytes": lambda data: b"nothing", "deleted": None,
 }  # fmt: skip
 
