@@ -10,18 +10,27 @@ from typing import IO
 from pixel_ddpg.errors import UserError
 
 
+@contextlib.contextmanager
+def naming(path: str | pathlib.Path) -> Iterator[None]:
+    """An OSError within names this file: what writes to an open file, or syncs it, does not say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
     """All of `data` or nothing is at `path`, also after a power cut."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
-        error.filename = str(path)
         raise
     sync_folder(path.parent)
 
@@ -39,7 +48,8 @@ def sync_folder(folder: pathlib.Path) -> None:
     """The names in a folder survive a power cut too."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pixel_ddpg import files
 from pixel_ddpg.errors import UserError, first_line
 from pixel_ddpg.training.rows import PartRow, Row, read_rows
 
@@ -25,8 +26,9 @@ class Metrics:
         self._file = open(path, "ab")  # noqa: SIM115
         if self.length < length:
             print(f"pixel_ddpg: {path} has lost rows: it is shorter than when the checkpoint was made", file=sys.stderr)
-        self._file.truncate(min(length, self.length))
-        self._file.seek(0, os.SEEK_END)
+        with files.naming(path):
+            self._file.truncate(min(length, self.length))
+            self._file.seek(0, os.SEEK_END)
 
     @property
     def length(self) -> int:
@@ -40,8 +42,9 @@ class Metrics:
         """
         clean = {key: _finite(key, value) for key, value in row.as_json().items()}
         self._refuse_if_gone()
-        self._file.write(json.dumps(clean).encode() + b"\n")
-        self._file.flush()
+        with files.naming(self._file.name):
+            self._file.write(json.dumps(clean).encode() + b"\n")
+            self._file.flush()
 
     def _refuse_if_gone(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -52,7 +55,8 @@ class Metrics:
     def sync(self) -> None:
         """Wait until all rows are on the disk; UserError as `write`."""
         self._refuse_if_gone()
-        os.fsync(self._file.fileno())
+        with files.naming(self._file.name):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """No more rows."""

@@ -1,6 +1,7 @@
 """metrics.jsonl, and W&B's copy of it."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import types
 
 import pytest
 
+from pixel_ddpg import files
 from pixel_ddpg.training.logger import Metrics, WandbMirror, has_wandb_key
 from pixel_ddpg.training.rows import EvalRow, PartRow, Row, TrainRow, read_rows
 
@@ -35,6 +37,27 @@ def write_rows(path: pathlib.Path, rows: list[Row], length: int = 0) -> int:
 
 
 # --- metrics.jsonl ---
+
+
+@pytest.mark.parametrize("write", ["sync rows", "replace a file", "rename a folder"])
+def test_what_a_failing_disk_refuses_has_a_name(tmp_path, monkeypatch, write):
+    """A traceback for an error that names no file: fsync knows a number, not a path."""
+
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError) as caught:
+        match write:
+            case "sync rows":
+                metrics.sync()
+            case "replace a file":
+                files.write_atomically(path, b"")
+            case "rename a folder":
+                files.sync_folder(path)
+    assert caught.value.filename == str(path)
 
 
 def test_rows_come_back_as_they_were(tmp_path):
