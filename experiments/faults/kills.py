@@ -69,7 +69,7 @@ def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.
         found["runs"] += 1
         differs = err.strip() if process.returncode else difference(folder / "whole", folder / "killed")
         if differs:
-            failures.append(f"{kind}, after {found['kills']} kills: {differs}")
+            failures.append(f"{kind}, after {found['tried']} kills: {differs}")
         shutil.rmtree(folder / "killed")
     shutil.rmtree(folder / "whole")
     return found | {"failures": failures}
