@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from scipy.linalg import solve_discrete_are
 from torch import nn
 
+from pixel_ddpg.agent.auxiliary import Decoder
 from pixel_ddpg.agent.ddpg import DDPG, _noisy
+from pixel_ddpg.agent.networks import PLAIN
 from pixel_ddpg.agent.replay import Batch, Replay
 from pixel_ddpg.config import Agent, Noise
 from pixel_ddpg.presets import compose
@@ -729,6 +731,20 @@ def test_the_reconstruction_loss_is_that_of_its_equation():
         latent = agent.critic.head(agent.encoder(batch.observation))
         total = ((agent.decoder.layers(latent).numpy() - wanted.clip(-5, 5)) ** 2).mean()
         assert agent.decoder.loss(latent, agent.decoder.learn(batch.unshifted)).item() == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.parametrize("side", [8, 30])
+def test_the_decoder_averages_whole_blocks(side):
+    """Sums that overflow; an edge that fills no block."""
+    pictures = torch.randint(0, 256, (5, 3, side, side), dtype=torch.uint8)
+    pictures[0] = 255
+    decoder = Decoder(10, 3, side, Agent(), PLAIN)
+    wanted = F.avg_pool2d(pictures.double() / 255, 4).flatten(1)
+    decoder.norm.learn(wanted.float())
+    wanted = decoder.norm(wanted.float())
+    decoder = Decoder(10, 3, side, Agent(), PLAIN)
+    assert torch.allclose(decoder.learn(pictures), wanted, atol=1e-4)
+    assert decoder(torch.zeros(5, 10)).shape == wanted.shape
 
 
 def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
