@@ -6,9 +6,6 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from experiments.report import runs
@@ -27,7 +24,7 @@ class Figures:
     """Options of the command."""
 
     runs: list[str] = option([], "folders of runs, at any depth")
-    out: str = option("figure.png")
+    out: str = option("figure.png", own=True)
     observations: list[str] = option([], "instead: tasks, as the agent sees them")
     sheet: bool = option(False, "instead: every task of the paper, at 256 and at 64 pixels")
 

@@ -33,7 +33,7 @@ class Grid:
     seed: int = option(0, "of each episode", least=0)
     size: int = option(128, "of each picture")
     seconds: float = option(5.0, "of each task's own time", least=0.1, most=100)
-    out: str = option("videos/grid.mp4", "beside it, a folder of this name keeps the episodes' videos")
+    out: str = option("videos/grid.mp4", "beside it, a folder of this name keeps the episodes' videos", own=True)
 
 
 def film_task(name: str, agent: str, seed: int, size: int, seconds: float, path: str, threads: int) -> dict:

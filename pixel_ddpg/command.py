@@ -42,6 +42,7 @@ def command(
                 if "--cfg" in flags:
                     print("---\n".join(to_yaml(job) for job in jobs), end="")
                     return 0
+                _refuse_shared_outputs(jobs)
                 return function(jobs[0]) or 0 if len(jobs) == 1 else _each(function, jobs)
 
         return main
@@ -55,6 +56,14 @@ def options_of(schema: type, words: list[str]) -> Any:
     set_values(options, words_of(words))
     check_fields(options)
     return options
+
+
+def _refuse_shared_outputs(jobs: list[Any]) -> None:
+    """UserError where one job of several would write over another's."""
+    for key, field in fields_of(type(jobs[0])).items():
+        given = [getattr(job, key) for job in jobs] if field.metadata.get("own") else []
+        if shared := next((each for each in given if each and given.count(each) > 1), None):
+            raise UserError(f"jobs of --multirun would write to the same {key}={shared}: put what differs in its name")
 
 
 def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:

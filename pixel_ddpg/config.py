@@ -29,13 +29,15 @@ def option(
     choices: tuple[str, ...] = (),
     free: bool = False,
     flag: bool = False,
+    own: bool = False,
 ) -> Any:
     """A field with its help text and its bounds.
 
-    One that is `free` may change when a run is resumed; one that is a `flag` may be given as --name too.
+    One that is `free` may change when a run is resumed; one that is a `flag` may be given as --name too; each job of a
+    --multirun needs its `own`.
     """
     known = types.MappingProxyType(
-        {"text": text, "least": least, "most": most, "choices": choices, "free": free, "flag": flag}
+        {"text": text, "least": least, "most": most, "choices": choices, "free": free, "flag": flag, "own": own}
     )
     if isinstance(default, list):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=known)
@@ -178,7 +180,7 @@ class Config:
     threads: int = option(
         0, "CPU threads of torch and software GL; 0: all that this process may use", least=0, most=1024
     )
-    run_dir: str = option("runs/${task}/${obs}/${preset}/seed${seed}", "folder of the run", free=True)
+    run_dir: str = option("runs/${task}/${obs}/${preset}/seed${seed}", "folder of the run", free=True, own=True)
     resume: bool = option(True, "from the newest checkpoint in run_dir, if there is one", free=True)
     overwrite: bool = option(False, "with resume=false: delete the run that is there", free=True)
     checkpoint_minutes: float = option(5.0, "0: after every step", least=0, free=True)

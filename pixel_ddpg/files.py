@@ -1,13 +1,17 @@
 """Files that are written whole or not at all, and folders that one process at a time writes to."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import IO
 
 from pixel_ddpg.errors import UserError
+
+UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system says of what it cannot do
 
 
 @contextlib.contextmanager
@@ -45,11 +49,14 @@ def check_writable(path: pathlib.Path) -> None:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """The names in a folder survive a power cut too."""
+    """The names in a folder survive a power cut too, where the file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with naming(folder):
             os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNKNOWN:
+            raise
     finally:
         os.close(descriptor)
 
@@ -87,6 +94,14 @@ def _lock(path: pathlib.Path, option: str) -> IO:
             file.close()
             message = f"another process writes to {path.parent}: wait, or choose another {option}="
             raise UserError(message, 1) from None
+        except OSError as error:
+            if error.errno not in UNKNOWN:
+                file.close()
+                raise UserError(f"cannot lock {path} ({error.strerror}): choose another {option}=", 1) from None
+            print(
+                f"pixel_ddpg: the file system of {path.parent} has no locks: let no other process write there",
+                file=sys.stderr,
+            )
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()

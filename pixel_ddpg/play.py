@@ -27,7 +27,7 @@ class Play:
     agent: str = option("random", "random, zero, planner (the better one), sampling, ilqg, or a run's folder")
     seed: int = option(0, "of the episode", least=0)
     size: int = option(256, "of the video")
-    out: str = option("", "default: videos/<task>-<agent>.mp4")
+    out: str = option("", "default: videos/<task>-<agent>.mp4", own=True)
     window: str = option("auto", "auto (where there is a display), on, off", choices=("auto", "on", "off"))
 
 

@@ -128,7 +128,7 @@ class Screen:
         self._progress = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} frames"), BarColumn(None),
             TextColumn("return {task.fields[last]}  {task.fields[speed]} frames/s  left"), TimeRemainingColumn(),
-            console=console, disable=not console.is_terminal,
+            console=console, disable=not console.file.isatty(),  # FORCE_COLOR makes no terminal
         )  # fmt: skip
         self._bar = self._progress.add_task("", total=frames, completed=done, last="-", speed="-")
 
@@ -170,9 +170,9 @@ def train(run: Trainer, metrics: Metrics, mirror: WandbMirror, facts: dict) -> N
             run_folder.write_status(run_dir, state, frame=run.frame, why=str(error) or "interrupted")
         raise
     finally:
+        run.close()
         mirror.close()
         metrics.close()
-        run.close()
     console.print(
         f"done: {run_dir}/metrics.jsonl"
         + "".join(f", {path}" for path in sorted(run_dir.glob(f"videos/{run.frame}.mp4")))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import av
 import numpy as np
@@ -436,6 +437,35 @@ def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
     assert machine.commit().startswith(subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (RUN, "task=cartpole-balance", "seed=0,1", "run_dir={}/run", "overwrite=true"),
+        (RUN, "task=cartpole-balance", "agent.tau=0.01,0.05"),
+        ("pixel_ddpg.play", "task=cartpole-balance", "agent=random,zero", "out={}/film.mp4"),
+        ("experiments.figures", "runs=[a],[b]"),
+    ],
+)
+def test_jobs_that_would_write_over_each_other_are_refused(words, tmp_path):
+    """A sweep of which the last run alone is left."""
+    code, _, err = call(words[0], "--multirun", *(word.format(tmp_path) for word in words[1:]))
+    assert code == 2 and "jobs of --multirun would write to the same" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_colours_that_are_forced_make_no_terminal_of_a_file(tmp_path):
+    """A live line's control codes in a log, thousands of them."""
+    code, out, err = command(RUN, *STATE, "frames=200", f"run_dir={tmp_path}/run", env={"FORCE_COLOR": "1"})
+    assert code == 0 and not err and "frames/s" not in out
+
+
+@pytest.mark.parametrize("module", ["experiments.figures", "experiments.report", "experiments.benchmarks"])
+def test_a_notebooks_backend_of_matplotlib_does_not_matter(module, tmp_path):
+    """A traceback where a program inherits a backend that is not installed."""
+    code, _, err = command(module, "runz=[a]", env={"MPLBACKEND": "module://not_there"}, cwd=tmp_path)
+    assert code == 2 and "unknown key" in err and "Traceback" not in err
+
+
 @pytest.mark.long
 def test_an_installed_wheel_works_outside_the_checkout(tmp_path):
     """A module, a table or a measured return that only the checkout has."""
@@ -446,6 +476,8 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path):
     shutil.copytree(root, source, ignore=kept)
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
+    files = {str(path.relative_to(source)) for path in source.glob("experiments/faults/*.*")}
+    assert files <= set(zipfile.ZipFile(wheel).namelist())
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     packages = next((tmp_path / "venv").glob("lib/python*/site-packages"))

@@ -79,8 +79,9 @@ def call(
     folder: pathlib.Path,
     before: Callable[[], None] = lambda: None,
     after: Callable[[], None] = lambda: None,
+    longest: float = LONGEST,
 ) -> Ended:
-    """`python -m module words` in a folder, with `before` and `after` in the same process."""
+    """`python -m module words` in a folder, with `before` and `after` in the same process; Ctrl-C after a while."""
     main, start = main_of(module), time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         sys.stdout.flush(), sys.stderr.flush()
@@ -92,7 +93,7 @@ def call(
             os.chdir(folder)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             os._exit(_code(main, words, before, after))
-        code = _wait(child)
+        code = _wait(child, longest)
         texts = []
         for file in (out, err):
             file.seek(0)
@@ -115,8 +116,8 @@ def _code(main: Callable, words: list[str], before: Callable, after: Callable) -
     return code if isinstance(code, int) else 1 if code else 0
 
 
-def _wait(child: int) -> int | None:
-    for number, patience in ((signal.SIGINT, LONGEST), (signal.SIGKILL, PATIENCE)):
+def _wait(child: int, longest: float) -> int | None:
+    for number, patience in ((signal.SIGINT, longest), (signal.SIGKILL, PATIENCE)):
         end = time.monotonic() + patience
         while time.monotonic() < end:
             done, status = os.waitpid(child, os.WNOHANG)

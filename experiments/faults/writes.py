@@ -19,6 +19,7 @@ SHORT = [*STATE, "frames=400", "eval.every=300", "eval.video_size=16"]
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 LASTING = {errno.ENOSPC: (False, True), errno.EIO: (False, True), errno.EROFS: (True,)}
 DAY = 86400
+LONGEST = 300.0  # seconds of one run, which is to end by itself
 
 
 def measure(folder: pathlib.Path, every: int = 1) -> dict:
@@ -54,14 +55,16 @@ def _measure(library: str, folder: pathlib.Path, every: int) -> dict:
     forked.call(
         RUN, [*SHORT, f"run_dir={whole}"], folder,
         before=lambda: refuse(whole, 0), after=lambda: count.write_text(str(counter.fault_calls())) and None,
+        longest=LONGEST,
     )  # fmt: skip
     calls = int(count.read_text())
     tally = forked.Tally()
 
     def attempt(kind: str, **how) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
-        first = forked.call(RUN, [*SHORT, f"run_dir={run_dir}"], folder, before=lambda: refuse(run_dir, **how))
-        second = forked.call(RUN, [*SHORT, f"run_dir={run_dir}"], folder)
+        words = [*SHORT, f"run_dir={run_dir}"]
+        first = forked.call(RUN, words, folder, before=lambda: refuse(run_dir, **how), longest=LONGEST)
+        second = forked.call(RUN, words, folder, longest=LONGEST)
         end = "the run finished" if first.code == 0 else "told in one line"
         complaint = first.complaint or second.complaint
         if not complaint:

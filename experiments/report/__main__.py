@@ -16,7 +16,7 @@ class Report:
     """Options of the command."""
 
     runs: list[str] = option([], "folders of runs, at any depth")
-    out: str = option("report")
+    out: str = option("report", own=True)
     compare: str = option("", "the preset that Table 1 and the comparisons are of; default: the one with most runs")
     embed: bool = option(False, "the films too, so that report.html can be sent alone")
     wandb: str = option("", "also --wandb entity/project: mirror the runs there and make a W&B Report", flag=True)

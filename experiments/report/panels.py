@@ -6,9 +6,6 @@ import pathlib
 from collections import defaultdict
 from collections.abc import Callable
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 

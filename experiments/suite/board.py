@@ -84,7 +84,7 @@ class Board:
         self.done = len(jobs) - len(costs)
         self.failed: dict[Job, str] = {}
         self._since = dict.fromkeys(costs, time.time())  # when it was given to Ray
-        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False) if console.file.isatty() else None
 
     def __enter__(self) -> "Board":
         if self._live:

@@ -43,6 +43,8 @@ def cluster(plan: Suite) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         why = first_line(error)
         fix = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
+        if isinstance(error, PermissionError):
+            fix = "RAY_TMPDIR= names a folder that you may write to"
         raise UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {fix}", 1) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
     try:

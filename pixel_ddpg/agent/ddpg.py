@@ -116,6 +116,7 @@ class DDPG(nn.Module):
         ValueError for one of another shape or type, as pixels that are divided by 255 already.
         """
         kind = np.uint8 if len(self.observation_shape) == 3 else np.float32
+        observation = np.asarray(observation)
         if observation.shape != self.observation_shape or observation.dtype != kind:
             wanted, given = f"{kind.__name__} {self.observation_shape}", f"{observation.dtype} {observation.shape}"
             raise ValueError(f"an observation is {wanted}, not {given}")

@@ -50,10 +50,11 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     shape, settings = observation_shape(task, config.obs, config.env), config.agent
     if settings.precision == "auto":
         settings = dataclasses.replace(settings, precision=machine.fast_precision(device))
-    agent = DDPG(
-        shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=FAST,
-        compiled=_compiled(config), device=device, init_seed=stream["init"], noise_seed=stream["update_noise"],
-    )  # fmt: skip
+    with torch.random.fork_rng([]):  # torch's layers draw weights, which are then drawn again, from a caller's stream
+        agent = DDPG(
+            shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=FAST,
+            compiled=_compiled(config), device=device, init_seed=stream["init"], noise_seed=stream["update_noise"],
+        )  # fmt: skip
     if config.train.compile:
         agent.encoder.compile(dynamic=False)
     return agent

@@ -167,12 +167,15 @@ def load_checkpoint(
                     shutil.rmtree(newer)
             return tensors, state
         except (FileNotFoundError, ValueError, SafetensorError) as error:
+            if replay is None and not path.exists():  # the run, which goes on, has deleted it since
+                return load_checkpoint(run_dir, config)
             then = "" if path == found[0] else "; trying the one before"
             print(f"pixel_ddpg: {path} cannot be read ({error}){then}", file=sys.stderr)
             damaged.append(path)
         except OSError as error:  # it may pass: a network disk, too many open files
             raise UserError(f"{path} cannot be read ({error}); nothing was changed, try again", code=1) from None
-    raise UserError(f"no checkpoint in {run_dir} can be read: {START_AGAIN}", code=1)
+    then = "" if replay is None else f": {START_AGAIN}"
+    raise UserError(f"no checkpoint in {run_dir} can be read{then}", code=1)
 
 
 def without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import sys
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +61,8 @@ class Metrics:
 
     def close(self) -> None:
         """No more rows."""
-        self._file.close()
+        with files.naming(self._file.name):
+            self._file.close()
 
 
 def _finite(key: str, value: Any) -> Any:
@@ -151,12 +153,21 @@ def _named_numbers(row: Row) -> dict[str, float]:
 
 
 def has_wandb_key() -> bool:
-    """Whether W&B would log in without asking."""
+    """Whether W&B would log in to its server, or to one that the user has set, without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    home = pathlib.Path.home()
+    paths = [pathlib.Path(os.environ["NETRC"])] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return False
     import netrc
 
+    import wandb
+
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        known = netrc.netrc(path)
+        hosts = {urllib.parse.urlsplit(wandb.setup().settings.base_url).netloc, "api.wandb.ai"}
+        return any(known.authenticators(host) for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False

@@ -290,7 +290,7 @@ class Trainer:
         state = {
             "frame": self.frame, "step": self.step, "updates": self.updates, "evaluations": self.evaluations,
             "hours": self.hours, "summed": self._summed, "metrics_length": self._metrics.length,
-            "finished_at": self._finished_at, "config": to_yaml(self.config),
+            "finished_at": self._finished_at, "config": to_yaml(self.config), "threads": torch.get_num_threads(),
             "players": [player.state_dict() for player in self.players],
         }  # fmt: skip
         tensors = {f"agent.{name}": tensor for name, tensor in self.agent.tensors().items()}
@@ -310,6 +310,13 @@ class Trainer:
         last_step = self.config.env.action_repeat * self.config.envs  # which may go beyond the end
         if state["frame"] - last_step >= self.config.frames:
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
+        before, threads = state.get("threads"), torch.get_num_threads()
+        if self.agent.device.type == "cpu" and before not in (None, threads):
+            print(
+                f"pixel_ddpg: {before} CPU threads until now, {threads} from here on: rounding differs; "
+                f"threads={before} keeps it",
+                file=sys.stderr,
+            )
         self.agent.load_tensors(checkpoint.without_prefix(tensors, "agent."))
         sums = checkpoint.without_prefix(tensors, "sums.")
         self._sums = {name: tensor.to(self.agent.device, copy=True) for name, tensor in sums.items()}

@@ -882,7 +882,7 @@ def test_a_restored_agent_keeps_nothing_of_its_own():
     assert all(map(torch.equal, agent.parameters(), other.parameters()))
 
 
-@pytest.mark.parametrize("observation", [np.zeros(PIXELS, np.float32), np.zeros(PIXELS[1:], np.uint8)])
+@pytest.mark.parametrize("observation", [np.zeros(PIXELS, np.float32), np.zeros(PIXELS[1:], np.uint8), [0.0, 1.0]])
 def test_an_observation_of_another_kind_is_refused(observation):
     """Pixels that were divided by 255 already, which look black."""
     with pytest.raises(ValueError, match="an observation is uint8"):

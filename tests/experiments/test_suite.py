@@ -38,6 +38,13 @@ def plan(*words: str) -> Suite:
     return read(list(words))
 
 
+def test_rays_folder_of_another_user_is_told_with_what_helps(monkeypatch):
+    """ "Try again", which never helps."""
+    monkeypatch.setattr(cluster.ray, "init", lambda *args, **options: (_ for _ in ()).throw(PermissionError(13, "no")))
+    with pytest.raises(UserError, match="RAY_TMPDIR= names a folder"), cluster.cluster(Suite()):
+        pass
+
+
 def test_sets_hold_what_their_names_say():
     """A set with a task that does not exist, or one too few."""
     sizes = {name: len(set(names)) for name, names in SETS.items()}

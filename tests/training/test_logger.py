@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import fcntl
 import json
 import math
 import os
 import pathlib
+import resource
 import signal
 import struct
 import subprocess
@@ -15,6 +17,7 @@ import types
 import pytest
 
 from pixel_ddpg import files
+from pixel_ddpg.errors import UserError
 from pixel_ddpg.training.logger import Metrics, WandbMirror, has_wandb_key
 from pixel_ddpg.training.rows import EvalRow, PartRow, Row, TrainRow, read_rows
 
@@ -58,6 +61,37 @@ def test_what_a_failing_disk_refuses_has_a_name(tmp_path, monkeypatch, write):
             case "rename a folder":
                 files.sync_folder(path)
     assert caught.value.filename == str(path)
+
+
+def test_rows_that_cannot_be_written_name_their_file_when_it_is_closed_too(tmp_path):
+    """A traceback on closing: what could not be written is tried again there."""
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        for write in (lambda: metrics.write(ROWS[0]), metrics.close):
+            with pytest.raises(OSError) as caught:
+                write()
+            assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+    """A traceback on network disks that have no flock, or that do not sync folders."""
+
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+        with files.locked(tmp_path / str(number), "run_dir"):
+            files.sync_folder(tmp_path)
+        assert "has no locks: let no other process write there" in capsys.readouterr().err
+    number = errno.EIO
+    with pytest.raises(UserError, match=r"cannot lock .*choose another run_dir="), files.locked(tmp_path, "run_dir"):
+        pass
 
 
 def test_rows_come_back_as_they_were(tmp_path):
@@ -171,6 +205,21 @@ def test_key_in_netrc(home, text, found):
     """A key that is not seen, another machine's taken for it, or a traceback over a broken file."""
     write_netrc(home, text)
     assert has_wandb_key() is found
+
+
+@pytest.mark.parametrize("file", [".netrc", "_netrc", "elsewhere"])
+@pytest.mark.parametrize("server", ["https://api.forge.coreweave.com", "http://wandb.example:8080"])
+def test_the_key_of_the_server_in_use_is_found_where_wandb_looks(home, monkeypatch, server, file):
+    """A user who has logged in, and whose runs stay offline without a word."""
+    write_netrc(home, f"machine {server.partition('//')[2]}\n  login user\n  password {'0' * 40}\n")
+    (home / ".netrc").rename(home / file)
+    if file == "elsewhere":
+        monkeypatch.setenv("NETRC", str(home / file))
+    settings = types.SimpleNamespace(base_url=server)
+    monkeypatch.setattr("wandb.setup", lambda: types.SimpleNamespace(settings=settings))
+    assert has_wandb_key()
+    settings.base_url = "https://another.example"
+    assert not has_wandb_key()
 
 
 # --- the mirror, with a stand-in for wandb ---

@@ -406,6 +406,48 @@ def test_a_run_resumes_only_in_its_own_precision(tmp_path):
         make_trainer(STATE, tmp_path).restore()
 
 
+def test_loading_an_agent_draws_nothing_from_the_callers_random_stream(tmp_path):
+    """A user's own experiment that is another one after `pixel_ddpg.load`."""
+    train(STATE, tmp_path, stop_at_step=20)
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    run_folder.load_run(tmp_path)
+    assert torch.rand(1) == wanted
+
+
+def test_a_reader_looks_again_where_the_run_has_saved_since(tmp_path, monkeypatch):
+    """Advice to start a healthy run again, because it deleted the checkpoints that were being read."""
+    train(STATE, tmp_path, stop_at_step=60)
+    whole, gone = checkpoint.checkpoints(tmp_path), tmp_path / "checkpoints" / "000000000008"
+    listed = iter([[gone]])
+    monkeypatch.setattr(checkpoint, "checkpoints", lambda run_dir: next(listed, whole))
+    assert run_folder.load_run(tmp_path)[2] == 480
+
+
+def test_a_reader_is_never_told_to_start_the_run_again(tmp_path):
+    """The same advice where all checkpoints are damaged."""
+    train(STATE, tmp_path, stop_at_step=60)
+    (checkpoint.newest(tmp_path) / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        run_folder.load_run(tmp_path)
+    assert "can be read" in str(caught.value) and "overwrite" not in str(caught.value)
+
+
+def test_a_run_that_resumes_with_other_threads_says_so(tmp_path, capsys):
+    """threads=0 on a machine of other cores: another rounding, without a word."""
+    train(STATE, tmp_path, stop_at_step=60)
+    threads = torch.get_num_threads()
+    make_trainer(STATE, tmp_path).restore()
+    assert not capsys.readouterr().err
+    torch.set_num_threads(threads + 1)
+    try:
+        make_trainer(STATE, tmp_path).restore()
+    finally:
+        torch.set_num_threads(threads)
+    assert f"{threads} CPU threads until now, {threads + 1} from here on" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     """A run that trains on with NaN weights and overwrites its last good checkpoint."""
     train(STATE, tmp_path, stop_at_step=60)
