@@ -63,7 +63,8 @@ def _refuse_shared_outputs(jobs: list[Any]) -> None:
     for key, field in fields_of(type(jobs[0])).items():
         given = [getattr(job, key) for job in jobs] if field.metadata.get("own") else []
         if shared := next((each for each in given if each and given.count(each) > 1), None):
-            raise UserError(f"jobs of --multirun would write to the same {key}={shared}: put what differs in its name")
+            how = ", as ${seed} or ${agent.tau}" if key == "run_dir" else ""
+            raise UserError(f"jobs of --multirun would write to the same {key}={shared}: put what differs in it{how}")
 
 
 def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:

@@ -180,7 +180,12 @@ class Config:
     threads: int = option(
         0, "CPU threads of torch and software GL; 0: all that this process may use", least=0, most=1024
     )
-    run_dir: str = option("runs/${task}/${obs}/${preset}/seed${seed}", "folder of the run", free=True, own=True)
+    run_dir: str = option(
+        "runs/${task}/${obs}/${preset}/seed${seed}",
+        "folder of the run; ${key} stands for any field",
+        free=True,
+        own=True,
+    )
     resume: bool = option(True, "from the newest checkpoint in run_dir, if there is one", free=True)
     overwrite: bool = option(False, "with resume=false: delete the run that is there", free=True)
     checkpoint_minutes: float = option(5.0, "0: after every step", least=0, free=True)

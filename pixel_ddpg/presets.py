@@ -9,7 +9,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from pixel_ddpg.config import Config, check, flat, set_values, words_of
+from pixel_ddpg.config import Config, check, fields_of, flat, set_values, value_of, words_of
 from pixel_ddpg.errors import UserError, nearest
 
 # How pictures are drawn: what `render=` sets.
@@ -205,6 +205,12 @@ def for_task(preset: str, obs: str, task: str) -> dict:
     return changes
 
 
+class _Names(string.Template):
+    """${task}, ${agent.tau} and all other fields."""
+
+    braceidpattern = r"[a-z][a-z0-9_.]*"
+
+
 def configure(changes: Mapping[str, Any]) -> Config:
     """The configuration of a run: `changes`, by dotted names, over the task's settings over the preset's.
 
@@ -222,8 +228,8 @@ def configure(changes: Mapping[str, Any]) -> Config:
     if render:
         set_values(config, flat({"env": RENDER[render][1]}))
     set_values(config, changes)
-    names = {name: getattr(config, name) for name in ("task", "obs", "preset", "seed")}
-    config.run_dir = string.Template(config.run_dir).safe_substitute(names)
+    values = {key: value_of(config, key) for key in fields_of(Config) if key != "run_dir"}
+    config.run_dir = _Names(config.run_dir).safe_substitute(values)
     check(config)
     return config
 
