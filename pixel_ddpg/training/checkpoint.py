@@ -167,7 +167,7 @@ def load_checkpoint(
                     shutil.rmtree(newer)
             return tensors, state
         except (FileNotFoundError, ValueError, SafetensorError) as error:
-            if replay is None and not path.exists():  # the run, which goes on, has deleted it since
+            if replay is None and not path.exists():  # the run still trains, and has deleted it
                 return load_checkpoint(run_dir, config)
             then = "" if path == found[0] else "; trying the one before"
             print(f"pixel_ddpg: {path} cannot be read ({error}){then}", file=sys.stderr)

@@ -313,8 +313,7 @@ class Trainer:
         before, threads = state.get("threads"), torch.get_num_threads()
         if self.agent.device.type == "cpu" and before not in (None, threads):
             print(
-                f"pixel_ddpg: {before} CPU threads until now, {threads} from here on: rounding differs; "
-                f"threads={before} keeps it",
+                f"pixel_ddpg: {before} CPU threads until now, {threads} from here on: rounding differs",
                 file=sys.stderr,
             )
         self.agent.load_tensors(checkpoint.without_prefix(tensors, "agent."))
