@@ -158,7 +158,8 @@ def load_checkpoint(
     damaged: list[pathlib.Path] = []
     for path in reversed(found):
         try:
-            state, sums = _read_state(path), _sums(path)
+            sums = _sums(path)
+            state = _read_state(path, sums)
             _refuse_others(path, state, config, facts or {})
             tensors = load(_read(path / "tensors.safetensors", sums))
             if replay is not None:
@@ -220,13 +221,12 @@ def _piece(run_dir: pathlib.Path, piece: list[int]) -> pathlib.Path:
 def _pieces(path: pathlib.Path) -> list[list[int]]:
     """Of the replay, what a checkpoint names; nothing where it is damaged, as it cannot be resumed."""
     try:
-        return _read_state(path)["replay_pieces"]
+        return _read_state(path, _sums(path))["replay_pieces"]
     except (ValueError, FileNotFoundError):
         return []
 
 
-def _read_state(path: pathlib.Path) -> dict:
-    sums = _sums(path)
+def _read_state(path: pathlib.Path, sums: dict[str, str] | None) -> dict:
     state = json.loads(_read(path / "state.json", sums))
     if not isinstance(state, dict):
         raise ValueError("state.json holds no state")

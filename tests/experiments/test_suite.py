@@ -39,7 +39,7 @@ def plan(*words: str) -> Suite:
 
 
 def test_rays_folder_of_another_user_is_told_with_what_helps(monkeypatch):
-    """ "Try again", which never helps."""
+    """Advice to try again, which never helps."""
     monkeypatch.setattr(cluster.ray, "init", lambda *args, **options: (_ for _ in ()).throw(PermissionError(13, "no")))
     with pytest.raises(UserError, match="RAY_TMPDIR= names a folder"), cluster.cluster(Suite()):
         pass
