@@ -222,6 +222,14 @@ def test_the_key_of_the_server_in_use_is_found_where_wandb_looks(home, monkeypat
     assert not has_wandb_key()
 
 
+def test_a_key_for_wandbs_own_server_is_none_for_another(home, monkeypatch):
+    """A self-hosted server that is asked for without a key: W&B stops to ask for one."""
+    write_netrc(home, f"machine api.wandb.ai\n  login user\n  password {'0' * 40}\n")
+    settings = types.SimpleNamespace(base_url="http://wandb.example:8080")
+    monkeypatch.setattr("wandb.setup", lambda: types.SimpleNamespace(settings=settings))
+    assert not has_wandb_key()
+
+
 # --- the mirror, with a stand-in for wandb ---
 
 
