@@ -32,6 +32,8 @@ class DDPG(nn.Module):
     to both losses, make it fast.
     """
 
+    inverse: Inverse | None
+    decoder: Decoder | None
     td_loss: Tensor  # the running mean of the critic's loss
     penalty: Tensor  # weight of the squared output before tanh
     noise_scale: Tensor  # standard deviation of the noise on the update's actions
@@ -53,22 +55,16 @@ class DDPG(nn.Module):
         super().__init__()
         self.settings, self.noise, self.device = settings, noise, torch.device(device)
         self.observation_shape = observation_shape
-        pixels = len(observation_shape) == 3
-        self.encoder: Encoder | RunningNorm | nn.Flatten = nn.Flatten()
-        if pixels:
-            self.encoder = Encoder(observation_shape[0], settings, layers)
-        elif settings.state_norm:
-            self.encoder = RunningNorm(observation_shape[0])
+        self.encoder = _encoder(observation_shape, settings, layers)
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings, layers)
         self.critic = Critic(features, action_dim, settings, layers)
-        self.inverse: Inverse | None = None
-        if settings.inverse_loss and pixels:
+        self.inverse, self.decoder = None, None
+        pixels = isinstance(self.encoder, Encoder)
+        if pixels and settings.inverse_loss:
             self.inverse = Inverse(self.critic.width, action_dim, n_step, settings, layers)
-        self.decoder: Decoder | None = None
-        if settings.reconstruction_loss and pixels:
-            channels, side, _ = observation_shape
-            self.decoder = Decoder(self.critic.width, channels, side, settings, layers)
+        if pixels and settings.reconstruction_loss:
+            self.decoder = Decoder(self.critic.width, observation_shape[0], observation_shape[1], settings, layers)
         generator = torch.Generator().manual_seed(init_seed)
         for network in (self.encoder, self.actor, self.critic, self.inverse, self.decoder):
             if network:
@@ -90,23 +86,26 @@ class DDPG(nn.Module):
         if compiled:
             self.critic_loss = compiled(self.critic_loss)  # type: ignore[method-assign]
             self.actor_loss = compiled(self.actor_loss)  # type: ignore[method-assign]
-
-        decay = settings.critic_weight_decay
-        self.rates = {"critic": settings.critic_lr, "actor": settings.actor_lr}
-        self.optimizers = {
-            "critic": _adam(self.critic, settings.critic_lr, decay),
-            "actor": _adam(self.actor, settings.actor_lr),
-        }
-        if pixels:
-            self.optimizers["encoder"] = _adam(self.encoder, settings.critic_lr, decay)
-        for name, network in (("inverse", self.inverse), ("decoder", self.decoder)):
-            if network:
-                self.optimizers[name] = _adam(network, settings.critic_lr)
+        self._make_optimizers()
         taus = {"encoder": settings.encoder_tau or settings.tau}
         self._averages = [
             (_averaged(target), _averaged(getattr(self, name)), taus.get(name, settings.tau))
             for name, target in self.targets.items()
         ]
+
+    def _make_optimizers(self) -> None:
+        """One Adam for each network that learns, and its learning rate."""
+        settings, decay = self.settings, self.settings.critic_weight_decay
+        self.rates = {"critic": settings.critic_lr, "actor": settings.actor_lr}
+        self.optimizers = {
+            "critic": _adam(self.critic, settings.critic_lr, decay),
+            "actor": _adam(self.actor, settings.actor_lr),
+        }
+        if isinstance(self.encoder, Encoder):
+            self.optimizers["encoder"] = _adam(self.encoder, settings.critic_lr, decay)
+        for name, network in (("inverse", self.inverse), ("decoder", self.decoder)):
+            if network:
+                self.optimizers[name] = _adam(network, settings.critic_lr)
 
     # --- acting ---
 
@@ -300,6 +299,13 @@ class DDPG(nn.Module):
         for name, optimizer in self.optimizers.items():
             for number, parameter in enumerate(getattr(self, name).parameters()):
                 yield f"{name}.{number}", optimizer.state[parameter]
+
+
+def _encoder(observation_shape: tuple[int, ...], settings: Agent, layers: Layers) -> Encoder | RunningNorm | nn.Flatten:
+    """Of pixels, convolutions; of state, its running normalisation, or nothing."""
+    if len(observation_shape) == 3:
+        return Encoder(observation_shape[0], settings, layers)
+    return RunningNorm(observation_shape[0]) if settings.state_norm else nn.Flatten()
 
 
 def _adam(network: nn.Module, lr: float, decay: float = 0.0) -> torch.optim.Adam:
