@@ -15,6 +15,7 @@ from pixel_ddpg.config import option
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.errors import UserError
 
+plt.rcdefaults()  # a figure is the same whatever stands in its reader's matplotlibrc
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 COLOURS = {"pixels": "#1f6feb", "state": "#2da44e"}
 

@@ -41,8 +41,10 @@ def make_env(task: str, obs: str = "pixels", seed: int | None = None, **options)
 
 def load(run: str):
     """The agent of a run's newest checkpoint, on the CPU: `agent.act(observation)` gives its action, without noise."""
+    from pixel_ddpg.runtime import machine
     from pixel_ddpg.training import run_folder
 
+    machine.survive_forks()
     return run_folder.load_run(run)[1]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pixel_ddpg.config import check_fields, fields_of, set_values, to_yaml, value_of, words_of
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, on_stop
 
 FLAGS = {"-h": "--help", "--help": "--help", "-m": "--multirun", "--multirun": "--multirun", "--cfg": "--cfg"}
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
@@ -137,6 +137,11 @@ def _shown(value: object) -> str:
     return (str(value).lower() if isinstance(value, bool) else str(value)).replace(" ", "")
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether a live line can be drawn there; a logger in a stream's place may not say."""
+    return bool(getattr(stream, "isatty", bool)())
+
+
 # --- how a command ends ---
 
 
@@ -156,10 +161,10 @@ def _print_any_text() -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns UserError, what the disk refuses, Ctrl-C and SIGTERM into one line on stderr and an exit code."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """UserError, what the disk refuses, and signals to stop become one line on stderr and an exit code."""
     try:
-        yield
+        with on_stop(signal.default_int_handler):
+            yield
         return
     except UserError as error:
         message, code = str(error), error.code
@@ -173,8 +178,12 @@ def one_line_errors() -> Iterator[None]:
             message = (
                 f"{error.strerror}: ask for fewer environments or runs, or raise the limits (ulimit -n, ulimit -u)"
             )
+        elif str(error.filename).startswith("/dev/shm/"):
+            message = f"{error.filename}: {error.strerror}; processes share memory there, envs=1 needs none"
         elif error.filename:
             message = f"{error.filename}: {error.strerror}; choose another file or folder"
+        elif "temporary directory" in str(error):  # tempfile's, which may be needed by any package
+            message = f"{error.strerror}: set TMPDIR= to a folder that can be written"
         else:
             raise
         code = 1
@@ -185,8 +194,6 @@ def one_line_errors() -> Iterator[None]:
         code = 1
     except KeyboardInterrupt:
         message, code = "interrupted", 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     print(f"pixel_ddpg: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 

@@ -54,7 +54,7 @@ class Env:
     )
     camera: int = option(-1, "-1: the task's own", least=-1)
     shadow_size: int = option(
-        256, "side of the shadow map; dm_control's 2048 costs most of a software frame", least=1, most=8192
+        256, "side of the shadow map; dm_control's 2048 costs most of a software frame", least=2, most=8192
     )
     slices: int = option(
         28,
@@ -261,7 +261,7 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     """A field's value from YAML or from a word of the command line; UserError where it is of another kind."""
     text = value if isinstance(value, str) else None
     if kind is Any:
-        return value if text is None else _yaml(key, text)
+        return value if text is None else _plain(_yaml(key, text))
     if typing.get_origin(kind) is list:
         (kind,) = typing.get_args(kind)
         if text is not None:
@@ -271,6 +271,8 @@ def converted(key: str, value: Any, kind: Any) -> Any:
         return [converted(key, each, kind) for each in value]
     if kind is str and isinstance(value, str | int | float):
         text = str(value)
+        if text.startswith("~/") and os.path.expanduser(text) == text:
+            raise UserError(f"{key}={text}: this user has no home folder; write the whole path")
         return os.path.expanduser(text) if text.startswith("~/") else text
     if kind is bool:
         value = TRUTHS.get(text.lower(), value) if text is not None else value
@@ -298,10 +300,20 @@ def converted(key: str, value: Any, kind: Any) -> Any:
 
 
 def _yaml(key: str, text: str) -> Any:
+    """Lists and what stands in them, as text: YAML itself takes a folder named 1_1 for 11 and a date for no name."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, yaml.BaseLoader)
     except yaml.YAMLError:
         raise UserError(f"{key}={text} cannot be read: in a list, a text with other signs stands in quotes") from None
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers and null among texts, where a field says nothing of its kind."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if value in (None, "", "null"):
+        return None
+    return int(value) if isinstance(value, str) and WHOLE.fullmatch(value) and len(value) < 20 else value
 
 
 # --- YAML ---

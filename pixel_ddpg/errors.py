@@ -1,10 +1,15 @@
 """What a user reads when something does not work."""
 
+import contextlib
 import difflib
 import importlib.util
 import pathlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class UserError(Exception):
@@ -49,6 +54,28 @@ def tell_interrupts() -> None:
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = tell
+
+
+@contextlib.contextmanager
+def on_stop(handler: Callable) -> Iterator[None]:
+    """In here what asks a process to end goes to `handler`: Ctrl-C, SIGTERM, a closed terminal, Slurm's SIGUSR1.
+
+    SIGHUP stays ignored under nohup; Python allows no handler outside the main thread, so there is none.
+    """
+    numbers = [getattr(signal, name) for name in STOP if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
+    before = {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if number == signal.SIGINT or number not in ignored  # a shell's background job ignores Ctrl-C, not a kill -INT
+    }
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def require(extra: str, *modules: str) -> None:

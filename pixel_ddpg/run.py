@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pixel_ddpg import container, files, presets
-from pixel_ddpg.command import command
+from pixel_ddpg.command import command, is_terminal
 from pixel_ddpg.config import Config
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment, observation_dtype, observation_shape
@@ -128,7 +128,7 @@ class Screen:
         self._progress = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} frames"), BarColumn(None),
             TextColumn("return {task.fields[last]}  {task.fields[speed]} frames/s  left"), TimeRemainingColumn(),
-            console=console, disable=not console.file.isatty(),  # FORCE_COLOR makes no terminal
+            console=console, disable=not is_terminal(console.file),  # FORCE_COLOR makes no terminal
         )  # fmt: skip
         self._bar = self._progress.add_task("", total=frames, completed=done, last="-", speed="-")
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 
@@ -16,6 +17,7 @@ import pytest
 from small import PIXELS, STATE, assert_same_run, call, command, rows, start, train
 
 from pixel_ddpg import doctor, presets
+from pixel_ddpg import list as list_tasks
 from pixel_ddpg.runtime import machine
 from pixel_ddpg.training import run_folder
 
@@ -39,9 +41,9 @@ def assert_one_line(err, *parts):
         assert part in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
-    """Ctrl-C that loses the minutes since the last checkpoint, or prints a traceback."""
+    """Ctrl-C, a closed terminal or a cluster's warning that loses the minutes since the last checkpoint."""
     words = [*STATE, "frames=2400", f"run_dir={tmp_path}/run"]
     process = start(RUN, *words)
     wait_for_rows(tmp_path / "run", 2, process)
@@ -437,6 +439,77 @@ def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
     assert machine.commit().startswith(subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip())
 
 
+def test_a_commit_is_not_another_repositorys_and_locks_nothing(tmp_path, monkeypatch):
+    """Provenance of the repository that a hook's variables name; a user's commit that fails as the index is locked."""
+    expected = machine.commit()
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "-q", str(other)], check=True)
+    log = tmp_path / "log"
+    fake = tmp_path / "git"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {shutil.which("git")} "$@"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert machine.commit() == expected
+    assert all("--no-optional-locks" in line for line in log.read_text().splitlines())
+
+
+def test_nohup_stays_deaf_to_a_closed_terminal(tmp_path):
+    """A run under nohup that ends with its terminal."""
+    process = start(
+        RUN, *STATE, "frames=2400", f"run_dir={tmp_path}/run",
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    wait_for_rows(tmp_path / "run", 2, process)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and not err
+
+
+class Deaf:
+    """In stdout's place, with no more than print needs."""
+
+    text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_command_is_called_in_a_thread_with_a_logger_for_stdout(monkeypatch):
+    """A notebook or a service: no isatty, and no handlers of signals outside the main thread."""
+    monkeypatch.setattr(sys, "stdout", Deaf())
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(list_tasks.main([])))
+    thread.start()
+    thread.join(60)
+    assert codes == [0] and "cheetah-run" in sys.stdout.text
+
+
+def test_an_agent_acts_in_forked_processes(tmp_path):
+    """A pool of a user's that never answers, as torch waits for threads that a fork does not copy."""
+    train([*STATE, "frames=400"], tmp_path / "run")
+    code = """
+import multiprocessing, sys, numpy, torch, pixel_ddpg
+torch.set_num_threads(2)
+agent = pixel_ddpg.load(sys.argv[1])
+large = torch.ones(700, 700)
+large @ large  # starts the threads
+observation = numpy.zeros(agent.observation_shape, numpy.float32)
+
+def act(_):
+    large @ large
+    return agent.act(observation).tolist()
+
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    assert pool.map_async(act, range(2)).get(60) == 2 * [agent.act(observation).tolist()]
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True, timeout=120)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -464,6 +537,18 @@ def test_a_notebooks_backend_of_matplotlib_does_not_matter(module, tmp_path):
     """A traceback where a program inherits a backend that is not installed."""
     code, _, err = command(module, "runz=[a]", env={"MPLBACKEND": "module://not_there"}, cwd=tmp_path)
     assert code == 2 and "unknown key" in err and "Traceback" not in err
+
+
+def test_a_readers_own_style_of_matplotlib_does_not_matter(tmp_path):
+    """A traceback where LaTeX is asked for and is not there; figures that look as somebody's slides do."""
+    train([*STATE, "frames=400"], tmp_path / "run")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\naxes.facecolor: black\nfont.size: 30\n")
+    words = [f"runs=[{tmp_path}/run]", "out=figure.png"]
+    code, _, err = command("experiments.figures", *words, cwd=tmp_path)
+    assert code == 0 and not err
+    (tmp_path / "plain").mkdir()
+    assert command("experiments.figures", *words, cwd=tmp_path / "plain")[0] == 0
+    assert (tmp_path / "figure.png").read_bytes() == (tmp_path / "plain" / "figure.png").read_bytes()
 
 
 @pytest.mark.long

@@ -122,9 +122,76 @@ def test_cores_are_those_of_the_container(files, cores, tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(container, "GROUPS", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    alone_in(tmp_path, monkeypatch)
     assert container.available_threads() == cores
+
+
+def alone_in(folder, monkeypatch, own=""):
+    """A container's groups in a folder, this process in the group `own`, and 64 cores."""
+    (folder / "own").write_text(own)
+    monkeypatch.setattr(container, "GROUPS", folder)
+    monkeypatch.setattr(container, "OWN_GROUPS", folder / "own")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    for name in container.SHARES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("own", "tree", "files"),
+    [
+        ("0::/slurm/job_1/step_0\n", "slurm/job_1", ("cpu.max", "memory.max", "memory.current", "inactive_file")),
+        ("0::/slurm/job_1\n", "slurm/job_1", ("cpu.max", "memory.max", "memory.current", "inactive_file")),
+        (
+            "12:memory:/slurm/job_1\n3:cpu,cpuacct:/slurm/job_1\n1:name=systemd:/elsewhere\n0::/elsewhere\n",
+            "{}/slurm/job_1",
+            ("cpu.cfs_quota_us", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_limits_of_a_jobs_own_group_count(own, tree, files, tmp_path, monkeypatch):
+    """A cluster's job that takes all cores of the node, and memory until it is killed."""
+    cpu, memory_folder = tmp_path / tree.format("cpu"), tmp_path / tree.format("memory")
+    quota, limit, usage, cache = files
+    for folder in (cpu, memory_folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    (cpu / quota).write_text("300000" + " 100000" * (quota == "cpu.max"))
+    (cpu / "cpu.cfs_period_us").write_text("100000")
+    for name, text in ((limit, "3000"), (usage, "2000"), ("memory.stat", f"{cache} 500\n")):
+        (memory_folder / name).write_text(text)
+    (memory_folder / "step_0").mkdir()
+    (memory_folder / "step_0" / limit).write_text("max")
+    alone_in(tmp_path, monkeypatch, own)
+    assert container.available_threads() == 3
+    assert container.free_ram() == 1500
+    (memory_folder / usage).write_text("4000")
+    assert container.free_ram() == 0
+
+
+@pytest.mark.parametrize(("value", "cores"), [("2", 2), ("200", 64), ("", 64), ("0", 64), ("4,2", 64)])
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"])
+def test_a_share_that_the_environment_names_counts(name, value, cores, tmp_path, monkeypatch):
+    """Each of a node's jobs with threads on all its cores."""
+    alone_in(tmp_path, monkeypatch)
+    monkeypatch.setenv(name, value)
+    assert container.available_threads() == cores
+
+
+def test_what_a_run_has_freed_is_free_for_the_next():
+    """Later jobs of a sweep that are refused for memory that is free."""
+    code = """
+import os, psutil, torch
+from pixel_ddpg.runtime import machine, memory
+machine.prepare_cpu(1)
+blocks = [bytearray(os.urandom(1) * 100_000) for _ in range(3000)]
+last = bytearray(1000)
+held = psutil.Process().memory_info().rss
+del blocks
+kept = psutil.Process().memory_info().rss
+memory.free_memory(torch.device("cpu"))
+print(held - kept, kept - psutil.Process().memory_info().rss)
+"""
+    kept, given_back = map(int, subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert kept < 50e6 and given_back > 200e6
 
 
 def test_numbers_of_numpy_and_a_home_folder_are_taken():
@@ -134,12 +201,31 @@ def test_numbers_of_numpy_and_a_home_folder_are_taken():
     assert config.run_dir == os.path.expanduser("~/runs")
 
 
+def test_a_home_that_is_not_there_is_told(monkeypatch):
+    """A folder named ~, in a container whose user has no entry."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match="no home folder"):
+        presets.configure({"run_dir": "~/runs"})
+
+
+def test_words_in_brackets_are_what_was_typed():
+    """YAML's own types: the folder 1_1_1 that is taken for 111, a date for no text, yes for true, 010 for 8."""
+    words = "[1_1_1,2026-11-29,007,yes,null,1:30,20261129_140000,'a,b',~]"
+    assert config.converted("runs", words, list[str]) == [
+        "1_1_1", "2026-11-29", "007", "yes", "null", "1:30", "20261129_140000", "a,b", "~"
+    ]  # fmt: skip
+    assert config.converted("agent.hidden", "[0100,1_000]", list[int]) == [100, 1000]
+    assert plan.read(["seeds=[010,011]", "tasks=[cart]"]).seeds == [10, 11]
+    with pytest.raises(UserError, match="whole number"):
+        config.converted("agent.hidden", "[1:30]", list[int])
+
+
 def test_free_memory_is_that_of_the_container(tmp_path, monkeypatch):
     """Two runs in one container that each count its whole limit as free; cache that is counted as taken."""
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("2000\n")
     (tmp_path / "memory.stat").write_text("anon 1500\ninactive_file 500\n")
-    monkeypatch.setattr(container, "GROUPS", tmp_path)
+    alone_in(tmp_path, monkeypatch)
     assert memory.free_memory(torch.device("cpu")) == 1500
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_memory(torch.device("cpu")) > 2**20
@@ -360,7 +446,7 @@ def test_an_exponent_is_told_how_to_be_written():
         "env.size=${nothing}", "env.size=???", "settings=fast-state", "hydra.foo=1", "agent=null",
         "run_dir=", "run_dir= ", "threads=99999999999", "env.size=100000", "train.updates_per_step=1e9",
         "eval.video_size=100000", "agent.critics=1000000000", "agent.hidden=[1000000000]",
-        "env.slices=3000", "env.stacks=129", "noise.hold=0.5", "noise.hold=-1",
+        "env.slices=3000", "env.stacks=129", "env.shadow_size=1", "noise.hold=0.5", "noise.hold=-1",
         "agent.inverse_loss=-1", "agent.reconstruction_loss=-1", "frames=100_", "frames=1__0",
     ],
 )  # fmt: skip
@@ -385,6 +471,20 @@ def test_what_the_system_has_no_more_of_is_told_in_one_line(capsys):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     assert end.value.code == 1
     assert "fewer environments" in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "set TMPDIR="),
+        (OSError(errno.EROFS, "Read-only file system", "/dev/shm/pym-1"), "envs=1 needs none"),
+    ],
+)
+def test_a_file_system_that_is_read_only_is_told_in_one_line(error, words, capsys):
+    """A traceback, or a file that the user has never named."""
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise error
+    assert end.value.code == 1 and words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["frames=null", "seed=range(1,3)"])

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from experiments.suite.plan import Job, Suite
 from experiments.suite.worker import Estimate
+from pixel_ddpg.command import is_terminal
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.runtime import memory
 from pixel_ddpg.training import checkpoint
@@ -84,7 +85,8 @@ class Board:
         self.done = len(jobs) - len(costs)
         self.failed: dict[Job, str] = {}
         self._since = dict.fromkeys(costs, time.time())  # when it was given to Ray
-        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False) if console.file.isatty() else None
+        live = is_terminal(console.file)
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False) if live else None
 
     def __enter__(self) -> "Board":
         if self._live:

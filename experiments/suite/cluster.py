@@ -17,7 +17,7 @@ from experiments.suite.board import Board
 from experiments.suite.plan import Job, Suite
 from experiments.suite.worker import Estimate
 from pixel_ddpg import container, presets
-from pixel_ddpg.errors import UserError, first_line
+from pixel_ddpg.errors import UserError, first_line, on_stop
 from pixel_ddpg.runtime.memory import format_bytes
 from pixel_ddpg.training import checkpoint
 
@@ -45,12 +45,14 @@ def cluster(plan: Suite) -> Iterator[None]:
         fix = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
         if isinstance(error, PermissionError):
             fix = "RAY_TMPDIR= names a folder that you may write to"
+        elif isinstance(error, UnicodeError):
+            fix = "Ray starts only where the folder's name is UTF-8"
         raise UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {fix}", 1) from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
     try:
         if plan.threads > (cores := largest_machine()):
             raise UserError(f"threads={plan.threads} is more than the {cores} cores of the largest machine")
-        yield
+        with on_stop(signal.default_int_handler):  # Ray has set its own
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(quiet.get("_temp_dir", ""), ignore_errors=True)

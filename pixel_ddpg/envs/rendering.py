@@ -173,7 +173,7 @@ def describe(physics) -> str:
     """Backend and the renderer's own name of itself: egl, llvmpipe (LLVM 15), software; or egl and a GPU's name."""
     from OpenGL import GL
 
-    with physics.contexts.gl.make_current() as context:
+    with gl_failures_explained(), physics.contexts.gl.make_current() as context:
         name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
     drawn_by = "software" if any(word in name.lower() for word in ("llvmpipe", "softpipe", "swrast")) else "GPU"
     return f"{os.environ.get('MUJOCO_GL', 'GL')}, {name}, {drawn_by}"

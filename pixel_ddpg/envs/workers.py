@@ -20,7 +20,7 @@ import numpy as np
 from pixel_ddpg.config import Config
 from pixel_ddpg.envs import rendering, tasks
 from pixel_ddpg.envs.environment import Environment, Step, observation_dtype, observation_shape
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, on_stop
 
 REMOTE_BYTES = 2**28  # of memory that an environment's process takes
 PATIENCE = 60  # seconds: an environment that takes longer for a step or a reset has hung
@@ -31,16 +31,15 @@ LONG_PATIENCE = 600  # the same of one that is started, or plays a saved episode
 def deaf_children() -> Iterator[None]:
     """Processes that are started in here never hear Ctrl-C; the one that starts them does when it has done so."""
     heard: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in signals}
-    resource_tracker.ensure_running()  # which would undo the mask
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
     try:
-        yield
+        with on_stop(lambda number, frame: heard.append(number)):
+            resource_tracker.ensure_running()  # which would undo the mask
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         for each in heard:
             signal.raise_signal(each)
 

@@ -1,6 +1,7 @@
 """The machine: devices, threads, precision, versions, commit."""
 
 import ctypes
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -59,11 +60,27 @@ def prepare_cpu(threads: int) -> int:
     threads = threads or container.available_threads()
     torch.set_flush_denormal(True)  # before torch's own threads start: they take it from this one
     torch.set_num_threads(threads)
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not give the heap's end back
+    if glibc := _glibc():
+        glibc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+        glibc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not give the heap's end back
     return threads
+
+
+def give_memory_back() -> None:
+    """What a former run has freed and `prepare_cpu` keeps in the process."""
+    if glibc := _glibc():
+        glibc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
+
+
+@functools.cache
+def survive_forks() -> None:
+    """In a process forked from this one torch has one thread: it would wait for ever for those it had before."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 def use_precision(precision: str) -> None:
@@ -113,16 +130,16 @@ def commit() -> str | None:
     What experiments and benchmarks write is no code.
     """
     package = pathlib.Path(__file__).resolve().parents[1]
+    # Whoever owns it, without a lock that a commit at the same time would meet, and whatever repository the caller's
+    # own variables name, as in a hook.
+    git = ["git", "--no-optional-locks", "-c", f"safe.directory={package.parent}", "-C", str(package)]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    run = functools.partial(subprocess.run, capture_output=True, text=True, env=variables)
     try:
-        git = ["git", "-c", f"safe.directory={package.parent}", "-C", str(package)]  # whoever owns it
-        top, head = subprocess.run(
-            [*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.split("\n")[:2]
+        top, head = run([*git, "rev-parse", "--show-toplevel", "HEAD"], check=True).stdout.split("\n")[:2]
         if pathlib.Path(top).resolve() != package.parent:  # some other project's repository, around an installation
             return None
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", *CODE], capture_output=True, text=True
-        ).stdout.strip()
+        changed = run([*git, "status", "--porcelain", "-uno", "--", *CODE]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed else "")

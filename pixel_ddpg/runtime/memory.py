@@ -1,11 +1,14 @@
 """Bytes: what a replay takes, what is free, and where the replay lives."""
 
+import gc
+
 import numpy as np
 import psutil
 import torch
 
 from pixel_ddpg import container
 from pixel_ddpg.errors import UserError
+from pixel_ddpg.runtime import machine
 
 GPU_RESERVE = 3 * 2**30  # bytes
 
@@ -38,6 +41,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what torch keeps of a former run is free too
         return torch.cuda.mem_get_info(device)[0]
+    gc.collect()
+    machine.give_memory_back()
     return container.free_ram()
 
 

@@ -156,7 +156,7 @@ def has_wandb_key() -> bool:
     """Whether W&B would log in to its server, or to one that the user has set, without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    home = pathlib.Path.home()
+    home = pathlib.Path(os.path.expanduser("~"))  # where there is none, a folder that is not there
     paths = [pathlib.Path(os.environ["NETRC"])] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:

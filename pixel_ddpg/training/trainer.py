@@ -19,7 +19,7 @@ from pixel_ddpg.config import Config, to_yaml
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment, Step
 from pixel_ddpg.envs.episodes import run_episodes
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, on_stop
 from pixel_ddpg.runtime import memory
 from pixel_ddpg.runtime.learner import Learner, Policy
 from pixel_ddpg.training import build, checkpoint
@@ -265,7 +265,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM asks for a checkpoint and the end, the second one ends at once."""
+        """The first signal to stop asks for a checkpoint and the end, the same once more ends at once."""
 
         def ask(number, frame):
             self._stop = True
@@ -273,12 +273,8 @@ class Trainer:
                 os.write(1, b"saving, then stopping; once more to stop at once\n")  # print could be interrupted itself
             signal.signal(number, signal.default_int_handler)
 
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_stop(ask):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     # --- saving and resuming ---
 

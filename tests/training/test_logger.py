@@ -186,6 +186,13 @@ def test_no_key(home, monkeypatch):
     assert not has_wandb_key()
 
 
+def test_no_key_where_there_is_no_home(home, monkeypatch):
+    """A traceback in a container whose user has no entry and no HOME."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(pathlib.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert not has_wandb_key()
+
+
 def test_key_in_the_environment(home, monkeypatch):
     """A key that is not seen."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
