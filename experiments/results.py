@@ -294,7 +294,7 @@ def _docstrings(task: tasks.Task) -> list[str]:
     if task.family == "suite":
         return ["dm_control's own"]
     builder = _builder(task)
-    said = [builder.func.__doc__ if isinstance(builder, functools.partial) else builder.__doc__ or ""]
+    said = [(builder.func if isinstance(builder, functools.partial) else builder).__doc__ or ""]
     if task.simulator == "mujoco":
         owner = type(task.load(0).task)
         said.append(inspect.getdoc(owner) if owner.__module__.startswith("pixel_ddpg") else "")

@@ -1,5 +1,6 @@
 """From runs to the tables of the README."""
 
+import functools
 import json
 import shutil
 
@@ -170,6 +171,13 @@ def test_open_numbers_of_every_task_are_listed():
             for name, line in listed.items()}  # fmt: skip
     assert all("r = " in line for name, line in said.items() if name not in plain)
     assert "(links 1, fixed)" in listed["fixedReacherSingle"] and "(random start)" in listed["gripperRandom"]
+
+
+def test_a_task_may_be_built_by_a_function_without_a_docstring(monkeypatch):
+    """A traceback in place of all tables, where such a function is given arguments."""
+    for builder in (lambda links: None, functools.partial(lambda links: None, 1)):
+        monkeypatch.setattr(results, "_builder", lambda task, builder=builder: builder)
+        assert "r = " in " ".join(results._docstrings(tasks.find("fixedReacher")))
 
 
 def test_a_grid_shows_every_task(tmp_path):
