@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
 
 from experiments.report import runs
 from pixel_ddpg import presets
@@ -51,7 +52,7 @@ def learning_curves(folders: list[pathlib.Path], out: pathlib.Path) -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.remove()
-    named = {}
+    named: dict[str, Artist] = {}
     for axis, (task, members) in zip(axes.flat, sorted(panels.items())):
         draw_panel(axis, task, members)
         named |= {label: line for line, label in zip(*axis.get_legend_handles_labels()) if label not in named}

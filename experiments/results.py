@@ -115,7 +115,7 @@ def refuse_mixed(made: list[runs.Run]) -> None:
 
 
 def _score(task: str, values: list[float] | None) -> str:
-    score = baselines.score(task, np.mean(values)) if values else None
+    score = baselines.score(task, float(np.mean(values))) if values else None
     return "missing" if score is None else f"{score:.2f}"
 
 
@@ -297,7 +297,7 @@ def _docstrings(task: tasks.Task) -> list[str]:
     said = [(builder.func if isinstance(builder, functools.partial) else builder).__doc__ or ""]
     if task.simulator == "mujoco":
         owner = type(task.load(0).task)
-        said.append(inspect.getdoc(owner) if owner.__module__.startswith("pixel_ddpg") else "")
+        said.append((inspect.getdoc(owner) or "") if owner.__module__.startswith("pixel_ddpg") else "")
     return said
 
 
@@ -309,12 +309,12 @@ def resources_table(folders: list[pathlib.Path]) -> str:
     for run in _runs_in(folders):
         part = run.parts[-1]
         if any(row.updates_per_second for row in run.trains):
-            host = part.gpu or f"{part.cpu}, {part.threads} thread{'s' * (part.threads > 1)}"
+            host = part.gpu or f"{part.cpu}, {part.threads} thread{'s' * (part.threads != 1)}"
             groups.setdefault((*run.variant, host), []).append(run)
     for (preset, obs, host), found in sorted(groups.items()):
         memory = max(row.memory_bytes for run in found for row in run.trains)
         million = max(replay_bytes(dataclasses.replace(run.settings, frames=1_000_000)) for run in found)
-        speeds = [run.frames_per_second for run in found]
+        speeds = [run.frames_per_second for run in found if run.frames_per_second]
         middle = float(np.median(speeds))
         cells = [preset, obs, host, str(len(found)), *(format_bytes(number) for number in (memory, million))]
         spread = f" ({min(speeds):.3g} to {max(speeds):.3g})" if len(speeds) > 1 else ""

@@ -18,11 +18,14 @@ class Steps:
     """Counts how often its work was done."""
 
     def __init__(self, work: Callable[[], object]):
-        self._work, self.count = work, 0
+        self._work, self._count = work, 0
 
     def __call__(self) -> None:
         self._work()
-        self.count += 1
+        self._count += 1
+
+    def count(self) -> int:
+        return self._count
 
 
 def playing(obs: str, options: config.Env) -> tuple[Steps, Environment]:
@@ -49,7 +52,7 @@ def measure(preset: str, rounds: int, units: int = 100) -> dict:
         "state": playing("state", settings["state"])[0], "physics": playing("state", options)[0],
         "pictures": Steps(lambda: [renderer.render() for _ in range(options.renderings)]), "both": both,
     }  # fmt: skip
-    turns = alternate({name: (step, lambda step=step: step.count) for name, step in steps.items()}, rounds, units)
+    turns = alternate({name: (step, step.count) for name, step in steps.items()}, rounds, units)
     return {
         "preset": preset, "frames": {obs: env.action_repeat for obs, env in settings.items()},
         "pictures": options.renderings, "drawn_by": environment.drawn_by(),

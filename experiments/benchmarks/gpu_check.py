@@ -4,6 +4,7 @@ Minutes, one JSON, nothing but torch and the wheels of offline_pack: for whoever
 """
 
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -96,6 +97,11 @@ def compare(name: str, ways: dict[str, tuple], rounds: int) -> dict:
     }  # fmt: skip
 
 
+def train(runs: training.Runs, options: GpuCheck) -> dict:
+    """Frames a second of whole runs."""
+    return training.measure([runs], options.rounds, options.seconds)[0]
+
+
 def run_command() -> dict:
     """The real command: it trains with a graph, saves, and resumes. Its plan, and the renderer's name."""
     with tempfile.TemporaryDirectory() as folder:
@@ -130,14 +136,14 @@ def steps(options: GpuCheck) -> Iterator[tuple[str, str, Callable[[], dict]]]:
     yield "drawing", "drawing", drawing
     yield "command", "command", run_command
     for name in CASES:
-        yield "learner", name, lambda name=name: measure(name, options.rounds)
+        yield "learner", name, functools.partial(measure, name, options.rounds)
     yield "learner", "compiled", lambda: measure_compiled(CASES[0], options.rounds)
     task, size = rendering_benchmark.TASKS[1], rendering_benchmark.SIZES[1]
     yield "rendering", f"{task}, {size} pixels", lambda: rendering_benchmark.measure(task, size, options.rounds)
     for more, at_once in RUNS:
         runs = training.Runs(("preset=drqv2", "obs=pixels", "replay.capacity=20000", *more), at_once=at_once)
         what = " ".join([*runs.words, f"at_once={at_once}"])
-        yield "training", what, lambda runs=runs: training.measure([runs], options.rounds, options.seconds)[0]
+        yield "training", what, functools.partial(train, runs, options)
 
 
 @command("experiments.benchmarks.gpu_check", GpuCheck)

@@ -80,7 +80,7 @@ def measure(rounds: int, seconds: float) -> dict:
         "update": lambda: update_times(rounds), "memory": memory, "sharing": lambda: sharing(rounds, seconds),
         "environments": lambda: environments(rounds, seconds),
     }  # fmt: skip
-    found = {"words": list(BASE), "rates": dataclasses.asdict(measure_rates())}
+    found: dict = {"words": list(BASE), "rates": dataclasses.asdict(measure_rates())}
     for name, part in parts.items():
         print(f"    {name} ...", flush=True)
         found[name] = part()

@@ -110,11 +110,15 @@ def products_alone(words: tuple[str, ...]) -> float:
     total = 0.0
     with torch.no_grad():
         for operation, args in operations.heavy:
-            ways = [lambda operation=operation, args=args: operation(*args)]
-            if operation.overloadpacket.__name__ in ("mm", "addmm") and layers.AVAILABLE:
-                ways.append(lambda args=args: layers.product(args[-2], args[-1].t()))
-            total += min(fastest(way) for way in ways)
+            total += min(fastest(way) for way in _ways(operation, args))
     return total
+
+
+def _ways(operation: torch._ops.OpOverload, args: tuple) -> Iterator[Callable[[], torch.Tensor]]:
+    """By torch, and a product also by oneDNN."""
+    yield lambda: operation(*args)
+    if operation.overloadpacket.__name__ in ("mm", "addmm") and layers.AVAILABLE:
+        yield lambda: layers.product(args[-2], args[-1].t())
 
 
 def work_of(words: tuple[str, ...]) -> dict[str, float]:
@@ -153,8 +157,9 @@ def stages(words: tuple[str, ...], updates: int) -> dict[str, float]:
     update, _, agent, replay = updater(words)
     update()
     watch = Stopwatch()
-    parts = [(replay, "sample", "sampling"), (agent.encoder, "forward", "encoder, forward")]
-    parts += [(agent, "critic_loss", "critic and targets, forward"), (agent, "actor_loss", "actor's loss, forward")]
+    parts: list[tuple[object, str, str]] = [(replay, "sample", "sampling")]
+    parts += [(agent.encoder, "forward", "encoder, forward"), (agent, "critic_loss", "critic and targets, forward")]
+    parts += [(agent, "actor_loss", "actor's loss, forward")]
     parts += [(optimizer, "step", "Adam") for optimizer in agent.optimizers.values()]
     for owner, attribute, name in [*parts, (agent, "update_targets", "targets")]:
         watch.watch(owner, attribute, name)

@@ -43,6 +43,7 @@ def stable_baselines3(settings: Config, replay: Replay) -> Peer | None:
         gamma=settings.agent.discount, policy_kwargs={"net_arch": list(settings.agent.hidden)}, device="cpu", seed=0,
     )  # fmt: skip
     model.set_logger(Logger(folder=None, output_formats=[]))
+    assert model.replay_buffer is not None  # it is made with the model
     for slot in range(len(replay)):
         here, there = (replay.elements[number % replay.slots].numpy() for number in (slot, slot + 1))
         action, reward = replay.actions[slot].numpy(), replay.rewards[slot].numpy()
@@ -74,7 +75,7 @@ def drqv2(path: str, settings: Config, replay: Replay) -> Peer:
     """
     theirs, buffers = import_drqv2(path)
     warnings.filterwarnings("ignore", module="torch.utils.data")  # four workers, and pinned memory, without a GPU
-    buffers._worker_init_fn = _seed_worker
+    vars(buffers)["_worker_init_fn"] = _seed_worker
     size, stack, agent = settings.env.size, settings.env.frame_stack, settings.agent
     actions = replay.actions.shape[1]
     episodes = pathlib.Path(tempfile.mkdtemp(prefix="drqv2-"))

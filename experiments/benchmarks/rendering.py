@@ -26,7 +26,7 @@ class Scene:
     """A task that is played by random actions, always the same; counts the pictures it gave."""
 
     def __init__(self, name: str, size: int, quality: dict | None):
-        self._task, self._size, self.pictures = tasks.find(name), size, 0
+        self._task, self._size, self._count = tasks.find(name), size, 0
         fields = {key: value for key, value in (quality or {}).items() if key in ("shadow_size", "slices", "stacks")}
         self._environment = Environment(self._task, "state", Env(action_repeat=2, **fields), seed=0)
         self._environment.reset()
@@ -39,8 +39,12 @@ class Scene:
             picture = physics.render(self._size, self._size, camera_id=self._task.camera)
         else:
             picture = self._renderer.render().transpose(1, 2, 0)
-        self.pictures += 1
+        self._count += 1
         return picture
+
+    def count(self) -> int:
+        """The pictures it gave."""
+        return self._count
 
     def film(self) -> np.ndarray:
         """Some pictures of the same episode, whoever draws it."""
@@ -61,9 +65,7 @@ def measure(name: str, size: int, rounds: int) -> dict:
     scenes |= {label: Scene(name, size, quality) for label, quality in (QUALITIES | SHADOWS).items()}
     theirs = scenes["dm_control"].film()
     differences = {label: float(np.abs(scene.film() - theirs).mean()) for label, scene in scenes.items()}
-    turns = alternate(
-        {label: (scene.render, lambda scene=scene: scene.pictures) for label, scene in scenes.items()}, rounds
-    )
+    turns = alternate({label: (scene.render, scene.count) for label, scene in scenes.items()}, rounds)
     base = turns["dm_control"].seconds
     return {
         "task": name, "size": size, "threads": torch.get_num_threads(),

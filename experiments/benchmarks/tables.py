@@ -325,7 +325,7 @@ def gpu_goals(found: dict) -> str:
     rows = []
     for envs, aim in ((1, 600), (16, 2500)):
         of_these = [row for row in _whole(found, "training") if row["at_once"] == 1 and _environments(row) == envs]
-        best = max(of_these, key=lambda row: row["median"], default={"words": [], "median": None})
+        best: dict = max(of_these, key=lambda row: row["median"], default={"words": [], "median": None})
         what = f"drqv2's recipe from pixels, {envs} environment{'s' * (envs > 1)}, frames/s ({' '.join(best['words'])})"
         rows.append(_at_least(what, aim, best["median"]))
     return _goals_table([*rows, *_picture_goals(_whole(found, "rendering"))])

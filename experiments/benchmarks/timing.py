@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -36,7 +36,7 @@ class Turns:
 
 
 def alternate(
-    contestants: dict[str, tuple[Callable[[], object], Callable[[], int]]], rounds: int, units: int = 0
+    contestants: Mapping[str, tuple[Callable[[], object], Callable[[], int]]], rounds: int, units: int = 0
 ) -> dict[str, Turns]:
     """Every contestant in every round, in turn; each does the same number of units, and warms up with one.
 
@@ -88,7 +88,7 @@ def measure_rates() -> Rates:
         ways = [lambda: a @ b] + [lambda: layers.product(a, b)] * layers.AVAILABLE
         product = max(_rate(way, 2 * 1024**3) for way in ways)
         maps = torch.randn(64, 32, 34, 34).to(memory_format=torch.channels_last)
-        layer = torch.nn.Conv2d(32, 32, 3).to(memory_format=torch.channels_last)
+        layer = torch.nn.Conv2d(32, 32, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         convolution = _rate(lambda: layer(maps), 2 * 64 * 32 * 32**2 * 32 * 9)
         source, target = torch.zeros(2**25), torch.zeros(2**25)
         return Rates(product, convolution, _rate(lambda: target.copy_(source), 2 * source.nbytes))

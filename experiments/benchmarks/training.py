@@ -54,12 +54,13 @@ class _Turns:
         self._run, self._seconds, self._pipe = run, seconds, pipe
         self._begin: dict | None = None
         self._pictures: int | None = None  # what environments in their own processes draw is not seen here
-        if run.config.obs == "pixels" and not build.overlaps(run.config):
-            self._pictures, renderer = 0, run.players[0].environment._environment._renderer
-            self._render, renderer.render = renderer.render, self._count
+        played = run.players[0].environment
+        if isinstance(played, workers.Local) and (renderer := played._environment._renderer) is not None:
+            self._pictures, self._render = 0, renderer.render
+            object.__setattr__(renderer, "render", self._count)
 
     def _count(self):
-        self._pictures += 1
+        self._pictures = (self._pictures or 0) + 1
         return self._render()
 
     def _now(self) -> dict:

@@ -24,13 +24,14 @@ from pixel_ddpg.runtime import machine
 
 OUT = pathlib.Path(__file__).parents[1] / "results" / "faults.json"
 Part = Callable[["Faults", np.random.Generator, pathlib.Path], dict]
+
+
+def _kills_of(kind: str) -> Part:
+    return lambda options, random, folder: kills.measure(kind, options.kills, random, folder)
+
+
 PARTS: dict[str, Part] = {
-    **{
-        f"kills of {kind}": lambda options, random, folder, kind=kind: kills.measure(
-            kind, options.kills, random, folder
-        )
-        for kind in kills.KINDS
-    },
+    **{f"kills of {kind}": _kills_of(kind) for kind in kills.KINDS},
     "kills of a suite": lambda options, random, folder: kills.measure_suite(options.kills, random, folder),
     "damaged checkpoints": lambda options, random, folder: damage.measure(options.flips, random, folder),
     "refused writes": lambda options, random, folder: writes.measure(folder, options.every),
@@ -55,9 +56,9 @@ class Faults:
 
 @command("experiments.faults", Faults)
 def main(options: Faults) -> int:
-    for part in options.parts:
-        if not any(name.startswith(part) for name in PARTS):
-            raise UserError(f"unknown part '{part}'{nearest(part, list(PARTS))}")
+    for wanted in options.parts:
+        if not any(name.startswith(wanted) for name in PARTS):
+            raise UserError(f"unknown part '{wanted}'{nearest(wanted, list(PARTS))}")
     machine.prepare_cpu(1)
     rendering.choose_backend(1)
     out = pathlib.Path(options.out) if options.out else OUT

@@ -4,7 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from pixel_ddpg.training.trainer import Trainer
 
 RUN = "pixel_ddpg.run"
 CUTS = 10  # of each file
-Change = Callable[[bytes], bytes]
 
 
 def make_runs(folder: pathlib.Path) -> None:
@@ -36,7 +35,7 @@ def _stop_after_two_checkpoints() -> None:
         elif trainer.step == 120:
             os.kill(os.getpid(), signal.SIGINT)
 
-    run.Screen.step = step
+    type.__setattr__(run.Screen, "step", step)
 
 
 def files_of(run_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -54,22 +53,20 @@ def flipped(data: bytes, bit: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << which]) + data[at + 1 :]
 
 
-def damages(
-    folder: pathlib.Path, flips: int, random: np.random.Generator
-) -> Iterator[tuple[str, pathlib.Path, Change]]:
-    """(kind, file, what is done to its bytes)."""
+def damages(folder: pathlib.Path, flips: int, random: np.random.Generator) -> Iterator[tuple[str, pathlib.Path, bytes]]:
+    """(kind, file, what it then holds)."""
     names = files_of(folder / "parts")
     for name in names:
-        size = (folder / "parts" / name).stat().st_size
+        data = (folder / "parts" / name).read_bytes()
         for cut in range(CUTS):
-            yield "truncated", name, lambda data, keep=size * cut // CUTS: data[:keep]
+            yield "truncated", name, data[: len(data) * cut // CUTS]
     for number in range(flips):
         name = names[number % len(names)]
-        bit = int(random.integers(8 * (folder / "parts" / name).stat().st_size))
-        yield "a bit flipped", name, lambda data, bit=bit: flipped(data, bit)
+        data = (folder / "parts" / name).read_bytes()
+        yield "a bit flipped", name, flipped(data, int(random.integers(8 * len(data))))
     for name in names:
         if (folder / "other" / name).exists():
-            yield "of another run", name, lambda data, name=name: (folder / "other" / name).read_bytes()
+            yield "of another run", name, (folder / "other" / name).read_bytes()
 
 
 def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
@@ -77,10 +74,10 @@ def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> di
     make_runs(folder)
     run_dir = folder / "damaged"
     tally = forked.Tally()
-    for kind, name, change in damages(folder, flips, random):
+    for kind, name, data in damages(folder, flips, random):
         shutil.rmtree(run_dir, ignore_errors=True)
         shutil.copytree(folder / "parts", run_dir)
-        (run_dir / name).write_bytes(change((folder / "parts" / name).read_bytes()))
+        (run_dir / name).write_bytes(data)
         ended = forked.call(RUN, [*STATE, f"run_dir={run_dir}"], folder)
         whole = name.name != "metrics.jsonl"  # rows that it had lost, it cannot bring back
         differs = "" if ended.code else difference(folder / "whole", run_dir, with_rows=whole)

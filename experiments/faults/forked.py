@@ -78,7 +78,7 @@ def call(
     words: list[str],
     folder: pathlib.Path,
     before: Callable[[], None] = lambda: None,
-    after: Callable[[], None] = lambda: None,
+    after: Callable[[], object] = lambda: None,
     longest: float = LONGEST,
 ) -> Ended:
     """`python -m module words` in a folder, with `before` and `after` in the same process; Ctrl-C after a while."""
@@ -98,7 +98,7 @@ def call(
         for file in (out, err):
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
-    return Ended(code, *texts, time.monotonic() - start)
+    return Ended(code, texts[0], texts[1], time.monotonic() - start)
 
 
 def _code(main: Callable, words: list[str], before: Callable, after: Callable) -> int:

@@ -40,7 +40,7 @@ VALUES = [
     "/proc/1/mem", "/no/such/folder", "..", ".", "a/b/c", "~/a", "-", "--", "cartpole-swingup", "cartpole-swingp",
     "reacher-easy,cart", "cuda", "cuda:7", "cpu", "mps", "cuda:-1", "_target_", "os.system", "on", "egl",
 ]  # fmt: skip
-OF_KIND = {  # values of the right kind: they get further
+OF_KIND: dict[object, list[str]] = {  # values of the right kind: they get further
     int: ["0", "1", "2", "3", "5", "8", "16", "50", "1000", "100000", "10000000000", "-1"], bool: ["true", "false"],
     float: ["0", "0.5", "1", "2", "100", "1e-8", "1e-3", "1e6", "1e30", "-1"],
     list[int]: ["[]", "[1]", "[3,2,1]", "[1000000]", "[0]"],

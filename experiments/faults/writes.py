@@ -54,7 +54,7 @@ def _measure(library: str, folder: pathlib.Path, every: int) -> dict:
     whole, run_dir = folder / "whole", folder / "refused"
     forked.call(
         RUN, [*SHORT, f"run_dir={whole}"], folder,
-        before=lambda: refuse(whole, 0), after=lambda: count.write_text(str(counter.fault_calls())) and None,
+        before=lambda: refuse(whole, 0), after=lambda: count.write_text(str(counter.fault_calls())),
         longest=LONGEST,
     )  # fmt: skip
     calls = int(count.read_text())

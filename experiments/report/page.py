@@ -6,6 +6,7 @@ import functools
 import io
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import av
 import jinja2
@@ -38,7 +39,7 @@ def data_address(data: bytes, kind: str) -> str:
 
 
 def figure(
-    name: str, drawn: list[Draw], size: tuple[float, float], of: list[Run], out: pathlib.Path, columns: int = 5
+    name: str, drawn: Sequence[Draw], size: tuple[float, float], of: list[Run], out: pathlib.Path, columns: int = 5
 ) -> dict:
     """Panels for the page, also written as files, with what they were made of."""
     for kind in () if drawn else ("png", "svg", "csv"):  # of other runs, whose report was here
@@ -151,10 +152,10 @@ def table1(found: Found) -> list[dict]:
     rows = []
     for task in found.tasks:
         paper = paper_rows().get(tasks.find(task).same_as, {})
-        row = {"task": task, "cells": [], "returns": [], "ends": runs.references(task), "numbers": []}
+        row: dict = {"task": task, "cells": [], "returns": [], "ends": runs.references(task), "numbers": []}
         for name, column in COLUMNS.items():
             members = found.of(task, variants[name])
-            finals = [run.final for run in members if run.is_whole]
+            finals = [run.final for run in members if run.final is not None]
             for word, pick in (("avg", np.mean), ("best", np.max)):
                 ours = panels.score_of(task, float(pick(finals))) if finals else None
                 printed = float(paper[f"{column}_{word}"]) if paper else None
@@ -263,7 +264,7 @@ def aggregates(found: Found, out: pathlib.Path) -> dict:
     }
     rows = []
     for variant, each in scores.items():
-        failed = sum(run.score < FAILED for run in of[variant])
+        failed = sum(score < FAILED for seeds in each.values() for score in seeds)
         speeds = [run.frames_per_second for run in of[variant] if run.frames_per_second]
         rows.append({
             "preset": variant[0], "obs": variant[1], "tasks": len(each), "runs": len(of[variant]),
@@ -296,16 +297,16 @@ def videos(found: Found, out: pathlib.Path, embed: bool) -> list[dict]:
     for task in found.tasks:
         for variant in (found.pixels, found.state):
             run = next((run for run in found.of(task, variant) if run.video), None)
-            if run is None:
+            if run is None or (film := run.video) is None:
                 continue
             name = f"{task}-{variant[1]}-{variant[0]}-seed{run.settings.seed}.mp4"
             if not embed:
                 (out / "videos").mkdir(exist_ok=True)
-                shutil.copyfile(run.video, out / "videos" / name)
-            source = data_address(run.video.read_bytes(), "video/mp4") if embed else f"videos/{name}"
+                shutil.copyfile(film, out / "videos" / name)
+            source = data_address(film.read_bytes(), "video/mp4") if embed else f"videos/{name}"
             value = run.evals[-1].returns[0]  # of the film's episode
             caption = f"{task}, {variant[1]}, seed {run.settings.seed}: return {value:.0f}"
-            shown.append({"source": source, "poster": poster(run.video), "caption": caption})
+            shown.append({"source": source, "poster": poster(film), "caption": caption})
     return shown
 
 

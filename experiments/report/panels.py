@@ -4,7 +4,7 @@ import csv
 import io
 import pathlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +23,7 @@ COLOURS = {
     ("dpg_replay", "pixels"): "#a5c8ff", ("ddpg2016_no_bn", "pixels"): "#3192aa",
     ("offpolicy_dpg", "pixels"): "#bc4c00", ("dpg", "pixels"): "#bf3989",
 }  # fmt: skip
-STYLE = {
+STYLE: dict = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.labelsize": 8,
     "axes.titlelocation": "left", "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
     "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "pixel_ddpg", "font.family": "sans-serif",
@@ -41,7 +41,8 @@ def label(variant: Variant) -> str:
 
 def score_of(task: str, value: float) -> float:
     """The score, or the return where the task has none."""
-    return value if score(task, value) is None else score(task, value)
+    found = score(task, value)
+    return value if found is None else found
 
 
 def curves(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
@@ -122,7 +123,7 @@ def has_published(task: str, last: int) -> bool:
 def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     """Density of Q(s, mu(s)) over the discounted return that followed, in the last evaluation's episodes."""
     pairs = [
-        (run.settings.seed, *pair) for run in runs for pair in zip(run.values.observed, run.values.q)
+        (run.settings.seed, *pair) for run in runs if run.values for pair in zip(run.values.observed, run.values.q)
         if None not in pair
     ]  # fmt: skip
     variant = runs[0].variant
@@ -161,7 +162,7 @@ def health(axis: plt.Axes, task: str, key: str, runs: list[Run]) -> Rows:
 
 def state_against_pixels(axis: plt.Axes, state: statistics.Scores, pixels: statistics.Scores) -> Rows:
     """One dot a task, the mean over seeds of each; above the line pixels are better."""
-    rows = [
+    rows: Rows = [
         {"task": task, "state": float(np.mean(state[task])), "pixels": float(np.mean(pixels[task]))}
         for task in state
         if task in pixels
@@ -194,7 +195,7 @@ def profile(axis: plt.Axes, scores: dict[Variant, statistics.Scores]) -> Rows:
     for variant, each in scores.items():
         values = statistics.performance_profile(each, thresholds)
         axis.plot(thresholds, values, color=COLOURS[variant], label=label(variant))
-        bounds = ()
+        bounds: tuple = ()
         if statistics.varies(each):
             bounds = statistics.interval(lambda one: statistics.performance_profile(one, thresholds), each)
             axis.fill_between(thresholds, *bounds, color=COLOURS[variant], alpha=0.15, linewidth=0)
@@ -213,26 +214,30 @@ def iqm_curve(axis: plt.Axes, variants: dict[Variant, list[Run]], over: str) -> 
         curves = {id(run): run.curve if over == "frame" else run.hours_curve for run in runs}
         first = max(curve[0][0] for curve in curves.values())
         last = min(curve[-1][0] for curve in curves.values())
-        mine = []
+        mine: Rows = []
         for x in np.linspace(first, last, 21) if last > first else [first]:
             scores: dict[str, list[float]] = defaultdict(list)
             for run in runs:
-                scores[run.task].append(score(run.task, float(np.interp(x, *zip(*curves[id(run)])))))
+                at, values = zip(*curves[id(run)])
+                if (value := score(run.task, float(np.interp(x, at, values)))) is not None:
+                    scores[run.task].append(value)
             bounds = statistics.interval(statistics.iqm, scores) if statistics.varies(scores) else ()
             row = {"preset": variant[0], "obs": variant[1], over: float(x), "iqm": statistics.iqm(scores)}
             mine.append(row | dict(zip(("low", "high"), bounds)))
         x = [row[over] / (1000 if over == "frame" else 1) for row in mine]
         axis.plot(x, [row["iqm"] for row in mine], color=COLOURS[variant], label=label(variant))
         if bounds:
-            band = [[row[end] for row in mine] for end in ("low", "high")]
-            axis.fill_between(x, *band, color=COLOURS[variant], alpha=0.15, linewidth=0)
+            low, high = ([row[end] for row in mine] for end in ("low", "high"))
+            axis.fill_between(x, low, high, color=COLOURS[variant], alpha=0.15, linewidth=0)
         rows += mine
     axis.set(xlabel=_UNITS[over], ylabel="IQM of the scores")
     axis.legend()
     return rows
 
 
-def draw(panels: list[Draw], folder: pathlib.Path, name: str, size: tuple[float, float], columns: int = 5) -> list[str]:
+def draw(
+    panels: Sequence[Draw], folder: pathlib.Path, name: str, size: tuple[float, float], columns: int = 5
+) -> list[str]:
     """Write <name>.png, .svg and .csv with all panels; returns each panel as SVG of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = min(columns, len(panels))

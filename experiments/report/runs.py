@@ -61,7 +61,7 @@ class Run:
         return [(row.frame, row.return_) for row in self.evals]
 
     @property
-    def hours_curve(self) -> Curve:
+    def hours_curve(self) -> list[tuple[float, float]]:
         """The same over hours of wall clock."""
         return [(row.hours, row.return_) for row in self.evals]
 
@@ -221,7 +221,7 @@ class Found:
     @property
     def control(self) -> Variant | None:
         """The main preset without target networks, from state."""
-        name = CONTROLS.get(self.main)
+        name = CONTROLS.get(self.main, "")
         return (name, "state") if (name, "state") in self.variants else None
 
     def of(self, task: str, variant: Variant | None) -> list[Run]:

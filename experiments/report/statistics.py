@@ -1,12 +1,12 @@
 """Many tasks and seeds in a few numbers: Agarwal et al., 2021, Deep RL at the edge of the statistical precipice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
 # Task -> one score a seed; tasks may differ in the number of seeds. Statistics take (..., seeds) and give (...).
-Scores = dict[str, Sequence[float] | np.ndarray]
+Scores = Mapping[str, Sequence[float] | np.ndarray]
 
 
 def iqm(scores: Scores) -> float | np.ndarray:
@@ -26,7 +26,7 @@ def probability_of_improvement(x: Scores, y: Scores) -> float | np.ndarray:
     return np.mean([0.5 + sign.mean((-2, -1)) / 2 for sign in signs], axis=0)
 
 
-def performance_profile(scores: Scores, thresholds: Sequence[float]) -> np.ndarray:
+def performance_profile(scores: Scores, thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     """Fraction of runs above each threshold: mean over tasks of each task's own fraction (run scores, section 4.2).
 
     It is the fraction of all runs where every task has the same number of seeds.

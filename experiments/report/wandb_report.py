@@ -123,7 +123,7 @@ def build(found: Found, entity: str, project: str, summary: str, out: pathlib.Pa
     frames = " and ".join(f"{each:,}" for each in sorted({run.settings.frames for run in found.runs}))
     text = f"{len(found.runs)} runs of {', '.join(map(panels.label, found.variants))}; {frames} frames; "
     text += f"commit {', '.join(commits)}. Lines are means over seeds, bands their standard deviation."
-    blocks = [v2.MarkdownBlock(summary), v2.P(text)]
+    blocks: list = [v2.MarkdownBlock(summary), v2.P(text)]
     blocks += [v2.P(f"Command: {command}") for command in found.commands]
     name, paths = pictures(out)
     browser = v2.MediaBrowser(title="figures", media_keys=[f"pictures/{path.stem}" for path in paths], num_columns=1)

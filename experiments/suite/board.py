@@ -144,7 +144,8 @@ class Board:
 
     def _standing(self, job: Job) -> dict:
         """Frame, return, speed and hours left of a run, as far as it has told."""
-        standing, found = {}, []
+        standing: dict[str, float] = {}
+        found = []
         with contextlib.suppress(UserError):  # a damaged file is the run's own affair
             found = read_rows(job.run_dir / "metrics.jsonl")
         for row in found:

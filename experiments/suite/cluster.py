@@ -75,11 +75,11 @@ def slots(plan: Suite, costs: dict[Job, Estimate]) -> tuple[int, str]:
     if memory := max((cost.memory for cost in costs.values()), default=0):
         free = format_bytes(int(total["memory"]))
         room[f"{free} of memory, up to {format_bytes(memory)} a run"] = int(total["memory"] // memory)
-    why = min(room, key=room.get)
+    why = min(room, key=room.__getitem__)
     return max(1, room[why]), why
 
 
-def share(plan: Suite) -> dict[str, float]:
+def share(plan: Suite) -> dict[str, Any]:
     """What a run takes of a machine's cores, one for each of its environments too, and, where there are any, GPUs."""
     cores = {"num_cpus": max(plan.threads, min(presets.compose(list(plan.run)).envs, largest_machine()))}
     if not ray.cluster_resources().get("GPU") or "device=cpu" in plan.run:
@@ -114,7 +114,8 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, Estimate]:
 
 def run_all(plan: Suite, costs: dict[Job, Estimate], board: Board) -> bool:
     """Run what is unfinished; False after Ctrl-C or SIGTERM, which let each run save first."""
-    running, waiting, retries = {}, list(costs), dict.fromkeys(costs, plan.retries)
+    running: dict[ray.ObjectRef, Job] = {}
+    waiting, retries = list(costs), dict.fromkeys(costs, plan.retries)
     start, cores = starter(plan), share(plan)["num_cpus"]
     try:
         while running or waiting:

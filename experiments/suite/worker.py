@@ -64,7 +64,7 @@ def train(words: list[str], run_dir: str, folder: str, keep_replay: bool) -> int
         try:
             code = run.main(words)
         except SystemExit as end:
-            code = end.code
+            code = int(end.code or 0)
         except Exception:
             traceback.print_exc()
             code = 1
