@@ -390,7 +390,6 @@ def main(options: Results) -> None:
     for path, name, text in (
         (ROOT / "README.md", "comparison", comparison),
         (DOCS / "results.md", "comparison", comparison),
-        (DOCS / "results.md", "present", comparison_table(FOLDER / "six")),
         (DOCS / "results.md", "figure2", page.summary(compared)),
         (DOCS / "speed.md", "resources", f"{resources}\n\n{quick_note(compared)}"),
         (DOCS / "speed.md", "speed", speed_tables()),
@@ -401,7 +400,6 @@ def main(options: Results) -> None:
         (DOCS / "configuration.md", "fields", field_table()),
         (DOCS / "reliability.md", "faults", faults_table()),
         (FOLDER / "README.md", "provenance", provenance_table(SIX)),
-        (FOLDER / "README.md", "six provenance", provenance_table(FOLDER / "six")),
         (FOLDER / "README.md", "figure2 provenance", provenance_table(FOLDER / "figure2")),
         (screening / "README.md", "tries", screening_table(screening)),
     ):

@@ -82,8 +82,8 @@ class Noise:
     sigma: float = option(0.2, "ou: diffusion", least=0)
     dt: float = option(1.0, "ou: time of one agent step", least=1e-6)
     random_frames: int = option(0, "random actions at first", least=0)
-    hold: float = option(
-        0.0, "of those, half at the bounds and held for this many agent steps on average; 0: all uniform", least=0
+    bursts: float = option(
+        0.0, "share of the other steps in bursts of random actions, 10 steps each", least=0, most=0.9
     )
     target_clip: float = option(
         0.3, "bound of the gaussian noise on the target's and the actor's actions; 0: no noise there", least=0
@@ -357,8 +357,6 @@ def check(config: Config) -> None:
     for key in ("agent.discount", "agent.tau"):
         if value_of(config, key) <= 0:
             raise UserError(f"{key}={value_of(config, key)} must lie in (0, 1]")
-    if 0 < config.noise.hold < 1:
-        raise UserError(f"noise.hold={config.noise.hold} must be 0, or 1 and more")
     if agent.action_layer >= len(agent.hidden):
         raise UserError(
             f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"

@@ -98,7 +98,7 @@ FAST_STATE: dict[str, dict] = {
     },
     "env": {"action_repeat": 2, "frame_stack": 1},
     "replay": FAST_PIXELS["replay"] | {"batch_size": 256},
-    "noise": FAST_PIXELS["noise"],
+    "noise": FAST_PIXELS["noise"] | {"bursts": 0.1},
     "train": FAST_PIXELS["train"] | {"updates_per_step": 1.0},
 }  # fmt: skip
 
@@ -163,6 +163,8 @@ PAPER_REPEAT = {
     "hardCheetah": 4, "movingGripper": 4, "movingGripperRandom": 4, "reacherDouble": 4, "reacherObstacle": 4,
     "reacherSingle": 4,
 }  # fmt: skip
+# These are for pictures, each of which costs a step; from state every task has steps of 2 frames.
+STATE_REPEAT = 2
 # A step of more frames gets more updates (one in two frames from state, in four from pixels), a smaller discount (a
 # horizon of 200 to 270 frames) and as many random steps. Whoever sets env.action_repeat by hand sets these too.
 FAST_DISCOUNT = {2: 0.99, 4: 0.98, 8: 0.97}
@@ -175,7 +177,7 @@ DRQV2_HARD = ("humanoid-stand", "humanoid-walk", "humanoid-run")
 
 
 def action_repeat(task: str) -> int:
-    """Frames a step of preset fast, which baselines are measured with too."""
+    """Frames a step of preset fast from pixels, which baselines are measured with too."""
     return for_task("fast", "pixels", task)["env"]["action_repeat"]
 
 
@@ -183,7 +185,9 @@ def for_task(preset: str, obs: str, task: str) -> dict:
     """What a preset changes for one task, as nested fields; empty for most."""
     domain = task.split("-")[0]
     if preset in ("fast", "fast_no_target"):
-        repeat = PAPER_REPEAT.get(task) or PLANET_REPEAT.get(domain, 2)
+        repeat = STATE_REPEAT
+        if obs == "pixels":
+            repeat = PAPER_REPEAT.get(task) or PLANET_REPEAT.get(domain, 2)
         return {
             "env": {"action_repeat": repeat},
             "agent": {"discount": FAST_DISCOUNT[repeat]},

@@ -1,8 +1,11 @@
-"""Exploration noise: Ornstein-Uhlenbeck, and Gaussian with a schedule."""
+"""Exploration noise: Ornstein-Uhlenbeck, or Gaussian with a schedule; and bursts of random actions."""
 
 import numpy as np
 
 from pixel_ddpg.config import Noise
+
+BURST = 10  # agent steps that a burst lasts on average,
+HELD = 4  # and that each of its actions is held
 
 
 def scheduled_scale(noise: Noise, frame: int) -> float:
@@ -18,34 +21,26 @@ class Exploration:
         self._noise = noise
         self._random = np.random.default_rng(seed)
         self._state = np.zeros(action_dim)
-        self._held: np.ndarray | None = None  # a random action that is being held
+        self._burst: np.ndarray | None = None  # the action of a burst that is under way
 
     def reset(self) -> None:
         """An episode begins (Algorithm 1 initialises the process)."""
         self._state = np.zeros_like(self._state)
-        self._held = None
+        self._burst = None
 
     def is_random(self, frame: int) -> bool:
         """Whether all actions are still random."""
         return frame < self._noise.random_frames
 
     def random_action(self) -> np.ndarray:
-        """Uniform over the action's range; with `hold`, half of the steps have a random corner of it, which is held.
-
-        White noise reaches little where a body swings; of corners alone a critic learns slopes that lead to them.
-        """
-        hold = self._noise.hold
-        if not hold or (self._held is None and self._random.random() < hold / (1 + hold)):
-            return self._random.uniform(-1, 1, self._state.shape).astype(np.float32)
-        if self._held is None:
-            self._held = self._random.choice([-1.0, 1.0], self._state.shape).astype(np.float32)
-        action = self._held
-        if self._random.random() < 1 / hold:
-            self._held = None
-        return action
+        """Uniform over the action's range."""
+        return self._random.uniform(-1, 1, self._state.shape).astype(np.float32)
 
     def __call__(self, action: np.ndarray, frame: int) -> np.ndarray:
-        """The action with noise."""
+        """The action with noise, or that of a burst."""
+        self._next_burst()
+        if self._burst is not None:
+            return self._burst
         normal = self._random.standard_normal(self._state.shape)
         if self._noise.kind == "ou":
             noise = self._noise
@@ -55,16 +50,35 @@ class Exploration:
             perturbation = scheduled_scale(self._noise, frame) * normal
         return np.clip(action + perturbation, -1, 1).astype(np.float32)
 
+    def _next_burst(self) -> None:
+        """A burst may begin, change its action, or end; a share of `bursts` of the steps lies in one.
+
+        Where a policy has settled, a little noise around it leads nowhere else, and more of it spoils all that follows.
+        A burst leads to another state, from which the policy acts again (Pislar et al., 2022: modes that switch within
+        an episode; Dabney et al., 2021: random actions that are held).
+        """
+        share = self._noise.bursts
+        if not share:
+            return
+        if self._burst is None:
+            changes = self._random.random() < share / (1 - share) / BURST
+        elif self._random.random() < 1 / BURST:
+            self._burst, changes = None, False
+        else:
+            changes = self._random.random() < 1 / HELD
+        if changes:
+            self._burst = self.random_action()
+
     def state_dict(self) -> dict:
         """The process and its random stream, as JSON can hold them."""
         return {
             "state": self._state.tolist(), "random": self._random.bit_generator.state,
-            "held": None if self._held is None else self._held.tolist(),
+            "burst": None if self._burst is None else self._burst.tolist(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Resume from a `state_dict`."""
         self._state = np.array(state["state"])
-        held = state.get("held")
-        self._held = None if held is None else np.array(held, np.float32)
+        burst = state.get("burst")
+        self._burst = None if burst is None else np.array(burst, np.float32)
         self._random.bit_generator.state = state["random"]

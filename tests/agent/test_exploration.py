@@ -99,52 +99,74 @@ def test_random_actions_are_uniform():
     assert counts.sum() == 12_000 and abs(counts / 1200 - 1).max() < 0.12
 
 
-# --- random actions at the bounds ---
+# --- bursts of random actions ---
 
 
-def test_half_of_the_random_steps_are_corners_held_so_long_on_average():
-    """Corners with a preference, held for a step more or less, or half of the choices in place of half of the steps."""
-    exploration = Exploration(Noise(hold=4), 20, 0)
-    actions = np.array([exploration.random_action() for _ in range(20_000)])
-    corner = (np.abs(actions) == 1).all(1)
-    assert actions.dtype == np.float32 and corner.mean() == pytest.approx(1 / 2, abs=0.03)
-    begins = np.flatnonzero(corner & np.r_[True, (actions[1:] != actions[:-1]).any(1)])  # two draws are never the same
-    assert corner.sum() / len(begins) == pytest.approx(4, rel=0.05)
-    assert abs(actions[begins].mean()) < 0.03
-    counts, _ = np.histogram(actions[~corner], bins=10, range=(-1, 1))
-    assert abs(counts / counts.mean() - 1).max() < 0.05
+def runs_of(flags):
+    """Lengths of the runs of True."""
+    edges = np.diff(np.r_[0, flags.astype(int), 0])
+    return np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
 
 
-def test_no_random_action_is_held_beyond_its_episode():
-    """One that started before the random phase or the episode ended, and shows up later."""
-    exploration = Exploration(Noise(hold=10**6, start=0, end=0), 20, 0)
-    while not (np.abs(first := exploration.random_action()) == 1).all():
-        pass
-    assert np.array_equal(exploration(np.zeros(20), 100), np.zeros(20))
-    assert np.array_equal(exploration.random_action(), first)
-    exploration.reset()
-    assert not any(np.array_equal(exploration.random_action(), first) for _ in range(3))
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_bursts_take_their_share_last_ten_steps_and_hold_each_action_for_four(share):
+    """Another share, bursts that never end, actions that change at each step or never, or favour a side."""
+    exploration = Exploration(Noise(bursts=share, start=0, end=0), 3, 0)
+    actions = perturbations(exploration, 60_000, action_dim=3)
+    burst = (actions != 0).any(1)
+    assert actions.dtype == np.float32 and burst.mean() == pytest.approx(share, rel=0.1)
+    lengths = runs_of(burst)
+    assert lengths.mean() == pytest.approx(10, rel=0.1) and lengths.std() == pytest.approx(90**0.5, rel=0.15)
+    new = burst & np.r_[True, (actions[1:] != actions[:-1]).any(1)]
+    begins = len(lengths)
+    assert (new.sum() - begins) / (burst.sum() - begins) == pytest.approx(1 / 4, rel=0.1)
+    counts, _ = np.histogram(actions[new], bins=10, range=(-1, 1))
+    assert abs(counts / counts.mean() - 1).max() < 0.15
+
+
+def test_between_bursts_there_is_the_policys_action_with_noise():
+    """Bursts that replace the noise, or shift it."""
+    noise = perturbations(Exploration(Noise(bursts=0.1, start=0.1, end=0.1), 10, 0), 5000, action_dim=10)
+    small = noise[np.abs(noise).max(1) < 0.6]
+    assert small.std() == pytest.approx(0.1, rel=0.05) and len(small) == pytest.approx(4500, rel=0.1)
+
+
+def test_no_burst_outlasts_its_episode():
+    """A random action at the first step of an episode that was drawn in the one before."""
+    exploration = Exploration(Noise(bursts=0.5, start=0, end=0), 2, 0)
+    kept = 0
+    for _ in range(200):
+        while not (before := exploration(np.zeros(2), 0)).any():
+            pass
+        exploration.reset()
+        kept += np.array_equal(exploration(np.zeros(2), 0), before)
+    assert kept == 0
+
+
+def test_without_bursts_no_random_number_is_spent_on_them():
+    """Runs of the other presets that change."""
+    plain = np.random.default_rng(0)
+    noise = perturbations(Exploration(Noise(start=0.1, end=0.1), 2, 0), 50)
+    assert np.allclose(noise, np.clip(0.1 * plain.standard_normal((50, 2)), -1, 1).astype(np.float32))
 
 
 # --- resuming ---
 
 
 def all_kinds_of_actions(exploration):
-    actions = [exploration(np.zeros(2), 0), *(exploration.random_action() for _ in range(5))]
+    actions = [*(exploration(np.zeros(2), 0) for _ in range(3)), *(exploration.random_action() for _ in range(5))]
     exploration.reset()
     return np.array([*actions, exploration(np.zeros(2), 0), exploration.random_action()])
 
 
 @pytest.mark.parametrize(
     "noise",
-    [Noise(kind="ou"), Noise(kind="gaussian"), Noise(hold=20)],
+    [Noise(kind="ou"), Noise(kind="gaussian"), Noise(bursts=0.9)],
 )
 def test_13_a_restored_noise_goes_on_exactly(noise):
-    """A resumed run that explores elsewhere: the process, its random stream or a held action is lost through JSON."""
+    """A resumed run that explores elsewhere: the process, its random stream or a burst is lost through JSON."""
     exploration, fresh = (Exploration(noise, 2, seed) for seed in (1, 2))
-    perturbations(exploration, 7)
-    for _ in range(60):
-        exploration.random_action()
+    perturbations(exploration, 60)
     fresh.load_state_dict(json.loads(json.dumps(exploration.state_dict())))
     assert np.array_equal(all_kinds_of_actions(exploration), all_kinds_of_actions(fresh))
 

@@ -138,10 +138,10 @@ def test_the_tables_are_those_of_the_files():
     resources = results.resources_table([results.FOLDER / name for name in results.MEASURED])
     screening, docs = results.FOLDER / "screening", results.DOCS
     comparison = results.comparison_table(results.SIX)
-    folders = results.SIX, results.FOLDER / "six", results.FOLDER / "figure2"
+    folders = results.SIX, results.FOLDER / "figure2"
     expected = {
         results.ROOT / "README.md": [comparison],
-        docs / "results.md": [comparison, results.comparison_table(results.FOLDER / "six"), page.summary(compared)],
+        docs / "results.md": [comparison, page.summary(compared)],
         docs / "speed.md": [results.quick_note(compared), results.speed_tables(), resources],
         docs / "tasks.md": [results.paper_table(), results.task_table()],
         docs / "scores.md": [results.baseline_table(), results.planet_table()],

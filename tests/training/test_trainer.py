@@ -29,7 +29,7 @@ VARIANTS = {
         "agent.state_norm=true",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
-        "noise.hold=4",
+        "noise.bursts=0.5",
     ],
     "all-additions-pixels": [
         *PIXELS,
@@ -40,7 +40,7 @@ VARIANTS = {
         "agent.reconstruction_loss=1",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
-        "noise.hold=4",
+        "noise.bursts=0.5",
     ],
     "full-ring": [*PIXELS, "replay.capacity=60", "env.frame_stack=4"],
 }
