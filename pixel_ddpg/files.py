@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import secrets
 import sys
 from collections.abc import Iterator
 from typing import IO
@@ -25,15 +26,15 @@ def naming(path: str | pathlib.Path) -> Iterator[None]:
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """All of `data` or nothing is at `path`, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """All of `data` or nothing is at `path`, also after a power cut; of two processes the last one's."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with naming(path), open(temporary, "wb") as file:
+        with naming(path), open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -85,6 +86,8 @@ def _lock(path: pathlib.Path, option: str) -> IO:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and path.stat().st_nlink > 1:  # a copy of hard links has its own lock
+                path.unlink()
             file = open(path, "w")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"cannot write to {path.parent} ({error.strerror}): choose another {option}=") from None

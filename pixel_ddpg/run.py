@@ -81,7 +81,7 @@ def main(config: Config) -> None:
         length = run.restore() if started else 0
         run_folder.write_config(config, run_dir)
         run_folder.write_status(run_dir, "running", frame=run.frame)
-        metrics = Metrics(run_dir / "metrics.jsonl", length)
+        metrics = Metrics(run_dir / "metrics.jsonl", length, run.step)
         mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, config.wandb_id, dataclasses.asdict(config))
         if started:
             console.print(f"resumes at frame {run.frame:,}")

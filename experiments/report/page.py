@@ -128,6 +128,8 @@ def warnings(found: Found) -> list[str]:
         said.append(f"Missing: {count} of {len(found.wanted)} runs.")
     if count := sum(not run.is_whole for run in found.runs):
         said.append(f"Unfinished runs: {count}. Their curves are shown, but they do not count in tables.")
+    if count := sum(row.return_ is None for run in found.runs for row in run.evals):
+        said.append(f"Evaluations whose return is not finite: {count}. They are left out.")
     done = {panels.label(variant): frozenset(found.scores(variant)) for variant in found.variants}
     if len(set(done.values())) > 1:
         counts = "; ".join(f"{name}: {len(names)}" for name, names in done.items())

@@ -8,21 +8,32 @@ from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_hex
 
 from experiments.figures import REFERENCE, published_curve, thousands
 from experiments.report import statistics
 from experiments.report.runs import Curve, Run, Variant, score
+from pixel_ddpg import presets
 from pixel_ddpg.envs import tasks
 
+
+class _Colours(dict[Variant, str]):
+    """Of the presets here; one that a reader has added gets a colour too."""
+
+    def __missing__(self, variant: Variant) -> str:
+        number = 2 * list(presets.PRESETS).index(variant[0]) + (variant[1] == "pixels")
+        return to_hex(plt.get_cmap("tab20")(number % 20))
+
+
 # As in the paper's Figure 2: light grey without target networks, dark without BatchNorm; green state, blue pixels.
-COLOURS = {
+COLOURS = _Colours({
     ("fast", "state"): "#2da44e", ("fast", "pixels"): "#1f6feb", ("fast_no_target", "state"): "#b5b9bf",
     ("ddpg2016", "state"): "#116329", ("ddpg2016", "pixels"): "#0a3069", ("dpg_replay", "state"): "#b5b9bf",
     ("ddpg2016_no_bn", "state"): "#57606a", ("drqv2", "state"): "#1b7c83", ("drqv2", "pixels"): "#8250df",
     ("offpolicy_dpg", "state"): "#d4a72c", ("dpg", "state"): "#cf222e", ("fast_no_target", "pixels"): "#a5c8ff",
     ("dpg_replay", "pixels"): "#a5c8ff", ("ddpg2016_no_bn", "pixels"): "#3192aa",
     ("offpolicy_dpg", "pixels"): "#bc4c00", ("dpg", "pixels"): "#bf3989",
-}  # fmt: skip
+})  # fmt: skip
 STYLE: dict = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.labelsize": 8,
     "axes.titlelocation": "left", "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
@@ -79,12 +90,15 @@ def _numbers(task: str, variant: Variant, seed: int | str, points: Curve, name: 
 
 
 def _mean(curves: list[Curve]) -> Curve:
-    """Mean over seeds at the frames that all of them were evaluated at."""
-    values = defaultdict(list)
-    for curve in curves:
-        for frame, value in curve:
-            values[frame].append(value)
-    return [(frame, float(np.mean(each))) for frame, each in sorted(values.items()) if len(each) == len(curves)]
+    """Mean over seeds as far as all have come, at the frames of the shortest.
+
+    The others are interpolated: where episodes end early, each seed is evaluated some frames later than another.
+    """
+    if not all(curves):
+        return []
+    frames = [frame for frame, _ in min(curves, key=lambda curve: curve[-1][0])]
+    means = np.mean([np.interp(frames, *np.array(curve).T) for curve in curves], 0)
+    return list(zip(frames, means.tolist()))
 
 
 def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:

@@ -58,12 +58,12 @@ class Run:
     @property
     def curve(self) -> Curve:
         """Mean returns of the evaluations."""
-        return [(row.frame, row.return_) for row in self.evals]
+        return [(row.frame, row.return_) for row in self.evals if row.return_ is not None]
 
     @property
     def hours_curve(self) -> list[tuple[float, float]]:
         """The same over hours of wall clock."""
-        return [(row.hours, row.return_) for row in self.evals]
+        return [(row.hours, row.return_) for row in self.evals if row.return_ is not None]
 
     @property
     def evaluated(self) -> int:

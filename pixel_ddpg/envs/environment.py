@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 from dataclasses import dataclass
 
 import dm_env
@@ -122,6 +123,8 @@ class Environment:
                 break
         self._stack.append(flat(time_step.observation) if self._renderer is None else self._element(pictures))
         self.over = time_step.last()
+        if not math.isfinite(reward):
+            raise UserError(f"the reward of {self.task.name} is {reward}, {self._frames} frames into an episode", 1)
         return self._step(float(reward), float(discount))
 
     def _element(self, pictures: list[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ checkpoints/replay/000000000000-000000006300.safetensors      slots written sinc
 checkpoints/replay/000000000000-000000006300.1.safetensors    each after the first has its number
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,7 +61,7 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
         target = target.with_suffix(f".{_repeat_of(last) + 1}")
     temporary = root / f".{frame:012d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary.mkdir(exist_ok=True)  # what could not be deleted
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _write(temporary / "tensors.safetensors", save(contiguous), sums)
     _write(temporary / "state.json", json.dumps(state).encode(), sums)
@@ -88,17 +89,26 @@ def tidy(run_dir: pathlib.Path) -> None:
     found = checkpoints(run_dir)
     named = {_piece(run_dir, piece).name for path in found[-KEPT:] for piece in _pieces(path)}
     for path in [*found[:-KEPT], *(run_dir / "checkpoints").glob(".*.tmp")]:
-        shutil.rmtree(path)
+        _discard(path)
     for path in (run_dir / "checkpoints" / "replay").iterdir():
         if path.name not in named:
-            path.unlink()
+            with contextlib.suppress(OSError):  # as in _discard; or a folder that some server puts everywhere
+                path.unlink()
+
+
+def _discard(path: pathlib.Path) -> None:
+    """Delete a folder; what a network disk keeps, as another process reads it, is hidden until `tidy` tries again."""
+    hidden = path if path.suffix == ".tmp" else path.with_name(f".{path.name}.tmp")
+    with contextlib.suppress(OSError):
+        path.rename(hidden)
+    for each in (path, hidden):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def drop_replay(run_dir: pathlib.Path) -> None:
     """Keep only what acting takes: the newest checkpoint's networks. The run cannot be resumed."""
-    for path in checkpoints(run_dir)[:-1]:
-        shutil.rmtree(path)
-    shutil.rmtree(run_dir / "checkpoints" / "replay", ignore_errors=True)
+    for path in [*checkpoints(run_dir)[:-1], run_dir / "checkpoints" / "replay"]:
+        _discard(path)
 
 
 def checkpoints(run_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -165,7 +175,7 @@ def load_checkpoint(
             if replay is not None:
                 _load_replay(path, state, sums, replay)
                 for newer in damaged:
-                    shutil.rmtree(newer)
+                    _discard(newer)
             return tensors, state
         except (FileNotFoundError, ValueError, SafetensorError) as error:
             if replay is None and not path.exists():  # the run still trains, and has deleted it

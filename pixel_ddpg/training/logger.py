@@ -22,13 +22,24 @@ COUNTERS = ("frame", "step", "update", "hours")
 class Metrics:
     """Appends rows to metrics.jsonl."""
 
-    def __init__(self, path: pathlib.Path, length: int = 0):
-        """Resume after the first `length` bytes, which a checkpoint knows; what follows is made again."""
-        self._file = open(path, "ab")  # noqa: SIM115
-        if self.length < length:
+    def __init__(self, path: pathlib.Path, length: int = 0, step: float = math.inf):
+        """Resume after the first `length` bytes, which a checkpoint of this step knows; what follows is made again.
+
+        Where someone has edited the file, so that these do not end with a row of the checkpoint, all rows up to the
+        step are kept.
+        """
+        known = path.read_bytes() if path.exists() else b""
+        kept = known[:length]
+        if kept and not (kept.endswith(b"\n") and _step_of(kept.splitlines()[-1]) <= step):
+            print(f"pixel_ddpg: {path} was edited: its rows up to step {step:,} are kept", file=sys.stderr)
+            kept = b"".join(line.rstrip() + b"\n" for line in known.splitlines() if _step_of(line) <= step)
+        elif len(known) < length:
             print(f"pixel_ddpg: {path} has lost rows: it is shorter than when the checkpoint was made", file=sys.stderr)
+        if kept != known[:length] or (known and path.stat().st_nlink > 1):  # another name of the file keeps its rows
+            files.write_atomically(path, kept)
+        self._file = open(path, "ab")  # noqa: SIM115
         with files.naming(path):
-            self._file.truncate(min(length, self.length))
+            self._file.truncate(len(kept))
             self._file.seek(0, os.SEEK_END)
 
     @property
@@ -65,13 +76,22 @@ class Metrics:
             self._file.close()
 
 
+def _step_of(line: bytes) -> float:
+    """Of a row; infinite where it cannot be read."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def _finite(key: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(key, item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        print(f"pixel_ddpg: {key} is {value}; metrics.jsonl has null", file=sys.stderr)
-        return None
-    return value
+    values = value if isinstance(value, list) else [value]
+    odd = [each for each in values if isinstance(each, float) and not math.isfinite(each)]
+    if not odd:
+        return value
+    print(f"pixel_ddpg: {key} is {odd[0]}; metrics.jsonl has null", file=sys.stderr)
+    clean = [None if isinstance(each, float) and not math.isfinite(each) else each for each in values]
+    return clean if isinstance(value, list) else None
 
 
 class WandbMirror:

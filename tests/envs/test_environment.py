@@ -168,7 +168,8 @@ def test_gymnasium_make_honours_options():
 
 def test_make_env_takes_the_presets_options():
     """An environment unlike the one that the preset trains with."""
-    assert make_env("cartpole-swingup", "state").environment.step_seconds == pytest.approx(0.08)
+    assert make_env("cartpole-swingup", "pixels").environment.step_seconds == pytest.approx(0.08)
+    assert make_env("cartpole-swingup", "state").environment.step_seconds == pytest.approx(0.02)
     assert make_env("cartpole-swingup", "state", preset="ddpg2016").environment.step_seconds == pytest.approx(0.01)
     paper = make_env("cartpole-swingup", preset="ddpg2016")
     assert paper.observation_space.shape == (9, 64, 64)
@@ -350,6 +351,16 @@ def test_discounts_are_multiplied():
     assert [step.discount for step in steps] == [1, 0.25, 0.5]
     ended = play(make_fake(3, (1.0, 1.0, 0.0), action_repeat=3), [ZERO])
     assert ended[-1].discount == 0.0
+
+
+def test_a_reward_that_is_not_finite_is_refused():
+    """NaN that is found in a loss, thousands of frames later, and blamed on the learning rate."""
+    environment = make_fake(10, action_repeat=2)
+    environment.reset()
+    step = environment._task_step
+    environment._task_step = lambda action: step(action)._replace(reward=float("nan"))
+    with pytest.raises(UserError, match="the reward of fake-task is nan, 2 frames into an episode"):
+        environment.step(ZERO)
 
 
 def test_only_failures_of_gl_are_told_as_such():

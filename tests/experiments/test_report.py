@@ -78,6 +78,35 @@ def test_table1_has_average_and_best_beside_the_papers(three_tasks, tmp_path):
     assert {row["seeds"] for row in rows if row["task"] == "cart"} == {"1", "2"}
 
 
+def test_a_mean_over_seeds_is_drawn_where_episodes_end_early(three_tasks, tmp_path):
+    """Seeds that are evaluated some frames later than others, and no mean at all but for frame 0."""
+    curves = [(0, 1.0), (10_000, 2.0), (20_001, 4.0)], [(0, 3.0), (10_001, 4.0), (20_000, 6.0)]
+    mean = panels._mean([*curves])
+    assert [frame for frame, _ in mean] == [0, 10_001, 20_000]
+    assert [value for _, value in mean] == pytest.approx([2.0, 3.0, 5.0], abs=1e-3)
+    shorter = panels._mean([curves[0], curves[1][:2]])
+    assert [frame for frame, _ in shorter] == [0, 10_001]
+
+
+def test_an_evaluation_without_a_finite_return_is_left_out_and_told(three_tasks, tmp_path):
+    """A traceback, and no report of all the good runs beside it."""
+    folder = write_run(three_tasks, "task=cart seed=5", 100.0, 300.0, float("nan"))
+    found = page.make([str(three_tasks)], tmp_path / "out")
+    assert next(run for run in found.runs if run.folder == folder).final is None
+    assert "not finite: 1." in (tmp_path / "out" / "report.html").read_text()
+    figures.learning_curves([folder], tmp_path / "figure.png")
+
+
+def test_a_preset_that_a_reader_has_added_has_a_colour(three_tasks, tmp_path, monkeypatch):
+    """A traceback at the end of a night."""
+    monkeypatch.setitem(presets.PRESETS, "wide", "fast, wider")
+    for obs in ("pixels", "state"):
+        monkeypatch.setitem(presets.SETTINGS, ("wide", obs), presets.SETTINGS["fast", obs])
+        write_run(three_tasks, f"task=cart preset=wide obs={obs}", 100.0, 300.0, 500.0)
+    page.make([str(three_tasks)], tmp_path / "out")
+    assert panels.COLOURS["wide", "pixels"] != panels.COLOURS["wide", "state"]
+
+
 def test_the_answer_has_the_numbers_of_the_tasks_that_have_both(three_tasks):
     """A comparison over different tasks, state taken for pixels."""
     text = page.answer(runs.collect([str(three_tasks)]))

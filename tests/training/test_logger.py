@@ -1,5 +1,6 @@
 """metrics.jsonl, and W&B's copy of it."""
 
+import concurrent.futures
 import dataclasses
 import errno
 import fcntl
@@ -40,6 +41,51 @@ def write_rows(path: pathlib.Path, rows: list[Row], length: int = 0) -> int:
 
 
 # --- metrics.jsonl ---
+
+
+def test_another_name_of_the_file_keeps_its_rows(tmp_path):
+    """A copy made of hard links, as backups are, into which a resumed run writes."""
+    path, copy = tmp_path / "metrics.jsonl", tmp_path / "copy.jsonl"
+    length = write_rows(path, ROWS)
+    os.link(path, copy)
+    write_rows(path, ROWS[:1], length)
+    assert [len(read_rows(each)) for each in (path, copy)] == [len(ROWS) + 1, len(ROWS)]
+
+
+@pytest.mark.parametrize("edit", ["a row was deleted", "line ends of Windows"])
+def test_rows_that_were_edited_are_cut_between_rows(edit, tmp_path, capsys):
+    """A row that is cut in its middle, and joined to the next part's first one."""
+    path = tmp_path / "metrics.jsonl"
+    length = write_rows(path, ROWS[:-1])
+    write_rows(path, ROWS[-1:], length)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[1:] if edit == "a row was deleted" else lines).replace(
+        b"\n", b"\n" if edit == "a row was deleted" else b"\r\n"
+    ))  # fmt: skip
+    metrics = Metrics(path, length, ROWS[-2].step)
+    metrics.write(ROWS[-1])
+    metrics.close()
+    assert read_rows(path) == (ROWS[1:] if edit == "a row was deleted" else ROWS)
+    assert "was edited: its rows up to step" in capsys.readouterr().err
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path):
+    """One that moves the other's half as its own, or finds it gone."""
+    path = tmp_path / "file"
+
+    def write(data):
+        for _ in range(40):
+            files.write_atomically(path, data)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(write, [b"a" * 1000, b"b" * 10]))
+    assert path.read_bytes() in (b"a" * 1000, b"b" * 10) and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_long_name_is_written_too(tmp_path):
+    """A film of many minutes whose name has no room for a suffix."""
+    files.write_atomically(tmp_path / f"{'n' * 251}.mp4", b"film")
+    assert (tmp_path / f"{'n' * 251}.mp4").read_bytes() == b"film"
 
 
 @pytest.mark.parametrize("write", ["sync rows", "replace a file", "rename a folder"])

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -233,6 +234,25 @@ DAMAGES = {
     "cut in half": lambda data: data[: len(data) // 2], "emptied": lambda data: b"",
     "other bytes": lambda data: b"nothing", "deleted": None,
 }  # fmt: skip
+
+
+def test_what_cannot_be_deleted_does_not_end_a_run(tmp_path, monkeypatch):
+    """Training that stops as a network disk keeps what another process reads, or a server puts folders everywhere."""
+
+    def fail(*path, **options):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    (tmp_path / "checkpoints" / "replay" / "@eaDir").mkdir(parents=True)
+    monkeypatch.setattr(os, "rmdir", fail)
+    run = train([*STATE, "frames=800"], tmp_path)
+    for _ in range(3):
+        run.frame += 8
+        run._metrics = Metrics(tmp_path / "metrics.jsonl", 10**9)
+        run.save()
+    assert len(checkpoint.checkpoints(tmp_path)) == checkpoint.KEPT
+    monkeypatch.undo()
+    run.save()
+    assert not list((tmp_path / "checkpoints").glob(".*.tmp"))
 
 
 @pytest.fixture(scope="module")
