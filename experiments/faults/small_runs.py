@@ -10,7 +10,7 @@ from pixel_ddpg.training.rows import read_rows
 ANY = [
     "task=cartpole-swingup", "frames=1600", "threads=1", "wandb=off", "env.action_repeat=8", "agent.hidden=[12,12]",
     "replay.batch_size=8", "train.start_steps=20", "train.updates_per_step=0.5", "noise.random_frames=200",
-    "eval.every=700", "eval.episodes=1", "eval.video_size=0",
+    "eval.every=700", "eval.episodes=1", "eval.video_size=0", "agent.discount=0.97",
 ]  # fmt: skip
 STATE = [*ANY, "obs=state"]
 PIXELS = [*ANY, "obs=pixels", "env.size=16", "agent.conv=[[4,4,4,0],[4,2,1,0]]", "agent.random_shift=2"]
