@@ -271,15 +271,17 @@ def converted(key: str, value: Any, kind: Any) -> Any:
         return [converted(key, each, kind) for each in value]
     if kind is str and isinstance(value, str | int | float):
         text = str(value)
-        if text.startswith("~/") and os.path.expanduser(text) == text:
+        if not text.startswith("~/"):
+            return text
+        if (path := os.path.expanduser(text)) == text:
             raise UserError(f"{key}={text}: this user has no home folder; write the whole path")
-        return os.path.expanduser(text) if text.startswith("~/") else text
+        return path
     if kind is bool:
         value = TRUTHS.get(text.lower(), value) if text is not None else value
         if isinstance(value, bool):
             return value
         raise UserError(f"{key}={value} must be true or false")
-    if kind is int and text is not None and WHOLE.fullmatch(text) and len(text) < 20:
+    if kind is int and text is not None and _is_whole(text):
         return int(text)
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)  # numpy's too
@@ -299,6 +301,10 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     raise UserError(f"{key}={value} must be {what}{hint}")
 
 
+def _is_whole(text: str) -> bool:
+    return WHOLE.fullmatch(text) is not None and len(text) < 20
+
+
 def _yaml(key: str, text: str) -> Any:
     """Lists and what stands in them, as text: YAML itself takes a folder named 1_1 for 11 and a date for no name."""
     try:
@@ -313,7 +319,7 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if value in (None, "", "null"):
         return None
-    return int(value) if isinstance(value, str) and WHOLE.fullmatch(value) and len(value) < 20 else value
+    return int(value) if isinstance(value, str) and _is_whole(value) else value
 
 
 # --- YAML ---

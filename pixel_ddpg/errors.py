@@ -65,11 +65,10 @@ def on_stop(handler: Callable) -> Iterator[None]:
     numbers = [getattr(signal, name) for name in STOP if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []
-    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
     before = {
         number: signal.signal(number, handler)
-        for number in numbers
-        if number == signal.SIGINT or number not in ignored  # a shell's background job ignores Ctrl-C, not a kill -INT
+        for number in numbers  # a shell's background job ignores Ctrl-C, but is to hear a kill -INT
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield

@@ -1,7 +1,5 @@
 """Bytes: what a replay takes, what is free, and where the replay lives."""
 
-import gc
-
 import numpy as np
 import psutil
 import torch
@@ -41,7 +39,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what torch keeps of a former run is free too
         return torch.cuda.mem_get_info(device)[0]
-    gc.collect()
     machine.give_memory_back()
     return container.free_ram()
 

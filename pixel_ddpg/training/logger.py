@@ -86,12 +86,11 @@ def _step_of(line: bytes) -> float:
 
 def _finite(key: str, value: Any) -> Any:
     values = value if isinstance(value, list) else [value]
-    odd = [each for each in values if isinstance(each, float) and not math.isfinite(each)]
-    if not odd:
+    odd = [isinstance(each, float) and not math.isfinite(each) for each in values]
+    if not any(odd):
         return value
-    print(f"pixel_ddpg: {key} is {odd[0]}; metrics.jsonl has null", file=sys.stderr)
-    clean = [None if isinstance(each, float) and not math.isfinite(each) else each for each in values]
-    return clean if isinstance(value, list) else None
+    print(f"pixel_ddpg: {key} is {values[odd.index(True)]}; metrics.jsonl has null", file=sys.stderr)
+    return [None if is_odd else each for each, is_odd in zip(values, odd)] if isinstance(value, list) else None
 
 
 class WandbMirror:
