@@ -5,15 +5,19 @@ BIN := .venv/bin
 DEMO := runs/demo
 PROFILE := quick
 
-.PHONY: help install demo suite bench gpu-check offline-pack test test-long lint docs doctor clean
+broken:
+.PHONY: broken help install demo suite bench gpu-check offline-pack test test-long lint docs doctor clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 14
 
+# An environment whose Python is gone is built again.
+BROKEN := $(shell $(BIN)/python -c '' 2>/dev/null || echo broken)
+
 install: .venv/installed  ## build .venv with all that the project needs
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml $(BROKEN)
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found: install one, or name it with PYTHON="; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(if $(BROKEN),--clear) .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 

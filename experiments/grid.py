@@ -1,5 +1,6 @@
 """python -m experiments.grid tag=table1 agent=planner: one video of many tasks side by side."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
+import pixel_ddpg
 from pixel_ddpg import baseline, config, files, play, presets
 from pixel_ddpg.command import command
 from pixel_ddpg.config import option
@@ -18,7 +20,6 @@ from pixel_ddpg.envs.episodes import film
 from pixel_ddpg.envs.video import Video, opencv
 from pixel_ddpg.errors import UserError, nearest
 from pixel_ddpg.planning import baselines
-from pixel_ddpg.runtime import machine
 
 FRAMES_PER_SECOND = 20
 COLUMNS = 7
@@ -43,9 +44,17 @@ def film_task(name: str, agent: str, seed: int, size: int, seconds: float, path:
     return {"return": value, "frames": frames}
 
 
+@functools.cache
+def code() -> str:
+    """A hash of what a film depends on: the package's modules and models."""
+    package = pathlib.Path(pixel_ddpg.__file__).parent
+    sources = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".xml", ".csv"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
 def film_name(name: str, agent: str, *how) -> str:
     """Another one for another size, seed, length, planner or state of the code."""
-    made = [*how, presets.action_repeat(name), baselines.planner_settings(agent, name), machine.commit()]
+    made = [*how, presets.action_repeat(name), baselines.planner_settings(agent, name), code()]
     return f"{name}-{agent}-{hashlib.sha256(json.dumps(made).encode()).hexdigest()[:10]}.mp4"
 
 
@@ -106,8 +115,7 @@ def make(options: Grid, chosen: list[tasks.Task], folder: pathlib.Path) -> None:
     films, jobs = {}, []
     for task in chosen:
         plans = options.agent in ("planner", *baselines.SETTINGS)
-        agent = "random" if plans and task.simulator != "mujoco" else options.agent
-        agent = baselines.better_planner(task.name) or "sampling" if agent == "planner" else agent
+        agent = "random" if plans and task.simulator != "mujoco" else baselines.planner_named(options.agent, task.name)
         path = folder / film_name(task.name, agent, options.seed, options.size, options.seconds)
         films[f"{task.name} ({agent})" if plans and agent == "random" else task.name] = path
         if not path.exists():

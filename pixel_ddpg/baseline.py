@@ -13,16 +13,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 
 from pixel_ddpg import files, presets
-from pixel_ddpg.command import command
+from pixel_ddpg.command import Output, command
 from pixel_ddpg.config import Env, option
 from pixel_ddpg.container import available_threads
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.envs.episodes import run_episode
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, warn
 from pixel_ddpg.planning import baselines
 from pixel_ddpg.runtime import machine
 
@@ -135,7 +134,7 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
     count = max(1, min(cores, len(jobs)))
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
-            with workers.deaf_children():
+            with workers.sigint_ignored_by_children():
                 running = {pool.submit(function, *job, threads=max(1, cores // count)): job for job in jobs}
             for done in as_completed(running):
                 try:
@@ -155,7 +154,7 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
 @command("pixel_ddpg.baseline", Baseline)
 def main(options: Baseline) -> int:
     policies = list(baselines.SETTINGS) if options.policy == "planner" else [options.policy]
-    chosen, console, failed = check(options), Console(stderr=True, highlight=False), []
+    chosen, console, failed = check(options), Output(stderr=True, highlight=False), []
     with files.locked(folder(options), "out"):
         results = [Result(task, policy, options) for task in chosen for policy in policies]
         of = {(result.made["task"], result.made["policy"]): result for result in results}
@@ -174,7 +173,7 @@ def main(options: Baseline) -> int:
         if values:
             print(f"{result.path}: {np.mean(values):.1f} +- {np.std(values):.1f} (episodes: {len(values)})")
     for line in failed:
-        print(f"pixel_ddpg: {line}", file=sys.stderr)
+        warn(line)
     return 1 if failed else 0
 
 

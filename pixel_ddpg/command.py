@@ -12,8 +12,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich.console import Console
+
 from pixel_ddpg.config import check_fields, fields_of, set_values, to_yaml, value_of, words_of
-from pixel_ddpg.errors import UserError, on_stop
+from pixel_ddpg.errors import UserError, leave, on_stop, warn
 
 FLAGS = {"-h": "--help", "--help": "--help", "-m": "--multirun", "--multirun": "--multirun", "--cfg": "--cfg"}
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
@@ -142,6 +144,15 @@ def is_terminal(stream: Any) -> bool:
     return bool(getattr(stream, "isatty", bool)())
 
 
+class Output(Console):
+    """Standard output or error; where its reader has gone, a command continues without."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich's own ends the process."""
+        self.quiet = True
+        leave(self.file)
+
+
 # --- how a command ends ---
 
 
@@ -165,14 +176,18 @@ def one_line_errors() -> Iterator[None]:
     try:
         with on_stop(signal.default_int_handler):
             yield
+            if hasattr(sys.stdout, "flush"):  # while what it raises can still be told
+                sys.stdout.flush()
         return
     except UserError as error:
         message, code = str(error), error.code
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave(sys.stdout)
         sys.exit(0)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if not error.filename:  # stdout's, perhaps, which would be written once more at the end
+                leave(sys.stdout)
             message = f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
         elif error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
             message = (
@@ -194,7 +209,7 @@ def one_line_errors() -> Iterator[None]:
         code = 1
     except KeyboardInterrupt:
         message, code = "interrupted", 130
-    print(f"pixel_ddpg: {one_line(message)}", file=sys.stderr)
+    warn(one_line(message))
     sys.exit(code)
 
 

@@ -48,11 +48,11 @@ def option(
 class Env:
     size: int = option(64, "width and height of a frame, in pixels", least=8, most=LARGEST_PICTURE)
     action_repeat: int = option(2, "frames (control steps) an action is held", least=1)
-    frame_stack: int = option(3, "how many of the last steps an observation shows", least=1)
+    frame_stack: int = option(3, "observations of the last steps that are stacked into one", least=1)
     renderings: int = option(
         1, "pictures taken within one step, evenly spread over its frames; the paper takes 3", least=1
     )
-    camera: int = option(-1, "-1: the task's own", least=-1)
+    camera: int = option(-1, "camera id; -1: the task's default", least=-1)
     shadow_size: int = option(
         256, "side of the shadow map; dm_control's 2048 costs most of a software frame", least=2, most=8192
     )
@@ -67,21 +67,22 @@ class Env:
 
 @dataclass
 class Replay:
-    capacity: int = option(1_000_000, "transitions", least=1)
-    batch_size: int = option(128, "transitions of one update", least=1)
+    capacity: int = option(1_000_000, "transitions that are kept, the newest", least=1)
+    batch_size: int = option(128, "transitions in a batch", least=1)
     n_step: int = option(3, "rewards that are summed before Q' takes over", least=1)
 
 
 @dataclass
 class Noise:
-    kind: str = option("gaussian", "or ou, an Ornstein-Uhlenbeck process", choices=("gaussian", "ou"))
+    kind: str = option(
+        "gaussian", "exploration noise: gaussian, or ou, an Ornstein-Uhlenbeck process", choices=("gaussian", "ou")
+    )
     start: float = option(1.0, "gaussian: standard deviation at frame 0 ...", least=0)
     end: float = option(0.1, "... which falls linearly to this one ...", least=0)
     frames: int = option(100_000, "... over this many frames", least=1)
     theta: float = option(0.15, "ou: pull to the mean", least=0)
     sigma: float = option(0.2, "ou: diffusion", least=0)
-    dt: float = option(1.0, "ou: time of one agent step", least=1e-6)
-    random_frames: int = option(0, "random actions at first", least=0)
+    random_frames: int = option(0, "frames of uniform random actions before the policy acts", least=0)
     bursts: float = option(
         0.0, "share of the other steps in bursts of random actions, 10 steps each", least=0, most=0.9
     )
@@ -94,7 +95,6 @@ class Noise:
 class Agent:
     discount: float = option(0.99, "per agent step", most=1)
     tau: float = option(0.01, "weight of the network in its target, every update; 1: no target networks", most=1)
-    encoder_tau: float = option(0.0, "the same of the encoder, where the targets have one; 0: as tau", least=0, most=1)
     actor_lr: float = option(1e-4, "learning rate of the actor", least=0)
     critic_lr: float = option(1e-4, "learning rate of the critic and the encoder", least=0)
     final_lr: float = option(
@@ -118,7 +118,11 @@ class Agent:
     action_layer: int = option(0, "the hidden layer of the critic that the action enters", least=0)
     batch_norm: bool = option(False, "on the input and before each ReLU (critic: before the action enters)")
     layer_norm: bool = option(False, "before each ReLU")
-    init: str = option("orthogonal", "or fan_in, U(+-1/sqrt(fan-in))", choices=("orthogonal", "fan_in"))
+    init: str = option(
+        "orthogonal",
+        "weights of new networks: orthogonal, or fan_in, U(+-1/sqrt(fan-in))",
+        choices=("orthogonal", "fan_in"),
+    )
     final_init: float = option(0.0, "last layers U(+-final_init); 0: as the others", least=0)
     state_norm: bool = option(False, "state: minus its running mean, divided by its running deviation, within +-5")
     inverse_loss: float = option(
@@ -134,7 +138,6 @@ class Agent:
     random_shift: int = option(
         4, "pixels: shift both observations by up to this many pixels, each on its own; 0: off", least=0
     )
-    encoder_trained_by: str = option("critic", "or both", choices=("critic", "both"))
     target_encoder: bool = option(False, "the targets see through their own, slowly moving encoder")
     target_actor: bool = option(False, "the next action comes from a slowly moving actor")
     precision: str = option(
@@ -162,8 +165,10 @@ class Train:
 @dataclass
 class Eval:
     every: int = option(10_000, "frames between evaluations", least=1)
-    episodes: int = option(10, "of each evaluation", least=1)
-    video_size: int = option(256, "of the last evaluation's first episode; 0: no video", least=0, free=True)
+    episodes: int = option(10, "episodes per evaluation", least=1)
+    video_size: int = option(
+        256, "pixels a side of the video of the last evaluation's first episode; 0: no video", least=0, free=True
+    )
 
 
 @dataclass
@@ -172,13 +177,13 @@ class Config:
 
     task: str = option("cartpole-swingup", "a name from `python -m pixel_ddpg.list`")
     obs: str = option("pixels", "pixels or state", choices=("pixels", "state"))
-    preset: str = option("fast", "what sets all fields that are not given")
-    seed: int = option(0, "of every random stream", least=0)
-    frames: int = option(100_000, "budget of the run", least=1, most=10**12, free=True)
+    preset: str = option("fast", "sets every field that is not given")
+    seed: int = option(0, "random seed", least=0)
+    frames: int = option(100_000, "training budget in frames", least=1, most=10**12, free=True)
     envs: int = option(1, "environments that training plays in; several have a process each", least=1, most=256)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     threads: int = option(
-        0, "CPU threads of torch and software GL; 0: all that this process may use", least=0, most=1024
+        0, "CPU threads of torch and software GL; 0: all that this process may use", least=0, most=1024, free=True
     )
     run_dir: str = option(
         "runs/${task}/${obs}/${preset}/seed${seed}",
@@ -186,9 +191,9 @@ class Config:
         free=True,
         own=True,
     )
-    resume: bool = option(True, "from the newest checkpoint in run_dir, if there is one", free=True)
+    resume: bool = option(True, "resume from the newest checkpoint in run_dir, if there is one", free=True)
     overwrite: bool = option(False, "with resume=false: delete the run that is there", free=True)
-    checkpoint_minutes: float = option(5.0, "0: after every step", least=0, free=True)
+    checkpoint_minutes: float = option(5.0, "minutes between checkpoints; 0: after every step", least=0, free=True)
     wandb: str = option(
         "auto",
         "auto (online with a key, else offline), online, offline, off",
@@ -196,7 +201,7 @@ class Config:
         free=True,
     )
     wandb_project: str = option("", "or entity/project; default: WANDB_PROJECT, or pixel-ddpg", free=True)
-    wandb_id: str = option("", "chosen when the run begins; one W&B run however often it is resumed", free=True)
+    wandb_id: str = option("", "id of the W&B run, chosen when the run begins and kept when it is resumed", free=True)
     env: Env = field(default_factory=Env)
     agent: Agent = field(default_factory=Agent)
     replay: Replay = field(default_factory=Replay)
@@ -271,10 +276,10 @@ def converted(key: str, value: Any, kind: Any) -> Any:
         return [converted(key, each, kind) for each in value]
     if kind is str and isinstance(value, str | int | float):
         text = str(value)
-        if not text.startswith("~/"):
+        if not re.match("~[^/]*/", text):
             return text
         if (path := os.path.expanduser(text)) == text:
-            raise UserError(f"{key}={text}: this user has no home folder; write the whole path")
+            raise UserError(f"{key}={text}: this user has no home folder here; write the whole path")
         return path
     if kind is bool:
         value = TRUTHS.get(text.lower(), value) if text is not None else value
@@ -324,6 +329,9 @@ def _plain(value: Any) -> Any:
 
 # --- YAML ---
 
+# Fields of earlier versions, with the value that is what is done without them.
+GONE = {"noise.dt": 1.0, "noise.hold": 0, "agent.encoder_tau": 0.0, "agent.encoder_trained_by": "critic"}
+
 
 def to_yaml(settings: Any) -> str:
     """A dataclass of options, as config.yaml has a configuration."""
@@ -338,8 +346,12 @@ def from_yaml(text: str) -> Config:
         raise ValueError(str(error)) from None
     if not isinstance(tree, dict):
         raise ValueError("it holds no configuration")
+    values = flat(tree)
+    for key, value in GONE.items():
+        if values.pop(key, value) != value:
+            raise UserError(f"this version no longer has {key}, which is not {value} there")
     settings = Config()
-    set_values(settings, flat(tree))
+    set_values(settings, values)
     return settings
 
 
@@ -354,6 +366,8 @@ def check(config: Config) -> None:
     if not config.agent.hidden or not all(0 < width < 2**16 for width in config.agent.hidden):
         raise UserError(f"agent.hidden={config.agent.hidden} must list the widths, below 65,536, of one or more layers")
     check_video_size(config.eval.video_size, "eval.video_size", least=0)
+    if config.overwrite and config.resume:
+        raise UserError("overwrite=true needs resume=false: together they delete the run that is there")
     env, agent, replay = config.env, config.agent, config.replay
     if replay.batch_size > replay.capacity:
         raise UserError(f"replay.batch_size={replay.batch_size} is larger than replay.capacity={replay.capacity}")

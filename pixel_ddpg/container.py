@@ -28,7 +28,7 @@ def available_threads() -> int:
             quota, period = (int(word) for file in files for word in (folder / file).read_text().split())
             if quota > 0:
                 cores = min(cores, math.ceil(quota / period))
-    shares = [os.environ.get(name, "") for name in SHARES]
+    shares = [os.environ.get(name, "").split(",")[0].strip() for name in SHARES]  # OpenMP takes one for each level
     return min([cores, *(int(share) for share in shares if share.isdecimal() and int(share))])
 
 

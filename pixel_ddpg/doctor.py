@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from pixel_ddpg import container
-from pixel_ddpg.command import command
+from pixel_ddpg.command import Output, command
 from pixel_ddpg.envs import rendering
 from pixel_ddpg.errors import UserError
 
@@ -154,7 +154,7 @@ def examine(checks: dict[str, Callable[[], str]], console: Console) -> int:
 
 @command("pixel_ddpg.doctor", Doctor)
 def main(options: Doctor) -> int:
-    return 1 if examine(CHECKS, Console(highlight=False, soft_wrap=True)) else 0
+    return 1 if examine(CHECKS, Output(highlight=False, soft_wrap=True)) else 0
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import contextlib
 import difflib
 import importlib.util
+import os
 import pathlib
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
 STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
@@ -31,6 +33,20 @@ def nearest(word: str, names: Sequence[str], all_names: str = "see --help") -> s
     return f"; {all_names}"
 
 
+def warn(message: str) -> None:
+    """One line on stderr, if anyone still reads it."""
+    try:
+        print(f"pixel_ddpg: {message}", file=sys.stderr)
+    except BrokenPipeError:
+        leave(sys.stderr)
+
+
+def leave(stream: IO[str]) -> None:
+    """What is written to a stream whose reader has gone, or that is full, goes nowhere from now on."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, or its type's name where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
@@ -49,7 +65,7 @@ def tell_interrupts() -> None:
 
     def tell(kind: type[BaseException], error: BaseException, trace) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            print("pixel_ddpg: interrupted", file=sys.stderr)
+            warn("interrupted")
         else:
             sys.__excepthook__(kind, error, trace)
 

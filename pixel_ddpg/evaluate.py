@@ -7,11 +7,10 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from pixel_ddpg import config, files
-from pixel_ddpg.command import command
+from pixel_ddpg.command import Output, command
 from pixel_ddpg.config import option
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment
@@ -55,9 +54,9 @@ def main(options: Evaluate) -> None:
     for index, (value, length) in enumerate(zip(returns, lengths)):
         table.add_row(str(index), f"{value:.1f}", str(length))
     table.add_row("mean", f"{result['return']:.1f} +- {result['sd']:.1f}", "")
-    Console(stderr=True).print(table)
-    print(json.dumps(result))
     files.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
+    Output(stderr=True).print(table)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

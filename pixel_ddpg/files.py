@@ -6,11 +6,10 @@ import fcntl
 import os
 import pathlib
 import secrets
-import sys
 from collections.abc import Iterator
 from typing import IO
 
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, warn
 
 UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system says of what it cannot do
 
@@ -101,10 +100,7 @@ def _lock(path: pathlib.Path, option: str) -> IO:
             if error.errno not in UNKNOWN:
                 file.close()
                 raise UserError(f"cannot lock {path} ({error.strerror}): choose another {option}=", 1) from None
-            print(
-                f"pixel_ddpg: the file system of {path.parent} has no locks: let no other process write there",
-                file=sys.stderr,
-            )
+            warn(f"the file system of {path.parent} has no locks: let no other process write there")
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()

@@ -5,11 +5,10 @@ import json
 import sys
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from pixel_ddpg import presets
-from pixel_ddpg.command import command, is_terminal
+from pixel_ddpg.command import Output, command
 from pixel_ddpg.config import option
 from pixel_ddpg.envs import tasks
 
@@ -46,7 +45,7 @@ def main(options: List) -> None:
         numbers = map(str, (row["action_dim"], row["observation_dim"], pixels, row["action_repeat"], frames))
         ends = "yes" if row["terminates"] else ""
         table.add_row(row["name"], " ".join(row["tags"]), *numbers, ends, row["origin"])
-    Console(width=None if is_terminal(sys.stdout) else 160).print(table)
+    Output(width=160).print(table, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pixel_ddpg.config import option
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.envs.episodes import film
-from pixel_ddpg.errors import UserError, nearest
+from pixel_ddpg.errors import UserError, nearest, warn
 from pixel_ddpg.planning import baselines
 
 
@@ -47,7 +47,7 @@ def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[
         return Environment(tasks.find(settings.task), settings.obs, settings.env, options.seed), agent.act
     task = tasks.find(options.task or "cartpole-swingup")
     settings = presets.configure({"task": task.name, "obs": "state"})
-    policy = baselines.better_planner(task.name) or "sampling" if options.agent == "planner" else options.agent
+    policy = baselines.planner_named(options.agent, task.name)
     if policy in baselines.SETTINGS:
         baselines.check_planner(task)
     environment = Environment(task, "state", settings.env, options.seed)
@@ -75,7 +75,7 @@ def show(path: pathlib.Path, window: str) -> None:
         message = f"no window ({why}): `apt-get install libgl1 libglib2.0-0` if a library is missing, or window=off"
         if window == "on":
             raise UserError(message, 1)
-        print(f"pixel_ddpg: {message}", file=sys.stderr)
+        warn(message)
 
 
 @command("pixel_ddpg.play", Play)

@@ -6,7 +6,7 @@ for `fast`, from the measurements in experiments/results/.
 """
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pixel_ddpg.config import Config, check, fields_of, flat, set_values, value_of, words_of
@@ -36,7 +36,7 @@ DDPG_STATE: dict[str, dict] = {
     },
     "env": {"action_repeat": 1, "frame_stack": 1},
     "replay": {"capacity": 1_000_000, "batch_size": 64, "n_step": 1},
-    "noise": {"kind": "ou", "theta": 0.15, "sigma": 0.2, "dt": 1.0, "random_frames": 0, "target_clip": 0.0},
+    "noise": {"kind": "ou", "theta": 0.15, "sigma": 0.2, "random_frames": 0, "target_clip": 0.0},
     "train": {"start_steps": 64, "updates_per_step": 1.0},
 }  # fmt: skip
 
@@ -181,21 +181,20 @@ def action_repeat(task: str) -> int:
     return for_task("fast", "pixels", task)["env"]["action_repeat"]
 
 
-def for_task(preset: str, obs: str, task: str) -> dict:
-    """What a preset changes for one task, as nested fields; empty for most."""
+def _fast_for(obs: str, task: str) -> dict:
+    repeat = STATE_REPEAT
+    if obs == "pixels":
+        repeat = PAPER_REPEAT.get(task) or PLANET_REPEAT.get(task.split("-")[0], 2)
+    return {
+        "env": {"action_repeat": repeat},
+        "agent": {"discount": FAST_DISCOUNT[repeat]},
+        "noise": {"random_frames": FAST_RANDOM_STEPS * repeat},
+        "train": {"updates_per_step": repeat / FAST_FRAMES_AN_UPDATE[obs]},
+    }
+
+
+def _drqv2_for(obs: str, task: str) -> dict:
     domain = task.split("-")[0]
-    if preset in ("fast", "fast_no_target"):
-        repeat = STATE_REPEAT
-        if obs == "pixels":
-            repeat = PAPER_REPEAT.get(task) or PLANET_REPEAT.get(domain, 2)
-        return {
-            "env": {"action_repeat": repeat},
-            "agent": {"discount": FAST_DISCOUNT[repeat]},
-            "noise": {"random_frames": FAST_RANDOM_STEPS * repeat},
-            "train": {"updates_per_step": repeat / FAST_FRAMES_AN_UPDATE[obs]},
-        }
-    if preset != "drqv2":
-        return {}
     frames, noise = (1_100_000, 200_000) if task in DRQV2_EASY else (3_100_000, 1_000_000)
     if task in DRQV2_HARD:
         frames, noise = 30_100_000, 4_000_000
@@ -207,6 +206,17 @@ def for_task(preset: str, obs: str, task: str) -> dict:
     if domain == "humanoid":
         changes["agent"] = {"actor_lr": 8e-5, "critic_lr": 8e-5} | ({"feature_dim": 100} if obs == "pixels" else {})
     return changes
+
+
+# What presets change for one task: obs and task to nested fields.
+BY_TASK: dict[str, Callable[[str, str], dict]] = {
+    "fast": _fast_for, "fast_no_target": _fast_for, "drqv2": _drqv2_for,
+}  # fmt: skip
+
+
+def for_task(preset: str, obs: str, task: str) -> dict:
+    """What a preset changes for one task, as nested fields; empty for most."""
+    return BY_TASK[preset](obs, task) if preset in BY_TASK else {}
 
 
 class _Names(string.Template):

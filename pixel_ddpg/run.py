@@ -2,17 +2,15 @@
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import secrets
 import sys
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pixel_ddpg import container, files, presets
-from pixel_ddpg.command import command, is_terminal
+from pixel_ddpg.command import Output, command, is_terminal
 from pixel_ddpg.config import Config
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment, observation_dtype, observation_shape
@@ -37,15 +35,6 @@ render=  {RENDER_HELP}
 """
 
 
-class Output(Console):
-    """Standard output; where its reader has gone, a run continues without."""
-
-    def on_broken_pipe(self) -> None:
-        """Rich's own ends the process."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
 console = Output(highlight=False, soft_wrap=True)
 
 
@@ -67,7 +56,7 @@ def main(config: Config) -> None:
             console.print(f"{run_dir} is done: {frame:,} frames; a larger frames= resumes it")
             return
         started = run_folder.resumed(config, run_dir)
-        config.wandb_id = (started or config).wandb_id or secrets.token_hex(6)
+        config.wandb_id = config.wandb_id or (started and started.wandb_id) or secrets.token_hex(6)
         threads = machine.prepare(config, device)
         environment = Environment(tasks.find(config.task), config.obs, config.env, 0)
         costs = cost.measure(config, environment, device)

@@ -1,5 +1,6 @@
 """The real commands, as a stranger would type and kill them."""
 
+import io
 import json
 import os
 import pathlib
@@ -73,6 +74,50 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     done = subprocess.run(line, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+
+
+def closed_pipe():
+    """A file descriptor whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def test_a_warning_that_nobody_reads_ends_nothing():
+    """2> >(head): a run that resumes on other threads, says so, and ends there with exit code 0."""
+    code = "from pixel_ddpg.errors import warn; warn('one'); warn('two'); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=closed_pipe(), text=True)
+    assert (done.returncode, done.stdout) == (0, "still here\n")
+
+
+@pytest.mark.parametrize("words", [["pixel_ddpg.list", "tag=easy"], ["pixel_ddpg.list", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("buffered", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+def test_what_nobody_reads_or_no_disk_takes_ends_in_one_line(words, buffered):
+    """list | head: "Exception ignored in", exit code 120."""
+    line, environment = [sys.executable, "-m", *words], os.environ | buffered
+    done = subprocess.run(line, stdout=closed_pipe(), stderr=subprocess.PIPE, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 1
+    assert_one_line(done.stderr, "the disk is full")
+
+
+def test_an_evaluation_that_nobody_reads_is_kept(tmp_path, monkeypatch):
+    """evaluate | head: minutes of work thrown away."""
+    train([*STATE, "frames=400"], tmp_path)
+    monkeypatch.setattr("builtins.print", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError))
+    monkeypatch.setattr("pixel_ddpg.command.leave", lambda stream: None)
+    code, _, _ = call("pixel_ddpg.evaluate", f"run={tmp_path}", "episodes=1")
+    assert code == 0 and json.loads((tmp_path / "evaluation.json").read_text())["frame"] == 400
+
+
+def test_a_new_name_for_wandb_is_taken_and_the_old_one_kept(tmp_path):
+    """A copy of a run that goes on in the original's W&B run, though it was given another."""
+    words = [*STATE, f"run_dir={tmp_path}"]
+    for frames, given, expected in ((400, ["wandb_id=one"], "one"), (800, [], "one"), (1200, ["wandb_id=two"], "two")):
+        code, _, err = call(RUN, *words, *given, f"frames={frames}")
+        assert (code, err) == (0, "") and run_folder.read_config(tmp_path).wandb_id == expected
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -348,12 +393,24 @@ def test_a_window_is_refused_where_there_is_no_display(tmp_path, monkeypatch):
         assert_one_line(err, "no display")
 
 
-def test_list_is_complete_and_can_be_filtered():
-    """A task that cannot be found."""
+class Terminal(io.StringIO):
+    """One that is narrow."""
+
+    def isatty(self):
+        return True
+
+
+def test_list_is_complete_and_can_be_filtered(monkeypatch):
+    """A task that cannot be found, or whose name a terminal cuts off."""
     code, out, _ = command("pixel_ddpg.list", "--json")
     assert code == 0 and len(json.loads(out)) == 51 + 31
     code, out, _ = command("pixel_ddpg.list", "tag=easy", "name=p*")
     assert code == 0 and "point_mass-easy" in out and "cheetah" not in out
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "40")
+    assert list_tasks.main(["name=cartpole-three_poles"]) == 0
+    assert "cartpole-three_poles" in terminal.getvalue() and "dm_control.suite" in terminal.getvalue()
+    monkeypatch.undo()
     code, _, err = command("pixel_ddpg.list", "name=nothing")
     assert code == 2
     assert_one_line(err, "nothing")
@@ -400,6 +457,7 @@ MISTAKES = {
     ("pixel_ddpg.run", "run_dir=/proc/nothing"): "cannot",
     ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=here"): "GiB",
     ("pixel_ddpg.run", "device=cuda:9"): "CUDA",
+    ("pixel_ddpg.run", "overwrite=true"): "needs resume=false",
     ("pixel_ddpg.run", "--multirun", "task=cheeta-run,walker-walk"): "did you mean cheetah-run",
     ("pixel_ddpg.play", "task=reacher-easy", "size=32", "out=/proc/film.mp4"): "/proc/film.mp4: ",
     ("pixel_ddpg.play", "seed=-1"): "at least 0",
@@ -513,7 +571,7 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
 @pytest.mark.parametrize(
     "words",
     [
-        (RUN, "task=cartpole-balance", "seed=0,1", "run_dir={}/run", "overwrite=true"),
+        (RUN, "task=cartpole-balance", "seed=0,1", "run_dir={}/run", "resume=false", "overwrite=true"),
         (RUN, "task=cartpole-balance", "agent.tau=0.01,0.05"),
         ("pixel_ddpg.play", "task=cartpole-balance", "agent=random,zero", "out={}/film.mp4"),
         ("experiments.figures", "runs=[a],[b]"),

@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from absl import logging
 
 from experiments.suite import plan
 from pixel_ddpg import config, container, doctor, play, presets
@@ -22,6 +23,7 @@ from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.gym import make_env
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.runtime import machine, memory
+from pixel_ddpg.training import build
 
 PAPER_STATE = "ddpg2016", "state"
 PAPER_PIXELS = "ddpg2016", "pixels"
@@ -169,7 +171,9 @@ def test_limits_of_a_jobs_own_group_count(own, tree, files, tmp_path, monkeypatc
     assert container.free_ram() == 0
 
 
-@pytest.mark.parametrize(("value", "cores"), [("2", 2), ("200", 64), ("", 64), ("0", 64), ("4,2", 64)])
+@pytest.mark.parametrize(
+    ("value", "cores"), [("2", 2), ("200", 64), ("", 64), ("0", 64), ("4,2", 4), (" 3", 3), ("x", 64)]
+)
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"])
 def test_a_share_that_the_environment_names_counts(name, value, cores, tmp_path, monkeypatch):
     """Each of a node's jobs with threads on all its cores."""
@@ -201,6 +205,8 @@ def test_numbers_of_numpy_and_a_home_folder_are_taken():
     config = presets.configure({"task": "cart", "seed": np.int64(3), "run_dir": "~/runs"})
     assert type(config.seed) is int and config.seed == 3
     assert config.run_dir == os.path.expanduser("~/runs")
+    assert presets.configure({"run_dir": "~root/runs"}).run_dir == os.path.expanduser("~root/runs") != "~root/runs"
+    assert presets.configure({"run_dir": "~runs"}).run_dir == "~runs"
 
 
 def test_a_home_that_is_not_there_is_told(monkeypatch):
@@ -370,6 +376,20 @@ def test_fast_repeats_actions_as_planet(task, repeat):
     assert_fields(preset("fast", "state", task), env__action_repeat=2)
 
 
+@pytest.mark.parametrize("obs", ["pixels", "state"])
+def test_a_preset_is_added_as_docs_contributing_says(obs, monkeypatch):
+    """A preset made of another one's fields that loses what that changes per task: a comparison of five things."""
+    monkeypatch.setitem(
+        presets.SETTINGS,
+        ("wide", obs),
+        presets._merge(presets.SETTINGS["fast", obs], {"agent": {"hidden": [512, 512]}}),
+    )
+    monkeypatch.setitem(presets.PRESETS, "wide", "fast with hidden layers of 512")
+    monkeypatch.setitem(presets.BY_TASK, "wide", presets.BY_TASK["fast"])
+    fast, wide = (compose(f"preset={name}", f"obs={obs}", "task=cheetah-run") for name in ("fast", "wide"))
+    assert sorted(config.differences(fast, wide)) == ["agent.hidden=[256, 256]", "preset=fast"]
+
+
 def test_overrides_win_over_presets_and_task_settings():
     """A word on the command line that a preset or a task's settings take back, in whatever order they stand."""
     settings = compose(
@@ -417,7 +437,7 @@ def test_composing_leaves_no_trace():
         ("noise.kind=foo", "gaussian, ou"),
         ("wandb=maybe", "auto, online, offline, off"),
         ("agent.init=xavier", "orthogonal, fan_in"),
-        ("agent.encoder_trained_by=actor", "critic, both"),
+        ("agent.ensemble=max", "min, mean"),
     ],
 )
 def test_unknown_names_are_told_with_the_nearest(word, suggestion):
@@ -703,6 +723,26 @@ def test_help_names_its_own_command_and_every_key(module, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_environment_leaves_a_programs_log_as_it_was():
+    """absl's own lines that are gone after a reset."""
+    logging.set_verbosity(logging.INFO)
+    make_env("pendulum-swingup", obs="state", seed=0).reset(seed=0)
+    assert logging.get_verbosity() == logging.INFO
+
+
+def test_an_agent_is_made_on_its_own_device(monkeypatch):
+    """torch.set_default_device of a host program: weights that are drawn elsewhere, or an error."""
+    settings = compose("task=cartpole-swingup", "obs=state")
+    expected = build.make_agent(settings, torch.device("cpu")).tensors()
+    torch.set_default_device("meta")
+    try:
+        agent = build.make_agent(settings, torch.device("cpu"))
+        action = agent.act(np.zeros(agent.observation_shape, np.float32))
+    finally:
+        torch.set_default_device(None)
+    assert action.shape == (1,) and all(torch.equal(each, expected[name]) for name, each in agent.tensors().items())
+
+
 def test_environments_are_made_in_threads():
     """State that composing a configuration shares: 2 to 6 of 20 environments failed."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -730,6 +770,13 @@ def test_a_configuration_comes_back_from_its_file():
     for damaged in ("a: b: c", "just a text", "", "\0"):
         with pytest.raises(ValueError):
             config.from_yaml(damaged)
+
+
+def test_a_field_that_is_gone_is_read_where_it_did_nothing():
+    """A run of an earlier version that nothing reads any more, or one whose settings are taken for others."""
+    assert config.from_yaml("{noise: {dt: 1.0, hold: 0}, seed: 3}").seed == 3
+    with pytest.raises(UserError, match=r"no longer has noise\.hold"):
+        config.from_yaml("noise: {hold: 4}")
 
 
 def test_tiny_numbers_count_as_zero_on_every_thread():

@@ -42,7 +42,7 @@ def memory() -> list[dict]:
     rows = []
     for capacity in CAPACITIES:
         with concurrent.futures.ProcessPoolExecutor(1, context) as fresh:
-            with workers.deaf_children():
+            with workers.sigint_ignored_by_children():
                 filling = fresh.submit(_ring_bytes, capacity)
             rows.append({"capacity": capacity, "bytes": filling.result()})
     return rows

@@ -128,7 +128,7 @@ class _Run:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         arguments = (runs.words, seconds, runs.threads, self._folder.name, theirs)
         self._process = context.Process(target=_train, args=arguments)
-        with workers.deaf_children():
+        with workers.sigint_ignored_by_children():
             self._process.start()
         theirs.close()
 

@@ -38,15 +38,22 @@ def leave_alone(words: list[str], run_dir: pathlib.Path) -> float:
     return time.monotonic() - begun
 
 
+def has_checkpoint(run_dir: pathlib.Path) -> bool:
+    """Whether one is whole."""
+    return any(run_dir.glob("checkpoints/0*"))
+
+
 def wait_until_it_trains(process: subprocess.Popen, run_dir: pathlib.Path) -> None:
-    """Or until it ends: a run writes its status just before."""
+    """And can be resumed, or until it ends: a run writes its status just before it trains."""
     status, begun = run_dir / "status.json", time.time()
-    while process.poll() is None and not (status.exists() and status.stat().st_mtime > begun):
+    while process.poll() is None and not (
+        status.exists() and status.stat().st_mtime > begun and has_checkpoint(run_dir)
+    ):
         time.sleep(0.01)
 
 
 def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
-    """`count` kills of runs of a kind: half at any moment of the time that a run takes, half while it trains."""
+    """`count` kills of runs of a kind: half at any moment of the time that a run takes, half once it can be resumed."""
     words = [*KINDS[kind], FRAMES]
     longest = leave_alone(words, folder / "whole")
     found = {"tried": 0, "in a save": 0, "before the first checkpoint": 0, "runs": 0}
@@ -64,7 +71,7 @@ def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.
             process.communicate()
             found["tried"] += 1
             found["in a save"] += any((folder / "killed").rglob("*.tmp"))
-            found["before the first checkpoint"] += not any((folder / "killed").glob("checkpoints/0*"))
+            found["before the first checkpoint"] += not has_checkpoint(folder / "killed")
             continue
         found["runs"] += 1
         differs = err.strip() if process.returncode else difference(folder / "whole", folder / "killed")

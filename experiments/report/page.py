@@ -21,6 +21,7 @@ from experiments.report.runs import Found, Run
 from pixel_ddpg import files, presets
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.errors import UserError
+from pixel_ddpg.planning import baselines
 from pixel_ddpg.training import run_folder
 
 FAILED = 0.1  # a seed whose final score is below
@@ -154,7 +155,7 @@ def table1(found: Found) -> list[dict]:
     rows = []
     for task in found.tasks:
         paper = paper_rows().get(tasks.find(task).same_as, {})
-        row: dict = {"task": task, "cells": [], "returns": [], "ends": runs.references(task), "numbers": []}
+        row: dict = {"task": task, "cells": [], "returns": [], "ends": baselines.references(task), "numbers": []}
         for name, column in COLUMNS.items():
             members = found.of(task, variants[name])
             finals = [run.final for run in members if run.final is not None]

@@ -12,9 +12,10 @@ from matplotlib.colors import to_hex
 
 from experiments.figures import REFERENCE, published_curve, thousands
 from experiments.report import statistics
-from experiments.report.runs import Curve, Run, Variant, score
+from experiments.report.runs import Curve, Run, Variant
 from pixel_ddpg import presets
 from pixel_ddpg.envs import tasks
+from pixel_ddpg.planning.baselines import score
 
 
 class _Colours(dict[Variant, str]):

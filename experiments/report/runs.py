@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ from experiments.profiles import CONTROLS
 from experiments.report import statistics
 from pixel_ddpg import config, presets
 from pixel_ddpg.envs import tasks
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, warn
 from pixel_ddpg.planning import baselines
 from pixel_ddpg.training import run_folder
 from pixel_ddpg.training.rows import EvalRow, PartRow, Row, TrainRow, ValuesRow, read_rows
@@ -78,7 +79,7 @@ class Run:
     @property
     def score(self) -> float | None:
         """`final` as a score; None where the task has no measured baselines."""
-        return None if self.final is None else score(self.task, self.final)
+        return None if self.final is None else baselines.score(self.task, self.final)
 
     @property
     def frames_per_second(self) -> float | None:
@@ -142,26 +143,25 @@ class Run:
         return config.differences(self.settings, dataclasses.replace(preset, seed=self.settings.seed))
 
 
-references = functools.cache(baselines.references)
-
-
-def score(task: str, value: float) -> float | None:
-    """As baselines.score, which reads the references again each time."""
-    if (ends := references(task)) is None:
-        return None
-    return (value - ends[0]) / (ends[1] - ends[0])
-
-
 def find(folders: list[str]) -> list[pathlib.Path]:
     """The folders at or below the given ones that hold a run."""
-    found = {path.parent for path in _files(folders, "metrics.jsonl")}
-    return sorted(folder for folder in found if (folder / "config.yaml").exists())
+    found = sorted({path.parent for path in _files(folders, "metrics.jsonl")})
+    for folder in found:
+        if not (folder / "config.yaml").exists():
+            warn(f"{folder} has rows but no config.yaml: it is left out")
+    return [folder for folder in found if (folder / "config.yaml").exists()]
 
 
 def _files(folders: list[str], name: str) -> Iterator[pathlib.Path]:
     """All of that name at or below the folders, also behind links; each folder once."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # a run has just deleted it
+            raise error
+
     seen = set()
-    for root, below, names in (each for folder in folders for each in os.walk(folder, followlinks=True)):
+    walk = functools.partial(os.walk, onerror=refuse, followlinks=True)
+    for root, below, names in itertools.chain.from_iterable(map(walk, folders)):
         if (real := os.path.realpath(root)) in seen:
             below.clear()
         elif name in names:

@@ -17,9 +17,8 @@ from experiments.suite.board import Board, print_plan
 from experiments.suite.cluster import cluster, measure, run_all, slots
 from experiments.suite.plan import Job, Suite, make_jobs, read, unfinished
 from pixel_ddpg import files
-from pixel_ddpg.command import command
+from pixel_ddpg.command import Output, command
 from pixel_ddpg.errors import UserError
-from pixel_ddpg.run import Output
 
 
 @command("experiments.suite", Suite, read)

@@ -86,6 +86,9 @@ def settle(options: Suite) -> Suite:
     settled["seeds"] = _seeds(settled["seeds"])
     settled["frames"] = _whole("frames", settled["frames"], 1)
     settled["run"] = [*profile["run"], *options.run]
+    for key in words_of(settled["run"]):
+        if key in OWN:
+            raise UserError(f"run=[{key}=...]: the suite sets {key} of each run itself; see --help for its own options")
     return dataclasses.replace(options, **settled, out=options.out or f"runs/{options.profile}")
 
 
@@ -132,7 +135,8 @@ def make_jobs(plan: Suite) -> list[Job]:
             for preset, obs in dict.fromkeys(variants):
                 run_dir = pathlib.Path(plan.out) / task / obs / preset / f"seed{seed}"
                 words = [f"task={task}", f"obs={obs}", f"preset={preset}", f"seed={seed}", f"frames={plan.frames}"]
-                words += [f"threads={plan.threads}", "wandb=off", *plan.run, f"run_dir={run_dir}"]
+                words += [f"threads={plan.threads}", "wandb=off", *plan.run]
+                words.append(f"run_dir={str(run_dir).replace('$', '$$')}")  # a run's own has fields in it
                 jobs.append(Job(task, obs, preset, seed, run_dir, tuple(words)))
     if not jobs:
         raise UserError("no runs: tasks=, obs=, preset= and seeds= must each name something")

@@ -1,6 +1,7 @@
-"""What teaches the encoder beside Q: the actions between two observations, and the picture before its random shift.
+"""Auxiliary losses for the encoder: the actions between two observations, and the picture before its random shift.
 
-What Q says of a picture teaches the encoder slowly, and nothing before there is a reward; these do from the first step.
+What Q says of a picture teaches the encoder slowly. Their weight follows the critic's loss, so all of them are weak
+until there is a reward.
 """
 
 import torch

@@ -87,11 +87,7 @@ class DDPG(nn.Module):
             self.critic_loss = compiled(self.critic_loss)  # type: ignore[method-assign]
             self.actor_loss = compiled(self.actor_loss)  # type: ignore[method-assign]
         self._make_optimizers()
-        taus = {"encoder": settings.encoder_tau or settings.tau}
-        self._averages = [
-            (_averaged(target), _averaged(getattr(self, name)), taus.get(name, settings.tau))
-            for name, target in self.targets.items()
-        ]
+        self._averages = [(_averaged(target), _averaged(getattr(self, name))) for name, target in self.targets.items()]
 
     def _make_optimizers(self) -> None:
         """One Adam for each network that learns, and its learning rate."""
@@ -131,7 +127,7 @@ class DDPG(nn.Module):
         """Q(s, a) of one observation and action; of several critics as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
         q = self.critic(state, torch.as_tensor(action, device=self.device)[None])
-        return self._one(q).item()
+        return self._combined(q).item()
 
     # --- learning ---
 
@@ -147,7 +143,7 @@ class DDPG(nn.Module):
         critic_loss, auxiliary, q, td_error = self.critic_loss(features, batch, next_noise, averages)
         critic_loss = self._add_auxiliary(critic_loss, auxiliary)
         self._zero_grad()
-        critic_loss.backward(retain_graph=self._actor_trains_encoder)
+        critic_loss.backward()
         self.optimizers["critic"].step()
 
         self.critic.requires_grad_(False)  # eq. 6 moves the actor alone
@@ -174,35 +170,34 @@ class DDPG(nn.Module):
     ) -> tuple[Tensor, list[tuple[float, Tensor]], Tensor, Tensor]:
         """Eq. 4, the mean squared error of Q(s, a) to the target y of eq. 5: R + discount * Q'(s', mu'(s') + noise).
 
-        Beside it the auxiliary losses with their weights, Q(s, a), and its error.
+        Also returns the auxiliary losses with their weights, Q(s, a) and the TD error.
         """
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
             critic: Any = self.targets["critic"]
             next_action = _noisy(self._target("actor")(next_features), noise)
             next_latent = critic.head(next_features)
-            next_q = self._one(critic.values(next_latent, next_action))
+            next_q = self._combined(critic.values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
         latent = self.critic.head(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
         auxiliary = []
         if self.inverse:
-            told = self.inverse.loss(latent, next_latent, batch.actions, batch.whole)
-            auxiliary.append((self.settings.inverse_loss, told))
+            error = self.inverse.loss(latent, next_latent, batch.actions, batch.whole)
+            auxiliary.append((self.settings.inverse_loss, error))
         if self.decoder and averages is not None:
             auxiliary.append((self.settings.reconstruction_loss, self.decoder.loss(latent, averages)))
         return loss, auxiliary, q, q - y
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-Q(s, mu(s) + noise), whose gradient is eq. 6, the chain rule through the action; and mu before its tanh."""
-        if not self._actor_trains_encoder:
-            features = features.detach()
+        features = features.detach()  # the critic alone trains the encoder
         output = self.actor.policy(features)
-        return -self._one(self.critic(features.detach(), _noisy(output.tanh(), noise))).mean(), output
+        return -self._combined(self.critic(features, _noisy(output.tanh(), noise))).mean(), output
 
     def _add_auxiliary(self, loss: Tensor, auxiliary: list[tuple[float, Tensor]]) -> Tensor:
-        """The critic's loss and the others, in units of its running mean, which this loss is taken into first."""
+        """Add the auxiliary losses, scaled by a running mean of the critic's loss, which is updated first."""
         if auxiliary:
             self.td_loss.lerp_(loss.detach(), 0.01)
         for weight, other in auxiliary:
@@ -212,8 +207,8 @@ class DDPG(nn.Module):
     def _add_penalty(self, loss: Tensor, output: Tensor) -> Tensor:
         """The actor's loss and a weight, which adapts here, on its squared output before tanh.
 
-        Adam turns the smallest slope of Q into full steps, which can drive tanh so far that its gradient is gone, and
-        with it what the actor sees. With `output_rms` the weight rises while the output is larger than that, else it
+        Adam takes full steps on the smallest gradients of Q, which can saturate tanh until the actor no longer learns.
+        With `output_rms` the weight rises while the output is larger than that, else it
         falls, as SAC's temperature follows its entropy (Haarnoja et al., 2018, "... Applications", section 5).
         """
         weight: Tensor | float = self.settings.saturation_penalty
@@ -228,8 +223,8 @@ class DDPG(nn.Module):
     @torch.no_grad()
     def update_targets(self) -> None:
         """theta' <- tau * theta + (1 - tau) * theta', BatchNorm's running statistics included."""
-        for slow, online, tau in self._averages:
-            torch._foreach_lerp_(slow, online, tau)
+        for slow, online in self._averages:
+            torch._foreach_lerp_(slow, online, self.settings.tau)
 
     def schedule(self, noise_scale: float, learning_rate: float) -> None:
         """Standard deviation of the update's noise, and the share of the learning rates, from now on."""
@@ -242,15 +237,11 @@ class DDPG(nn.Module):
                 else:
                     group["lr"] = rate
 
-    @property
-    def _actor_trains_encoder(self) -> bool:
-        return "encoder" in self.optimizers and self.settings.encoder_trained_by == "both"
-
     def _target(self, name: str) -> nn.Module:
         return self.targets[name] if name in self.targets else getattr(self, name)
 
-    def _one(self, q: Tensor) -> Tensor:
-        """What stands for the estimates of several critics, (critics, B) to (B,)."""
+    def _combined(self, q: Tensor) -> Tensor:
+        """Combine the critics, (critics, B) to (B,): their mean or their minimum."""
         return q.mean(0) if self.settings.ensemble == "mean" else functools.reduce(torch.minimum, q.unbind())
 
     def _draw_noise(self, action: Tensor) -> Tensor | None:
@@ -264,7 +255,8 @@ class DDPG(nn.Module):
     def _batch_norm_learns(self, now: bool) -> None:
         """Statistics of the batch while updating, running ones otherwise; nothing else here has two modes."""
         if self.settings.batch_norm:
-            self.actor.train(now), self.critic.train(now)
+            self.actor.train(now)
+            self.critic.train(now)
 
     def _zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
@@ -332,5 +324,5 @@ def _noisy(action: Tensor, noise: Tensor | None) -> Tensor:
 
 
 def _averaged(network: nn.Module) -> list[Tensor]:
-    """What a target follows slowly: statistics that belong to other weights than the target's would distort it."""
+    """What is averaged into a target, BatchNorm's statistics included, which belong to its weights."""
     return [tensor for tensor in network.state_dict(keep_vars=True).values() if tensor.is_floating_point()]

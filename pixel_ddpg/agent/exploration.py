@@ -44,7 +44,7 @@ class Exploration:
         normal = self._random.standard_normal(self._state.shape)
         if self._noise.kind == "ou":
             noise = self._noise
-            self._state = self._state - noise.theta * self._state * noise.dt + noise.sigma * noise.dt**0.5 * normal
+            self._state = self._state - noise.theta * self._state + noise.sigma * normal
             perturbation = self._state
         else:
             perturbation = scheduled_scale(self._noise, frame) * normal

@@ -35,7 +35,7 @@ PLAIN = Layers()
 
 
 class Encoder(nn.Module):
-    """Convolutions over uint8 pixels (B, C, H, W); returns the flat last map, and its places, (B, features)."""
+    """Convolutions over uint8 pixels (B, C, H, W) to the flat last maps and their spatial softmax, (B, features)."""
 
     def __init__(self, channels: int, settings: Agent, layers: Layers = PLAIN):
         super().__init__()
@@ -53,9 +53,10 @@ class Encoder(nn.Module):
 
 
 class SpatialSoftmax(nn.Module):
-    """Where each filter sees most: maps (B, C, H, W) to the mean place under their softmax, (B, 2C) within +-SCALE.
+    """Expected coordinates of each filter's activation: maps (B, C, H, W) to their means under a softmax, (B, 2C).
 
-    (Levine et al., 2016, section 5.1; Finn et al., 2016, eq. 1, for the learned temperature.)
+    Rows and columns run from -SCALE to SCALE (Levine et al., 2016, section 5.1; Finn et al., 2016, eq. 1, for the
+    learned temperature).
     """
 
     SCALE = 5.0
@@ -73,7 +74,7 @@ class SpatialSoftmax(nn.Module):
 
 
 class Trunks(nn.Module):
-    """DrQ-v2's trunk twice, of what the last maps hold and of the places they tell: features (B, f) to (B, 2 * width).
+    """Two of DrQ-v2's trunks, of the flat maps and of the spatial softmax: features (B, f) to (B, 2 * width).
 
     In one trunk the thousands of numbers of the maps fit the critic's errors before the few places do.
     """

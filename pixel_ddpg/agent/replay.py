@@ -1,7 +1,7 @@
 """A ring of single frames on the training device. Stacks, n-step returns and random shifts are gathered at sampling.
 
 Each observation is one slot; its action, reward and discount lead to the next slot. An episode of L transitions takes
-L + 1 slots. A draw is O(batch).
+L + 1 slots (docs/algorithm.md draws them). A draw is O(batch).
 """
 
 import dataclasses
@@ -68,7 +68,8 @@ class Stream:
         start = self.next_slot - 1
         at = start % self.slots
         self._tables["actions"][at].copy_(torch.as_tensor(action), non_blocking=True)
-        self._tables["rewards"][at].fill_(reward), self._tables["discounts"][at].fill_(discount)
+        self._tables["rewards"][at].fill_(reward)
+        self._tables["discounts"][at].fill_(discount)
         transition = self._transitions % self.slots
         self._slot_of[transition].fill_(at)
         self._needs[transition] = start - min(self._age, self._stack - 1)
@@ -81,7 +82,8 @@ class Stream:
     def _write(self, element: np.ndarray, last: bool) -> None:
         at = self.next_slot % self.slots
         self._tables["elements"][at].copy_(torch.as_tensor(element), non_blocking=True)
-        self._tables["lasts"][at].fill_(last), self._tables["ages"][at].fill_(self._age)
+        self._tables["lasts"][at].fill_(last)
+        self._tables["ages"][at].fill_(self._age)
         overwritten = self.next_slot - self.slots
         self.next_slot += 1
         while self.oldest < self._transitions and self._needs[self.oldest % self.slots] <= overwritten:
@@ -119,6 +121,8 @@ class Stream:
         self._slot_of[numbers] = starts % self.slots
         needs = starts - self._tables["ages"][starts % self.slots].clamp(max=self._stack - 1)
         self._needs[numbers.cpu().numpy()] = needs.cpu().numpy()
+        whole = int((needs >= first).sum())  # of a smaller ring than before, fewer than were
+        self.oldest = max(self.oldest, self._transitions - min(whole, self._capacity))
 
 
 class Replay:
@@ -199,21 +203,21 @@ class Replay:
 
     def sample(self, size: int) -> Batch:
         """Uniform draws with replacement from the transitions that are whole."""
-        self.announce()
+        self.publish()
         return self.draw(size)
 
-    def announce(self) -> None:
-        """From now on `draw` may give all transitions that are whole now."""
+    def publish(self) -> None:
+        """Let `draw` give every transition that is whole now."""
         oldest, end = zip(*((stream.oldest, max(stream.oldest, stream.end)) for stream in self.streams))
         self._ranges.copy_(torch.tensor([oldest, end]), non_blocking=True)
 
     def draw(self, size: int) -> Batch:
-        """What `sample` gives, of the transitions last announced; nothing here depends on numbers that the CPU has."""
+        """What `sample` gives, of the transitions last publishd; nothing here depends on numbers that the CPU has."""
         number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws)
         return self.gather(self._find_slots(number))
 
     def _find_slots(self, number: Tensor) -> Tensor:
-        """Where the transitions begin that large random numbers stand for."""
+        """Large random numbers to the slots at which transitions begin."""
         oldest, end = self._ranges
         ends = (end - oldest).cumsum(0)
         number = number % ends[-1]
@@ -240,12 +244,12 @@ class Replay:
         end = self._moved(slots, 1)
         window, whole = [slots], torch.ones_like(self.lasts[slots])
         for _ in range(self._n_step - 1):
-            goes_on = ~self.lasts[end]
-            reward += torch.where(goes_on, discount * self.rewards[end], 0.0)
+            continues = ~self.lasts[end]
+            reward += torch.where(continues, discount * self.rewards[end], 0.0)
             window.append(end)
-            whole &= goes_on
-            discount *= torch.where(goes_on, self._gamma * self.discounts[end], 1.0)
-            end = self._moved(end, goes_on)
+            whole &= continues
+            discount *= torch.where(continues, self._gamma * self.discounts[end], 1.0)
+            end = self._moved(end, continues)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
         actions = self.actions[torch.stack(window, 1)]
         unshifted = observation

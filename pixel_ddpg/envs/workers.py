@@ -28,8 +28,8 @@ LONG_PATIENCE = 600  # the same of one that is started, or plays a saved episode
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes that are started in here never hear Ctrl-C; the one that starts them does when it has done so."""
+def sigint_ignored_by_children() -> Iterator[None]:
+    """Processes that are started in here ignore Ctrl-C; what this one was sent meanwhile is delivered at the end."""
     heard: list[int] = []
     try:
         with on_stop(lambda number, frame: heard.append(number)):
@@ -88,7 +88,7 @@ class Remote:
         self._pipe, theirs = context.Pipe()
         self._patience = LONG_PATIENCE
         self._process = context.Process(target=_serve, args=(config, seed, theirs, self._shared), daemon=True)
-        with deaf_children():
+        with sigint_ignored_by_children():
             self._process.start()
         theirs.close()
 
@@ -186,9 +186,3 @@ def _serve(config: Config, seed: int, pipe: Connection, shared) -> None:
             pipe.send((failure, result))
         except OSError:
             return
-
-
-def seeds_of(seed: int, number: int) -> tuple[int, int]:
-    """Of the environment and of the exploration of every player after the first."""
-    environment, exploration = np.random.SeedSequence((seed, 0, number)).generate_state(2).tolist()
-    return environment, exploration

@@ -1,5 +1,6 @@
 """The returns that a score is made of, as they were measured: 0 is random actions, 1 the better planner."""
 
+import functools
 import json
 import math
 import pathlib
@@ -60,12 +61,22 @@ def better_planner(task: str) -> str | None:
     return max(means, key=lambda planner: means[planner], default=None)
 
 
+def planner_named(policy: str, task: str) -> str:
+    """The planner that a policy stands for: `planner` is the better one, where none is measured the first."""
+    return better_planner(task) or next(iter(SETTINGS)) if policy == "planner" else policy
+
+
 def references(task: str) -> tuple[float, float] | None:
     """Mean returns of random actions and of the better planner; None where one of them is not measured."""
+    return _references(MEASURED, task)
+
+
+@functools.cache
+def _references(folder: pathlib.Path, task: str) -> tuple[float, float] | None:
     planner, name = better_planner(task), tasks.find(task).same_as
-    if planner is None or not (MEASURED / f"{name}-random.json").exists():
+    if planner is None or not (folder / f"{name}-random.json").exists():
         return None
-    low, high = (read(MEASURED / f"{name}-{policy}.json")["return"] for policy in ("random", planner))
+    low, high = (read(folder / f"{name}-{policy}.json")["return"] for policy in ("random", planner))
     return low, high
 
 

@@ -35,7 +35,7 @@ def capture(
 class GraphedUpdate:
     """A draw and an update (sampling, augmentation, losses, Adam, targets), captured once and replayed at each call.
 
-    It does what eager calls do, with the same random numbers, on the transitions last announced. The replay must lie on
+    It does what eager calls do, with the same random numbers, on the transitions last published. The replay must lie on
     the agent's GPU, torch's current one, and hold a transition. Making it changes neither weights nor random streams.
     """
 
@@ -43,7 +43,7 @@ class GraphedUpdate:
         self._reads = agent, replay  # by address: they must not end before the graph does
         memory = {name: tensor.clone() for name, tensor in agent.tensors().items()}
         states = [(generator, generator.get_state()) for generator in (replay.draws, replay.shifts)]
-        replay.announce()
+        replay.publish()
         for optimizer in agent.optimizers.values():
             for group in optimizer.param_groups:  # the graph reads the learning rate at each replay
                 group["lr"] = torch.tensor(float(group["lr"]), device=agent.device)

@@ -28,7 +28,7 @@ class Learner:
         self._graph: GraphedUpdate | None = None
 
     def __call__(self) -> dict[str, Tensor]:
-        """Learn from the transitions last announced, one or more."""
+        """Learn from the transitions last published, one or more."""
         if self._as_graph:
             self._graph = self._graph or GraphedUpdate(self._agent, self._replay, self._batch_size)
             return self._graph()

@@ -26,6 +26,12 @@ def seeds(seed: int) -> dict[str, int]:
     return dict(zip(STREAMS, np.random.SeedSequence(seed).generate_state(len(STREAMS)).tolist()))
 
 
+def player_seeds(seed: int, number: int) -> tuple[int, int]:
+    """Seeds of the environment and the exploration of every player after the first."""
+    environment, exploration = np.random.SeedSequence((seed, 0, number)).generate_state(2).tolist()
+    return environment, exploration
+
+
 def evaluation_seed(seed: int, frame: int) -> int:
     """Evaluations draw from a stream of their own, the same whenever they happen."""
     return int(np.random.SeedSequence((seed, 1 + frame)).generate_state(1)[0])
@@ -50,7 +56,8 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     shape, settings = observation_shape(task, config.obs, config.env), config.agent
     if settings.precision == "auto":
         settings = dataclasses.replace(settings, precision=machine.fast_precision(device))
-    with torch.random.fork_rng([]):  # torch's layers draw weights, which are then drawn again, from a caller's stream
+    # torch's layers draw weights, from a caller's stream and on a caller's device, which are then drawn again
+    with torch.random.fork_rng([]), torch.device("cpu"):
         agent = DDPG(
             shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=FAST,
             compiled=_compiled(config), device=device, init_seed=stream["init"], noise_seed=stream["update_noise"],

@@ -13,7 +13,6 @@ import os
 import pathlib
 import re
 import shutil
-import sys
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -22,7 +21,7 @@ from torch import Tensor
 from pixel_ddpg import config as configuration
 from pixel_ddpg.agent.replay import Replay, Stream
 from pixel_ddpg.config import Config
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, warn
 from pixel_ddpg.files import sync_folder, write_atomically
 from pixel_ddpg.runtime.memory import element_bytes
 
@@ -181,7 +180,7 @@ def load_checkpoint(
             if replay is None and not path.exists():  # the run still trains, and has deleted it
                 return load_checkpoint(run_dir, config)
             then = "" if path == found[0] else "; trying the one before"
-            print(f"pixel_ddpg: {path} cannot be read ({error}){then}", file=sys.stderr)
+            warn(f"{path} cannot be read ({error}){then}")
             damaged.append(path)
         except OSError as error:  # it may pass: a network disk, too many open files
             raise UserError(f"{path} cannot be read ({error}); nothing was changed, try again", code=1) from None

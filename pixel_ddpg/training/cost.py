@@ -106,7 +106,7 @@ def _hours(config: Config, environment: Environment, agent: DDPG, device: torch.
     scratch.begin(first.element)
     for _ in range(needed):
         scratch.add(first.element, action, 0.0, 1.0, False)
-    scratch.announce()
+    scratch.publish()
     learn = Learner(config, agent, scratch)
     update = config.train.updates_per_step * _median_seconds(lambda: learn()["q"].item(), 4)
     steps = config.frames / config.env.action_repeat

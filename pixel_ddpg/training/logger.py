@@ -6,13 +6,12 @@ import math
 import os
 import pathlib
 import shutil
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 from pixel_ddpg import files
-from pixel_ddpg.errors import UserError, first_line
+from pixel_ddpg.errors import UserError, first_line, warn
 from pixel_ddpg.training.rows import PartRow, Row, read_rows
 
 TIMEOUT = 15  # seconds until a server that does not answer is given up
@@ -31,10 +30,10 @@ class Metrics:
         known = path.read_bytes() if path.exists() else b""
         kept = known[:length]
         if kept and not (kept.endswith(b"\n") and _step_of(kept.splitlines()[-1]) <= step):
-            print(f"pixel_ddpg: {path} was edited: its rows up to step {step:,} are kept", file=sys.stderr)
+            warn(f"{path} was edited: its rows up to step {step:,} are kept")
             kept = b"".join(line.rstrip() + b"\n" for line in known.splitlines() if _step_of(line) <= step)
         elif len(known) < length:
-            print(f"pixel_ddpg: {path} has lost rows: it is shorter than when the checkpoint was made", file=sys.stderr)
+            warn(f"{path} has lost rows: it is shorter than when the checkpoint was made")
         if kept != known[:length] or (known and path.stat().st_nlink > 1):  # another name of the file keeps its rows
             files.write_atomically(path, kept)
         self._file = open(path, "ab")  # noqa: SIM115
@@ -89,7 +88,7 @@ def _finite(key: str, value: Any) -> Any:
     odd = [isinstance(each, float) and not math.isfinite(each) for each in values]
     if not any(odd):
         return value
-    print(f"pixel_ddpg: {key} is {values[odd.index(True)]}; metrics.jsonl has null", file=sys.stderr)
+    warn(f"{key} is {values[odd.index(True)]}; metrics.jsonl has null")
     return [None if is_odd else each for each, is_odd in zip(values, odd)] if isinstance(value, list) else None
 
 
@@ -114,7 +113,7 @@ class WandbMirror:
         """`project` may be entity/project; W&B's own files go to `folder`, or to the run's; `failed`: why it ended."""
         self._run, self._rows, self.failed = None, 0, ""
         if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+            mode = os.environ.get("WANDB_MODE") or _usual_mode()
         if mode in ("off", "disabled"):
             return
         import wandb
@@ -143,7 +142,7 @@ class WandbMirror:
             yield
         except Exception as error:
             self._run, self.failed = None, first_line(error)
-            print(f"pixel_ddpg: no W&B mirror from here on ({self.failed}); wandb=offline or off", file=sys.stderr)
+            warn(f"no W&B mirror from here on ({self.failed}); wandb=offline or off")
 
     def write(self, row: Row) -> None:
         """Mirror one row: its numbers are named kind/key."""
@@ -169,6 +168,14 @@ def _named_numbers(row: Row) -> dict[str, float]:
     numbers = {key: value for key, value in row.as_json().items() if isinstance(value, int | float)}
     finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
     return {key if key in COUNTERS else f"{row.kind}/{key}": value for key, value in finite.items()}
+
+
+def _usual_mode() -> str:
+    """What `wandb offline` or `wandb disabled` has set; else online where there is a key."""
+    import wandb
+
+    mode = wandb.setup().settings.mode
+    return "offline" if mode == "online" and not has_wandb_key() else mode
 
 
 def has_wandb_key() -> bool:

@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from pixel_ddpg.config import Config, to_yaml
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment, Step
 from pixel_ddpg.envs.episodes import run_episodes
-from pixel_ddpg.errors import UserError, on_stop
+from pixel_ddpg.errors import UserError, on_stop, warn
 from pixel_ddpg.runtime import memory
 from pixel_ddpg.runtime.learner import Learner, Policy
 from pixel_ddpg.training import build, checkpoint
@@ -64,7 +63,7 @@ def _players(config: Config, stream: dict[str, int]) -> list[Player]:
     kind = workers.Remote if build.overlaps(config) else workers.Local
     action_dim = tasks.find(config.task).action_dim
     pairs = [(stream["environment"], stream["exploration"])]
-    pairs += [workers.seeds_of(config.seed, number) for number in range(1, config.envs)]
+    pairs += [build.player_seeds(config.seed, number) for number in range(1, config.envs)]
     return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
 
 
@@ -189,7 +188,7 @@ class Trainer:
         ratio, count = self.config.train.updates_per_step, len(self.players)
         done = min(1.0, self.frame / self.config.frames)
         self.agent.schedule(scheduled_scale(self.config.noise, self.frame), 1 - done * (1 - self.config.agent.final_lr))
-        self.replay.announce()
+        self.replay.publish()
         for _ in range(math.floor(self.step * ratio) - math.floor((self.step - count) * ratio)):
             for name, value in self._learn().items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -219,15 +218,15 @@ class Trainer:
             try:
                 self.evaluation.make_renderer(settings.video_size)
             except UserError as error:
-                print(f"pixel_ddpg: no video: {error}", file=sys.stderr)
+                warn(f"no video: {error}")
                 video = None
         self.evaluation.seed(build.evaluation_seed(self.config.seed, self.frame))
-        values = Values(self.agent, self._act_unless_asked)
-        policy, watch = (values.act, values.watch) if final else (self._act_unless_asked, None)
+        values = Values(self.agent, self._act_unless_asked) if final else None
+        policy, watch = (values.act, values.watch) if values else (self._act_unless_asked, None)
         returns, lengths = run_episodes(self.evaluation, policy, settings.episodes, video, settings.video_size, watch)
         mean, length = float(np.mean(returns)), float(np.mean(lengths))
         self._log(EvalRow(**self._counters(), return_=mean, returns=returns, length=length))
-        if final:
+        if values:
             self._log(ValuesRow(**self._counters() | values.pairs()))
         self.evaluations = math.floor(self.frame / settings.every) + 1
 
@@ -308,10 +307,7 @@ class Trainer:
             raise UserError(f"{self.run_dir} is at frame {state['frame']:,} already: frames= must be at least that")
         before, threads = state.get("threads"), torch.get_num_threads()
         if self.agent.device.type == "cpu" and before not in (None, threads):
-            print(
-                f"pixel_ddpg: {before} CPU threads until now, {threads} from here on: rounding differs",
-                file=sys.stderr,
-            )
+            warn(f"{before} CPU threads until now, {threads} from here on: rounding differs")
         self.agent.load_tensors(checkpoint.without_prefix(tensors, "agent."))
         sums = checkpoint.without_prefix(tensors, "sums.")
         self._sums = {name: tensor.to(self.agent.device, copy=True) for name, tensor in sums.items()}

@@ -482,6 +482,21 @@ def test_a_larger_ring_takes_over_one_that_has_not_wrapped(events, frame_stack, 
             assert_same(larger, naive)
 
 
+@given(streams(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 30))
+@settings(max_examples=60)
+def test_a_smaller_ring_takes_over_the_newest(events, frame_stack, n_step, capacity):
+    """A run resumed with a smaller budget: slots that were overwritten, counted as if they were there."""
+    capacity = max(capacity, n_step)
+    replay, smaller = (make(PIXELS, size, frame_stack, n_step) for size in (len(events) + capacity, capacity))
+    naive = Naive(capacity, frame_stack, n_step)
+    for _ in feed([replay, naive], events, PIXELS):
+        pass
+    restore(smaller, save_piece(replay, {}), replay.state_dict())
+    assert_same(smaller, naive)
+    for _ in feed([smaller, naive], (["begin"] + [(1.0, False)] * 9) * 3, PIXELS, len(events)):
+        assert_same(smaller, naive)
+
+
 def test_several_streams_are_saved_and_go_on(tmp_path):
     """One stream's piece under another's name, or a counter of the first for all."""
     replay, fresh = (make(PIXELS, 40, 3, 3, streams=2, seed=seed) for seed in (3, 4))

@@ -48,7 +48,7 @@ def assert_same_step(one: Step, other: Step) -> None:
 
 def test_every_player_has_its_own_streams():
     """Environments that all play the same episode, or the seeds of an evaluation."""
-    seeds = [seed for number in range(1, 9) for seed in workers.seeds_of(0, number)]
+    seeds = [seed for number in range(1, 9) for seed in build.player_seeds(0, number)]
     seeds += list(build.seeds(0).values()) + [build.evaluation_seed(0, frame) for frame in range(0, 9000, 1000)]
     assert len(set(seeds)) == len(seeds)
 
@@ -162,7 +162,7 @@ def test_ctrl_c_while_the_environments_begin_is_told_in_one_line(tmp_path, numbe
 def test_children_are_deaf_and_their_parent_is_not():
     """A mask that the first process of all undoes, as multiprocessing's tracker does, or that stays."""
     before, context = signal.pthread_sigmask(signal.SIG_BLOCK, ()), multiprocessing.get_context("spawn")
-    with workers.deaf_children():
+    with workers.sigint_ignored_by_children():
         child = context.Process(target=time.sleep, args=(60,))
         child.start()
     mask = next(line for line in open(f"/proc/{child.pid}/status") if line.startswith("SigBlk"))  # noqa: SIM115

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from experiments.report import __main__ as report
 from experiments.report import page, panels, runs
 from pixel_ddpg import config, presets
 from pixel_ddpg.errors import UserError
+from pixel_ddpg.planning import baselines
 from pixel_ddpg.training import run_folder
 from pixel_ddpg.training.logger import Metrics
 from pixel_ddpg.training.rows import EvalRow, PartRow, TrainRow, ValuesRow
@@ -26,7 +30,7 @@ LEVELS = {"random": 100.0, "planner": 900.0}
 @pytest.fixture(autouse=True)
 def measured(monkeypatch):
     """Every task but torcs has 100 as its 0 and 900 as its 1."""
-    monkeypatch.setattr(runs, "references", lambda task: None if task == "torcs" else tuple(LEVELS.values()))
+    monkeypatch.setattr(baselines, "references", lambda task: None if task == "torcs" else tuple(LEVELS.values()))
 
 
 def write_run(root, words: str, *returns: float, frames: int = 20_000):
@@ -343,6 +347,27 @@ def test_a_damaged_file_is_told_by_name(name, content, three_tasks, tmp_path):
     (three_tasks / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name} is damaged: delete it"):
         page.make([str(three_tasks)], tmp_path / "out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_told(three_tasks, tmp_path):
+    """A comparison from which seeds are missing, without a word."""
+    secret = three_tasks / "cart" / "pixels"
+    secret.chmod(0)
+    line = [sys.executable, "-m", "experiments.report", f"runs=[{three_tasks}]", f"out={tmp_path}/report"]
+    if os.geteuid() == 0:
+        powers = "-dac_override,-dac_read_search"
+        line = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}", *line]
+    done = subprocess.run(line, capture_output=True, text=True)
+    secret.chmod(0o755)
+    assert done.returncode == 1 and f"{secret}: Permission denied" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_rows_without_a_configuration_are_told(three_tasks, capsys):
+    """A run that has lost its config.yaml and is missing in the figures."""
+    (three_tasks / "torcs" / "state" / "fast" / "seed0" / "config.yaml").unlink()
+    found = runs.find([str(three_tasks)])
+    assert len(found) == 7 and "no config.yaml: it is left out" in capsys.readouterr().err
 
 
 def test_runs_behind_links_are_found_once(three_tasks, tmp_path):

@@ -216,9 +216,22 @@ def test_a_grid_does_not_show_an_older_planner(monkeypatch):
     names = [grid.film_name(*how), grid.film_name(*how[:2], 1, 64, 2.0), grid.film_name("cart", "sampling", 0, 64, 2.0)]
     monkeypatch.setattr(baselines, "planner_settings", lambda *_: {"horizon": 9.0})
     names.append(grid.film_name(*how))
-    monkeypatch.setattr(grid.machine, "commit", lambda: "another")
+    monkeypatch.setattr(grid, "code", lambda: "another")
     names.append(grid.film_name(*how))
     assert len(set(names)) == 5 and grid.film_name(*how) == names[-1]
+
+
+def test_a_grid_sees_a_change_that_is_not_committed(tmp_path, monkeypatch):
+    """Films of a task as it was before someone changed it."""
+    hashes = []
+    for text in ("camera = 0", "camera = 1"):
+        (tmp_path / "tasks.py").write_text(text)
+        monkeypatch.setattr(grid.pixel_ddpg, "__file__", str(tmp_path / "__init__.py"))
+        grid.code.cache_clear()
+        hashes.append(grid.code())
+    monkeypatch.undo()
+    grid.code.cache_clear()
+    assert grid.code() not in hashes and hashes[0] != hashes[1]
 
 
 def test_mistakes_in_a_grid_are_told_in_one_line():

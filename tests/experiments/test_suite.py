@@ -110,11 +110,20 @@ def test_words_of_a_run_go_to_every_run():
         (["frames=1e5"], "must be a whole number"),
         (["threads=0"], "threads=0 must be at least 1"),
         (["task=cart"], "unknown key 'task'; did you mean tasks?"),
+        (["run=[seed=5]"], "run=[seed=...]: the suite sets seed of each run itself"),
+        (["run=[env.size=84,frames=600]"], "run=[frames=...]: the suite sets frames of each run itself"),
     ],
 )
 def test_mistakes_are_told(words, said):
     with pytest.raises(UserError, match=said.replace("[", r"\[").replace("?", r"\?")):
         plan(*words)
+
+
+def test_a_folder_keeps_its_dollars():
+    """Runs in another folder than the suite looks in, because $$ and ${seed} have a meaning in a run's run_dir."""
+    for job in make_jobs(plan("tasks=cart", "seeds=2", "out=us$$dollar/${seed}")):
+        assert presets.compose(list(job.words)).run_dir == str(job.run_dir)
+        assert job.run_dir.parts[:2] == ("us$$dollar", "${seed}")
 
 
 def test_the_first_seed_of_all_comes_first():

@@ -97,8 +97,7 @@ def test_a_copy_of_a_stack_has_its_own_weights():
 
 STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean"
 PIXELS_ADDITIONS = (
-    "fast agent.target_encoder=true agent.encoder_tau=0.05 agent.spatial_softmax=true"
-    " agent.inverse_loss=1 agent.reconstruction_loss=1"
+    "fast agent.target_encoder=true agent.spatial_softmax=true agent.inverse_loss=1 agent.reconstruction_loss=1"
 )
 PRESETS = [
     ("fast", "pixels"), ("fast", "state"), ("drqv2", "pixels"), ("ddpg2016", "state"), ("ddpg2016", "pixels"),
@@ -290,7 +289,7 @@ def test_an_update_can_be_captured(preset, obs, precision, monkeypatch):
     agent, replay = small_pair(preset, obs, "cpu", 40, precision)
     recorded = []
     for _ in range(3):
-        replay.announce()
+        replay.publish()
         with Recorder() as recorder:
             agent.update(replay.draw(8))
         recorded.append(recorder.operations)
@@ -354,7 +353,7 @@ def test_a_graph_does_what_eager_updates_do(preset, obs, precision, compiled):
         graph = GraphedUpdate(agent, replay, 8) if graphed else None
         losses = []
         for _ in range(5):
-            replay.announce()
+            replay.publish()
             losses.append(graph() if graph else agent.update(replay.draw(8)))
             add_steps(replay, 7)
         results.append((losses, agent.tensors()))
@@ -426,7 +425,7 @@ def test_a_gpu_is_never_waited_for(obs):
     try:
         for update in (graph, lambda: agent.update(replay.draw(8))):
             add_steps(replay, 7)
-            replay.announce()
+            replay.publish()
             update()
             agent.noise_scale.fill_(0.5)
     finally:
@@ -483,7 +482,7 @@ def test_a_learner_is_a_draw_and_an_update(monkeypatch):
     (agent, replay), (other, other_replay) = pairs
     learn = Learner(settings, agent, replay)
     for each in (replay, other_replay):
-        each.announce()
+        each.publish()
     assert learn() == other.update(other_replay.draw(8))
     observations = np.random.default_rng(0).standard_normal((3, 9), np.float32)
     actions = Policy(settings, agent)(observations)

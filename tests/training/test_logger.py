@@ -320,7 +320,8 @@ def fake(monkeypatch):
         module.options, module.run = options, FakeRun(module.step)
         return module.run
 
-    module.init, module.Settings = init, dict
+    module.init, module.Settings, module.mode = init, dict, "online"
+    module.setup = lambda: types.SimpleNamespace(settings=types.SimpleNamespace(mode=module.mode))
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
@@ -337,6 +338,15 @@ def test_auto_is_offline_without_a_key_and_online_with_one(fake, home, monkeypat
     mirror(home, "auto")
     assert fake.options["mode"] == "online"
     assert (fake.options["id"], fake.options["resume"], fake.options["project"]) == ("id", "allow", "project")
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_auto_does_what_wandb_has_been_told(fake, home, monkeypatch, mode):
+    """`wandb offline` or `wandb disabled`, after which runs are uploaded."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    fake.mode = mode
+    mirror(home, "auto")
+    assert (fake.options or {}).get("mode") == (None if mode == "disabled" else mode)
 
 
 def test_off_does_nothing(fake, tmp_path):

@@ -23,7 +23,6 @@ VARIANTS = {
     "fast-pixels": PIXELS,
     "ddpg2016-state": [*STATE, "preset=ddpg2016"],
     "ddpg2016-pixels": [*PIXELS, "preset=ddpg2016", "env.renderings=2", "agent.random_shift=0"],
-    "both-train-the-encoder": [*PIXELS, "agent.encoder_trained_by=both", "agent.target_encoder=true"],
     "no-replay": [*STATE, "preset=dpg", "replay.batch_size=1", "train.start_steps=1"],
     "all-additions-state": [
         *STATE,
@@ -35,7 +34,6 @@ VARIANTS = {
     "all-additions-pixels": [
         *PIXELS,
         "agent.target_encoder=true",
-        "agent.encoder_tau=0.05",
         "agent.spatial_softmax=true",
         "agent.inverse_loss=1",
         "agent.reconstruction_loss=1",

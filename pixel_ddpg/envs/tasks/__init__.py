@@ -57,8 +57,12 @@ class Task:
         with rendering.gl_failures_explained():
             from absl import logging
 
+            before = logging.get_verbosity()
             logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
-            environment = self._build()
+            try:
+                environment = self._build()
+            finally:
+                logging.set_verbosity(before)
         environment.task.random.seed(seed % 2**32)
         return environment
 
