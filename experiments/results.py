@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -35,13 +36,17 @@ ROOT = FOLDER.parent.parent
 DOCS = ROOT / "docs"
 SIX = FOLDER / "planet6"  # the six tasks, with the settings that fast had when all of them were run
 MEASURED = ("planet6", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
-VARIANTS = (("fast", "pixels"), ("fast", "state"), ("ddpg2016", "state"))
-SCORED = ("pixels", "state")
-PUBLISHED = (
-    "DrQ-v2 (action repeat 2)",
-    "DrQ",
-    "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
-)
+PRESETS = {"pixels": ["fast"], "state": ["fast", "ddpg2016"]}  # that are compared
+PUBLISHED = {
+    "pixels": (
+        "DrQ-v2 (action repeat 2)",
+        "MR.Q",
+        "DreamerV3",
+        "DrQ",
+        "ResAct (AAAI 2025; the policy outputs a change of the previous action)",
+    ),
+    "state": ("DDPG (DreamerV3's)", "SAC", "MR.Q", "BRO (2 updates a step)", "SimbaV2 (2 updates a step)", "TD-MPC2"),
+}
 FRAMES = 100_000
 MADE = ("command", "commit", "date")
 POLICIES = ("random", *baselines.SETTINGS)
@@ -52,10 +57,11 @@ class Results:
     """The command has no options."""
 
 
-def published() -> dict[str, dict[str, float]]:
-    """Method -> task -> mean return at 100k frames."""
+def published(obs: str) -> dict[str, dict[str, float]]:
+    """Method -> task -> mean return at 100k frames, from this kind of observation."""
     rows = csv.DictReader((REFERENCE / "dmcontrol_100k.csv").open(encoding="utf-8"))
-    return {row["method"]: {task: float(row[task]) for task in tasks.PLANET6} for row in rows}
+    found = {row["method"]: row for row in rows if row["obs"] == obs}
+    return {name.split(" (")[0]: {task: float(found[name][task]) for task in tasks.PLANET6} for name in PUBLISHED[obs]}
 
 
 def _runs_in(folders: list[pathlib.Path]) -> list[runs.Run]:
@@ -67,41 +73,47 @@ def final_return(run: runs.Run) -> float | None:
     return next((value for frame, value in run.curve if frame >= FRAMES), None)
 
 
-def measured(made: list[runs.Run]) -> dict[tuple[str, str, str], list[float]]:
-    """(preset, obs, task) -> final return of each seed."""
-    found: dict[tuple[str, str, str], list[float]] = {}
+def measured(made: list[runs.Run]) -> dict[tuple[str, str], list[float]]:
+    """(preset, task) -> final return of each seed."""
+    found: dict[tuple[str, str], list[float]] = {}
     for run in made:
         if (value := final_return(run)) is not None:
-            found.setdefault((*run.variant, run.task), []).append(value)
+            found.setdefault((run.settings.preset, run.task), []).append(value)
     return found
 
 
-def comparison_table(folder: pathlib.Path) -> str:
+def comparison_table(folder: pathlib.Path, obs: str) -> str:
     """Markdown: ours by task and seed beside published means; a missing run is shown as missing."""
-    made = _runs_in([folder])
-    ours, others = measured(made), published()
-    names = [name.split(" (")[0] for name in PUBLISHED]
-    header = ["task", "repeat", *(f"{preset}, {obs}" for preset, obs in VARIANTS), *names]
-    header += [f"fast pixels minus {name}" for name in names[:2]] + [f"score of fast, {obs}" for obs in SCORED]
-    lines = [" | ".join(header), " | ".join(["---"] * len(header))]
-    for task in tasks.PLANET6:
-        cells = [_seeds(ours.get((*variant, task), [])) for variant in VARIANTS]
-        cells += [f"{others[name][task]:.0f}" for name in PUBLISHED]
-        mine = ours.get(("fast", "pixels", task))
-        cells += [f"{np.mean(mine) - others[name][task]:+.0f}" if mine else "missing" for name in PUBLISHED[:2]]
-        cells += [_score(task, ours.get(("fast", obs, task))) for obs in SCORED]
-        repeat = presets.action_repeat(task)
-        lines.append(" | ".join([task, str(repeat), *cells]))
-    done = [task for task in tasks.PLANET6 if ("fast", "pixels", task) in ours]
-    means = [np.mean([np.mean(ours["fast", "pixels", task]) for task in done])] if done else []
-    means += [np.mean([others[name][task] for task in done]) for name in PUBLISHED] if done else []
-    note = (
-        f"\n\nMean over the tasks that were run ({len(done)} of {len(tasks.PLANET6)}) from pixels with `fast`: "
-        + ", ".join(f"{name} {value:.0f}" for name, value in zip(("ours", *names), means))
-    )
-    changed = runs.changes_since(made)
+    made = [run for run in _runs_in([folder]) if run.settings.obs == obs]
     refuse_mixed(made)
-    return "\n".join(f"| {line} |" for line in lines) + (note + "." if done else "") + (changed and f"\n\n{changed}")
+    ours, others = measured(made), published(obs)
+    repeats = {run.task: run.settings.env.action_repeat for run in made if run.settings.preset == "fast"}
+    header = ["task", "frames a step", *PRESETS[obs], *others, "score of fast"]
+    lines = [header, ["---"] * len(header)]
+    for task in tasks.PLANET6:
+        cells = [_seeds(ours.get((preset, task), [])) for preset in PRESETS[obs]]
+        cells += [f"{other[task]:.0f}" for other in others.values()]
+        lines.append([task, str(repeats.get(task, "")), *cells, _score(task, ours.get(("fast", task)))])
+    done = [task for task in tasks.PLANET6 if ("fast", task) in ours]
+    below = {}
+    if done:
+        mine = {preset: {task: _average(ours.get((preset, task))) for task in done} for preset in PRESETS[obs]}
+        means = [_mean_of(each, done) for each in (*mine.values(), *others.values())]
+        lines.append([f"mean of {len(done)}", "", *means, ""])
+        below = {name: [task for task in done if mine["fast"][task] < other[task]] for name, other in others.items()}
+    said = [f"{name} on {', '.join(found) if found != done else 'all'}" for name, found in below.items() if found]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    note = f"`fast` is below {'; '.join(said)}." if said else ""
+    return "\n\n".join(part for part in (table, note, runs.changes_since(made)) if part)
+
+
+def _average(values: list[float] | None) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _mean_of(returns: dict[str, float], names: list[str]) -> str:
+    value = _average([returns[name] for name in names])
+    return "missing" if math.isnan(value) else f"{value:.0f}"
 
 
 def refuse_mixed(made: list[runs.Run]) -> None:
@@ -384,12 +396,15 @@ def fill(path: pathlib.Path, name: str, text: str) -> None:
 @command("experiments.results", Results)
 def main(options: Results) -> None:
     rendering.choose_backend()
-    comparison, screening = comparison_table(SIX), FOLDER / "screening"
+    comparisons, screening = {obs: comparison_table(SIX, obs) for obs in PUBLISHED}, FOLDER / "screening"
     compared = page.make([str(FOLDER / "figure2")], FOLDER / "report")
     resources = resources_table([FOLDER / name for name in MEASURED])
     for path, name, text in (
-        (ROOT / "README.md", "comparison", comparison),
-        (DOCS / "results.md", "comparison", comparison),
+        *(
+            (path, obs, table)
+            for path in (ROOT / "README.md", DOCS / "results.md")
+            for obs, table in comparisons.items()
+        ),
         (DOCS / "results.md", "figure2", page.summary(compared)),
         (DOCS / "speed.md", "resources", f"{resources}\n\n{quick_note(compared)}"),
         (DOCS / "speed.md", "speed", speed_tables()),

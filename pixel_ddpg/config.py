@@ -84,7 +84,10 @@ class Noise:
     sigma: float = option(0.2, "ou: diffusion", least=0)
     random_frames: int = option(0, "frames of uniform random actions before the policy acts", least=0)
     bursts: float = option(
-        0.0, "share of the other steps in bursts of random actions, 10 steps each", least=0, most=0.9
+        0.0,
+        "share of the other steps in bursts: a random action that is held, for 4 steps on average",
+        least=0,
+        most=0.9,
     )
     target_clip: float = option(
         0.3, "bound of the gaussian noise on the target's and the actor's actions; 0: no noise there", least=0

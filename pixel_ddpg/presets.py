@@ -98,7 +98,7 @@ FAST_STATE: dict[str, dict] = {
     },
     "env": {"action_repeat": 2, "frame_stack": 1},
     "replay": FAST_PIXELS["replay"] | {"batch_size": 256},
-    "noise": FAST_PIXELS["noise"] | {"bursts": 0.1},
+    "noise": FAST_PIXELS["noise"] | {"bursts": 0.05},
     "train": FAST_PIXELS["train"] | {"updates_per_step": 1.0},
 }  # fmt: skip
 

@@ -101,7 +101,7 @@ def test_fast_numbers():
                 agent__output_rms=1.5 * pixels,
                 agent__target_actor=pixels, agent__target_encoder=pixels, agent__state_norm=not pixels,
                 agent__spatial_softmax=pixels, agent__inverse_loss=2 * pixels, agent__reconstruction_loss=2 * pixels,
-                noise__frames=30_000, noise__random_frames=1000 * repeat, noise__bursts=0.1 * (not pixels),
+                noise__frames=30_000, noise__random_frames=1000 * repeat, noise__bursts=0.05 * (not pixels),
             )  # fmt: skip
 
 

@@ -4,8 +4,7 @@ import numpy as np
 
 from pixel_ddpg.config import Noise
 
-BURST = 10  # agent steps that a burst lasts on average,
-HELD = 4  # and that each of its actions is held
+BURST = 4  # agent steps that a burst lasts on average
 
 
 def scheduled_scale(noise: Noise, frame: int) -> float:
@@ -51,23 +50,19 @@ class Exploration:
         return np.clip(action + perturbation, -1, 1).astype(np.float32)
 
     def _next_burst(self) -> None:
-        """A burst may begin, change its action, or end; a share of `bursts` of the steps lies in one.
+        """A burst, one random action that is held, may begin or end; a share of `bursts` of the steps lies in one.
 
         Where a policy has settled, a little noise around it leads nowhere else, and more of it spoils all that follows.
-        A burst leads to another state, from which the policy acts again (Pislar et al., 2022: modes that switch within
-        an episode; Dabney et al., 2021: random actions that are held).
+        A burst leads to another state, from which the policy acts again (Dabney et al., 2021; Pislar et al., 2022).
         """
         share = self._noise.bursts
         if not share:
             return
         if self._burst is None:
-            changes = self._random.random() < share / (1 - share) / BURST
+            if self._random.random() < share / (1 - share) / BURST:
+                self._burst = self.random_action()
         elif self._random.random() < 1 / BURST:
-            self._burst, changes = None, False
-        else:
-            changes = self._random.random() < 1 / HELD
-        if changes:
-            self._burst = self.random_action()
+            self._burst = None
 
     def state_dict(self) -> dict:
         """The process and its random stream, as JSON can hold them."""

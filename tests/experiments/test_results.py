@@ -41,7 +41,7 @@ def cells(table, task):
 
 
 def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path, monkeypatch):
-    """A seed left out, a mean over the wrong tasks, a difference with the wrong sign, a gap that is not shown."""
+    """A seed left out, a mean over the wrong tasks, a worse result that is not said, a gap that is not shown."""
     fake_run(tmp_path, 600.0, "task=cartpole-swingup")
     fake_run(tmp_path, 700.0, "task=cartpole-swingup", "seed=1")
     fake_run(tmp_path, 100.0, "task=walker-walk")
@@ -49,25 +49,25 @@ def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path, monkeypatc
     monkeypatch.setattr(baselines, "MEASURED", tmp_path / "baselines")
     for policy, value in (("random", 50.0), ("sampling", 850.0), ("ilqg", 400.0)):
         write_baseline(tmp_path / "baselines", "cartpole-swingup", policy, value)
-    table = results.comparison_table(tmp_path)
-    assert cells(table, "cartpole-swingup") == [
-        "cartpole-swingup", "8", "650 (600, 700)", "missing", "missing", "626", "759", "819", "+24", "-109", "0.75",
-        "missing",
-    ]  # fmt: skip
-    assert cells(table, "walker-walk")[-2:] == ["missing", "missing"] and baselines.score("cartpole", 450.0) == 0.5
-    assert cells(table, "walker-walk")[1:5] == ["2", "100", "missing", "50"]
-    assert cells(table, "cheetah-run")[2] == "missing"
-    assert "(2 of 6)" in table and "ours 375, DrQ-v2 398" in table
+    table = results.comparison_table(tmp_path, "pixels")
+    assert cells(table, "cartpole-swingup")[1:] == ["8", "650 (600, 700)", "626", "478", "550", "759", "819", "0.75"]
+    assert cells(table, "walker-walk")[1:3] == ["2", "100"] and cells(table, "walker-walk")[-1] == "missing"
+    assert cells(table, "cheetah-run")[1:3] == ["", "missing"] and baselines.score("cartpole", 450.0) == 0.5
+    assert cells(table, "mean of 2")[2:4] == ["375", "398"]
+    assert "`fast` is below DrQ-v2 on walker-walk; MR.Q on walker-walk; " in table
+    assert "; DrQ on all; ResAct on all." in table
+    table = results.comparison_table(tmp_path, "state")
+    assert cells(table, "walker-walk")[1:5] == ["", "missing", "50", "353"] and "mean" not in table
     assert results.provenance_table(tmp_path).count("012345678 |") == 4
 
 
 def test_a_run_of_a_preset_that_has_changed_is_told(tmp_path):
     """A result of other settings that passes under the preset's name."""
     fake_run(tmp_path / "now", 1.0, "task=walker-walk")
-    assert "as it is now" not in results.comparison_table(tmp_path)
+    assert "as it is now" not in results.comparison_table(tmp_path, "pixels")
     fake_run(tmp_path / "then", 1.0, "task=cheetah-run", "agent.tau=0.5")
     said = "Runs that differ from their preset as it is now: 1, in agent.tau=0.5."
-    assert results.comparison_table(tmp_path).endswith(said)
+    assert results.comparison_table(tmp_path, "pixels").endswith(said)
 
 
 def test_runs_of_different_settings_are_not_averaged(tmp_path):
@@ -75,7 +75,7 @@ def test_runs_of_different_settings_are_not_averaged(tmp_path):
     fake_run(tmp_path / "now", 1.0, "task=walker-walk")
     fake_run(tmp_path / "then", 1.0, "task=walker-walk", "agent.tau=0.5", "seed=1")
     with pytest.raises(UserError, match=r"differ in agent\.tau"):
-        results.comparison_table(tmp_path)
+        results.comparison_table(tmp_path, "pixels")
 
 
 def test_curves_of_unfinished_runs_and_real_rows(tmp_path):
@@ -137,11 +137,11 @@ def test_the_tables_are_those_of_the_files():
     compared = runs.collect([str(results.FOLDER / "figure2")])
     resources = results.resources_table([results.FOLDER / name for name in results.MEASURED])
     screening, docs = results.FOLDER / "screening", results.DOCS
-    comparison = results.comparison_table(results.SIX)
+    comparisons = [results.comparison_table(results.SIX, obs) for obs in results.PUBLISHED]
     folders = results.SIX, results.FOLDER / "figure2"
     expected = {
-        results.ROOT / "README.md": [comparison],
-        docs / "results.md": [comparison, page.summary(compared)],
+        results.ROOT / "README.md": comparisons,
+        docs / "results.md": [*comparisons, page.summary(compared)],
         docs / "speed.md": [results.quick_note(compared), results.speed_tables(), resources],
         docs / "tasks.md": [results.paper_table(), results.task_table()],
         docs / "scores.md": [results.baseline_table(), results.planet_table()],
