@@ -185,23 +185,7 @@ def one_line_errors() -> Iterator[None]:
         leave(sys.stdout)
         sys.exit(0)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            if not error.filename:  # stdout's, perhaps, which would be written once more at the end
-                leave(sys.stdout)
-            message = f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
-        elif error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
-            message = (
-                f"{error.strerror}: ask for fewer environments or runs, or raise the limits (ulimit -n, ulimit -u)"
-            )
-        elif str(error.filename).startswith("/dev/shm/"):
-            message = f"{error.filename}: {error.strerror}; processes share memory there, envs=1 needs none"
-        elif error.filename:
-            message = f"{error.filename}: {error.strerror}; choose another file or folder"
-        elif "temporary directory" in str(error):  # tempfile's, which may be needed by any package
-            message = f"{error.strerror}: set TMPDIR= to a folder that can be written"
-        else:
-            raise
-        code = 1
+        message, code = _refused(error), 1
     except (MemoryError, RuntimeError) as error:  # RuntimeError: torch's
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
@@ -211,6 +195,23 @@ def one_line_errors() -> Iterator[None]:
         message, code = "interrupted", 130
     warn(one_line(message))
     sys.exit(code)
+
+
+def _refused(error: OSError) -> str:
+    """What the system did not do, and what helps; raises what a user cannot help."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if not error.filename:  # stdout's, perhaps, which would be written once more at the end
+            leave(sys.stdout)
+        return f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        return f"{error.strerror}: ask for fewer environments or runs, or raise the limits (ulimit -n, ulimit -u)"
+    if str(error.filename).startswith("/dev/shm/"):
+        return f"{error.filename}: {error.strerror}; processes share memory there, envs=1 needs none"
+    if error.filename:
+        return f"{error.filename}: {error.strerror}; choose another file or folder"
+    if "temporary directory" in str(error):  # tempfile's, which may be needed by any package
+        return f"{error.strerror}: set TMPDIR= to a folder that can be written"
+    raise error
 
 
 def one_line(text: str) -> str:

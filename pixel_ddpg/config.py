@@ -1,5 +1,6 @@
 """One typed configuration: every field with its default, its help text and the values it may have."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -9,7 +10,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -267,46 +268,62 @@ TRUTHS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "o
 
 def converted(key: str, value: Any, kind: Any) -> Any:
     """A field's value from YAML or from a word of the command line; UserError where it is of another kind."""
-    text = value if isinstance(value, str) else None
     if kind is Any:
-        return value if text is None else _plain(_yaml(key, text))
+        return _plain(_yaml(key, value)) if isinstance(value, str) else value
     if typing.get_origin(kind) is list:
         (kind,) = typing.get_args(kind)
-        if text is not None:
-            value = _yaml(key, text) if text.startswith("[") else [text] if kind is str and text else text
-        if not isinstance(value, list):
-            raise UserError(f"{key}={value}: a list stands in brackets, as {key}=[...]")
-        return [converted(key, each, kind) for each in value]
-    if kind is str and isinstance(value, str | int | float):
-        text = str(value)
-        if not re.match("~[^/]*/", text):
-            return text
-        if (path := os.path.expanduser(text)) == text:
-            raise UserError(f"{key}={text}: this user has no home folder here; write the whole path")
-        return path
-    if kind is bool:
-        value = TRUTHS.get(text.lower(), value) if text is not None else value
-        if isinstance(value, bool):
-            return value
+        return [converted(key, each, kind) for each in _listed(key, value, kind)]
+    of_kind: dict[Any, Callable[[str, Any], Any]] = {str: _text, bool: _truth, int: _whole, float: _number}
+    return of_kind[kind](key, value)
+
+
+def _listed(key: str, value: Any, kind: type) -> list:
+    if isinstance(value, str) and value.startswith("["):
+        value = _yaml(key, value)
+    elif isinstance(value, str) and value and kind is str:
+        value = [value]
+    if not isinstance(value, list):
+        raise UserError(f"{key}={value}: a list stands in brackets, as {key}=[...]")
+    return value
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{key}={value} must be a text")
+    text = str(value)
+    if not re.match("~[^/]*/", text):
+        return text
+    if (path := os.path.expanduser(text)) == text:
+        raise UserError(f"{key}={text}: this user has no home folder here; write the whole path")
+    return path
+
+
+def _truth(key: str, value: Any) -> bool:
+    value = TRUTHS.get(value.lower(), value) if isinstance(value, str) else value
+    if not isinstance(value, bool):
         raise UserError(f"{key}={value} must be true or false")
-    if kind is int and text is not None and _is_whole(text):
-        return int(text)
-    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    return value
+
+
+def _whole(key: str, value: Any) -> int:
+    hint = ", without an exponent, as 100000 or 100_000"
+    if isinstance(value, str):
+        if _is_whole(value):
+            return int(value)
+        if WHOLE.fullmatch(value):
+            hint = ", of less than 20 digits"
+        elif "," in value:
+            hint = "; --multirun runs one after the other"
+    elif isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)  # numpy's too
-    if kind is float and not isinstance(value, bool):
-        try:
+    raise UserError(f"{key}={value} must be a whole number{hint}")
+
+
+def _number(key: str, value: Any) -> float:
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
             return float(value)
-        except (TypeError, ValueError):
-            pass
-    hint = ""
-    if kind is int and text is not None and WHOLE.fullmatch(text):
-        hint = ", of less than 20 digits"
-    elif kind is int and text is not None and "," in text:
-        hint = "; --multirun runs one after the other"
-    elif kind is int:
-        hint = ", without an exponent, as 100000 or 100_000"
-    what = {int: "a whole number", float: "a number"}.get(kind, "a text")
-    raise UserError(f"{key}={value} must be {what}{hint}")
+    raise UserError(f"{key}={value} must be a number")
 
 
 def _is_whole(text: str) -> bool:

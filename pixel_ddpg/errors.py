@@ -43,7 +43,7 @@ def warn(message: str) -> None:
 
 def leave(stream: IO[str]) -> None:
     """What is written to a stream whose reader has gone, or that is full, goes nowhere from now on."""
-    with open(os.devnull, "wb") as nowhere:
+    with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, AttributeError):  # one in memory has no number
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
