@@ -49,6 +49,7 @@ PUBLISHED = {
 }
 FRAMES = 100_000
 MADE = ("command", "commit", "date")
+NO_ENDS = ("tried", "failures", "runs", "suites", "calls of a run", "slowest_seconds")
 POLICIES = ("random", *baselines.SETTINGS)
 
 
@@ -379,7 +380,7 @@ def faults_table() -> str:
     """Markdown: each kind of fault, how often it was put in, how the commands ended, and what should not have been."""
     lines = ["| fault | tried | how it ended | failures | commit |", "|---|---|---|---|---|"]
     for name, row in json.loads((FOLDER / "faults.json").read_bytes()).items():
-        ends = "; ".join(f"{end} {row[end]}" for end in row if end not in ("tried", "failures", *MADE))
+        ends = "; ".join(f"{end} {row[end]}" for end in row if end not in (*NO_ENDS, *MADE))
         lines.append(f"| {name} | {row['tried']:,} | {ends} | {len(row['failures'])} | {row['commit'][:9]} |")
     return "\n".join(lines)
 

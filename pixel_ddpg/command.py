@@ -66,11 +66,13 @@ def _refuse_shared_outputs(jobs: list[Any]) -> None:
         given = [getattr(job, key) for job in jobs] if field.metadata.get("own") else []
         if shared := next((each for each in given if each and given.count(each) > 1), None):
             how = ", as ${seed} or ${agent.tau}" if key == "run_dir" else ""
-            raise UserError(f"jobs of --multirun would write to the same {key}={shared}: put what differs in it{how}")
+            raise UserError(
+                f"several --multirun jobs would write to {key}={shared}: include a field that differs between them{how}"
+            )
 
 
 def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:
-    """One job after the other, whatever becomes of the ones before; the worst exit code."""
+    """Run the jobs one after another, even after a failure; returns the worst exit code."""
     codes = []
     for job in jobs:
         try:
@@ -98,7 +100,7 @@ def _flags(argv: list[str], schema: type) -> tuple[set[str], list[str]]:
         elif field is not None and field.metadata.get("flag"):
             value = value if equals else "true" if field.type is bool else next(rest, "")
             if not value:
-                raise UserError(f"--{name} wants a value")
+                raise UserError(f"--{name} needs a value")
             words.append(f"{field.name}={value}")
         elif field is not None:
             raise UserError(f"--{name}: write {field.name}=..., without dashes")
@@ -157,7 +159,7 @@ class Output(Console):
 
 
 def _open_closed_streams() -> None:
-    """What the caller has closed (>&-) goes nowhere, and no other file gets its number."""
+    """Reopen streams that the caller closed (>&-) on /dev/null, so that no other file gets their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115

@@ -70,7 +70,7 @@ class Env:
 class Replay:
     capacity: int = option(1_000_000, "transitions that are kept, the newest", least=1)
     batch_size: int = option(128, "transitions in a batch", least=1)
-    n_step: int = option(3, "rewards that are summed before Q' takes over", least=1)
+    n_step: int = option(3, "n of the n-step return: rewards summed before bootstrapping", least=1)
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Noise:
     random_frames: int = option(0, "frames of uniform random actions before the policy acts", least=0)
     bursts: float = option(
         0.0,
-        "share of the other steps in bursts: a random action that is held, for 4 steps on average",
+        "share of the later steps in bursts: one random action, held for 4 steps on average",
         least=0,
         most=0.9,
     )
@@ -98,12 +98,12 @@ class Noise:
 @dataclass
 class Agent:
     discount: float = option(0.99, "per agent step", most=1)
-    tau: float = option(0.01, "weight of the network in its target, every update; 1: no target networks", most=1)
+    tau: float = option(0.01, "soft-update rate of the target networks, per update; 1: no target networks", most=1)
     actor_lr: float = option(1e-4, "learning rate of the actor", least=0)
     critic_lr: float = option(1e-4, "learning rate of the critic and the encoder", least=0)
     final_lr: float = option(
         1.0,
-        "share of the learning rates that is left at the end of the budget, frames=; they fall linearly",
+        "final learning rates as a share of the initial ones; linear decay over frames=",
         least=0,
         most=1,
     )
@@ -115,7 +115,7 @@ class Agent:
         choices=("min", "mean"),
     )
     conv: list[list[int]] = option([], "pixels: [filters, kernel, stride, padding] a layer")
-    spatial_softmax: bool = option(False, "pixels: a second trunk, of the place where each last map is largest")
+    spatial_softmax: bool = option(False, "pixels: a second trunk, on the spatial softmax of the last maps")
     pixel_offset: float = option(0.0, "subtracted after division by 255")
     feature_dim: int = option(0, "width of the linear + LayerNorm + tanh after the encoder; 0: none", least=0)
     hidden: list[int] = option([256, 256], "widths of the hidden layers of actor and critic")
@@ -137,13 +137,13 @@ class Agent:
     )
     saturation_penalty: float = option(0.0, "weight of the squared output before tanh in the actor's loss", least=0)
     output_rms: float = option(
-        0.0, "the penalty's weight grows until the output's root mean square is this; 0: it is fixed", least=0
+        0.0, "RMS of the output before tanh that the penalty's weight adapts to; 0: fixed weight", least=0
     )
     random_shift: int = option(
         4, "pixels: shift both observations by up to this many pixels, each on its own; 0: off", least=0
     )
-    target_encoder: bool = option(False, "the targets see through their own, slowly moving encoder")
-    target_actor: bool = option(False, "the next action comes from a slowly moving actor")
+    target_encoder: bool = option(False, "a target encoder, a slow copy, sees the next observation")
+    target_actor: bool = option(False, "a target actor, a slow copy, chooses the next action")
     precision: str = option(
         "float32",
         "tf32: a GPU's products; bfloat16: the encoder; auto: bfloat16 where it is fast",
@@ -156,7 +156,7 @@ class Train:
     start_steps: int = option(200, "updates begin when this many agent steps are stored", least=1)
     updates_per_step: float = option(1.0, "gradient updates for each agent step", least=0, most=1000)
     overlap: bool = option(
-        False, "one environment has a process too, and steps while updates are made, as several always do"
+        False, "a single environment has its own process too, and steps during updates (always so when envs > 1)"
     )
     cuda_graph: bool = option(
         False, "on a GPU: updates and acting as graphs, which do the same with less work for the CPU"
@@ -227,7 +227,7 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
 
 
 def fields_of(schema: Any) -> dict[str, dataclasses.Field]:
-    """The same as a dictionary."""
+    """The fields from `leaves` as a dictionary."""
     return dict(leaves(schema))
 
 
@@ -283,13 +283,13 @@ def _listed(key: str, value: Any, kind: type) -> list:
     elif isinstance(value, str) and value and kind is str:
         value = [value]
     if not isinstance(value, list):
-        raise UserError(f"{key}={value}: a list stands in brackets, as {key}=[...]")
+        raise UserError(f"{key}={value}: write a list in brackets, as {key}=[...]")
     return value
 
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str | int | float):
-        raise UserError(f"{key}={value} must be a text")
+        raise UserError(f"{key}={value} must be text")
     text = str(value)
     if not re.match("~[^/]*/", text):
         return text
@@ -311,7 +311,7 @@ def _whole(key: str, value: Any) -> int:
         if _is_whole(value):
             return int(value)
         if WHOLE.fullmatch(value):
-            hint = ", of less than 20 digits"
+            hint = ", with fewer than 20 digits"
         elif "," in value:
             hint = "; --multirun runs one after the other"
     elif isinstance(value, numbers.Integral) and not isinstance(value, bool):
@@ -335,7 +335,7 @@ def _yaml(key: str, text: str) -> Any:
     try:
         return yaml.load(text, yaml.BaseLoader)
     except yaml.YAMLError:
-        raise UserError(f"{key}={text} cannot be read: in a list, a text with other signs stands in quotes") from None
+        raise UserError(f"{key}={text} cannot be parsed: put list items with special characters in quotes") from None
 
 
 def _plain(value: Any) -> Any:
@@ -369,7 +369,7 @@ def from_yaml(text: str) -> Config:
     values = flat(tree)
     for key, value in GONE.items():
         if values.pop(key, value) != value:
-            raise UserError(f"this version no longer has {key}, which is not {value} there")
+            raise UserError(f"{key} is no longer supported, and only {key}={value} can still be read")
     settings = Config()
     set_values(settings, values)
     return settings

@@ -29,7 +29,7 @@ def nearest(word: str, names: Sequence[str], all_names: str = "see --help") -> s
     if found:
         return f"; did you mean {' or '.join(plain[name] for name in found)}?"
     if len(names) <= 8:
-        return f"; there are {', '.join(names)}" if names else "; it takes none"
+        return f"; choose from {', '.join(names)}" if names else "; this command has no options"
     return f"; {all_names}"
 
 
@@ -42,7 +42,7 @@ def warn(message: str) -> None:
 
 
 def leave(stream: IO[str]) -> None:
-    """What is written to a stream whose reader has gone, or that is full, goes nowhere from now on."""
+    """Redirect a stream to /dev/null, once its reader has gone or its disk is full."""
     with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, AttributeError):  # one in memory has no number
         os.dup2(nowhere.fileno(), stream.fileno())
 

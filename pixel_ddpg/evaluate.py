@@ -32,7 +32,7 @@ class Evaluate:
 @command("pixel_ddpg.evaluate", Evaluate)
 def main(options: Evaluate) -> None:
     if not options.run:
-        raise UserError("which run? run=runs/<task>/<obs>/<preset>/seed0")
+        raise UserError("name a run: run=runs/<task>/<obs>/<preset>/seed0")
     config.check_video_size(options.video_size, "video_size")
     from pixel_ddpg.training import run_folder
 

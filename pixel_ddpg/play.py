@@ -38,7 +38,9 @@ def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[
     """The environment as the agent sees it, and its policy."""
     if options.agent not in NAMED:
         if not pathlib.Path(options.agent).exists():
-            raise UserError(f"agent={options.agent} is no run's folder{nearest(options.agent, list(NAMED))}")
+            raise UserError(
+                f"agent={options.agent} is neither a run's folder nor a policy{nearest(options.agent, list(NAMED))}"
+            )
         from pixel_ddpg.training import run_folder
 
         settings, agent, _ = run_folder.load_run(options.agent)

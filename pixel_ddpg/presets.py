@@ -249,5 +249,5 @@ def configure(changes: Mapping[str, Any]) -> Config:
 
 
 def compose(words: list[str]) -> Config:
-    """The same of `key=value` words, as the command line has them."""
+    """`configure` from `key=value` words of the command line."""
     return configure(words_of(words))

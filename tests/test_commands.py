@@ -26,12 +26,11 @@ RUN = "pixel_ddpg.run"
 
 
 def wait_for_rows(run_dir, count, process, seconds=120):
-    """Until metrics.jsonl has this many rows, or the process ends."""
+    """Until metrics.jsonl has this many rows; the process must not have ended before."""
     end = time.monotonic() + seconds
     path = run_dir / "metrics.jsonl"
-    while time.monotonic() < end and process.poll() is None:
-        if path.exists() and path.read_bytes().count(b"\n") >= count:
-            return
+    while not (path.exists() and path.read_bytes().count(b"\n") >= count):
+        assert time.monotonic() < end and process.poll() is None
         time.sleep(0.01)
 
 
@@ -43,7 +42,7 @@ def assert_one_line(err, *parts):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_ctrl_c_saves_and_the_run_goes_on(number, tmp_path):
+def test_ctrl_c_saves_and_the_run_continues(number, tmp_path):
     """Ctrl-C, a closed terminal or a cluster's warning that loses the minutes since the last checkpoint."""
     words = [*STATE, "frames=2400", f"run_dir={tmp_path}/run"]
     process = start(RUN, *words)
@@ -179,7 +178,7 @@ def test_a_run_from_beginning_to_end(tmp_path):
 
 
 @pytest.mark.long
-def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_goes_on_the_same(tmp_path):
+def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_continues_the_same(tmp_path):
     """Ctrl-C that waits for the end of a long evaluation, or one that is skipped when the run resumes."""
     words = [*STATE, "frames=1000", "eval.every=1000", "eval.episodes=60"]
     train(words, tmp_path / "whole")
@@ -214,7 +213,7 @@ def test_nothing_is_deleted_before_all_is_checked(tmp_path):
 
 
 @pytest.mark.parametrize("status", [None, "", "{", "[]", '{"state": "done"}', '{"state": "done", "frame": "x"}'])
-def test_a_run_killed_before_its_first_row_begins_anew(status, tmp_path):
+def test_a_run_killed_before_its_first_row_starts_over(status, tmp_path):
     """'has results but no checkpoint' where there are no results, or a traceback from half a status.json."""
     words = [*STATE, "frames=400", f"run_dir={tmp_path}/run"]
     settings = presets.compose(words)
@@ -445,14 +444,14 @@ def test_ctrl_c_before_a_command_begins_is_told_in_one_line(module, tmp_path):
 
 MISTAKES = {
     ("pixel_ddpg.evaluate", "run=nowhere"): "is not a run",
-    ("pixel_ddpg.evaluate",): "which run?",
+    ("pixel_ddpg.evaluate",): "name a run",
     ("pixel_ddpg.play", "task=cheetah-ru"): "cheetah-run",
     ("pixel_ddpg.play", "size=63"): "even",
-    ("pixel_ddpg.play", "agent=nowhere"): "no run's folder; there are random",
+    ("pixel_ddpg.play", "agent=nowhere"): "neither a run's folder nor a policy; choose from random",
     ("pixel_ddpg.play", "agent=planer"): "did you mean planner",
     ("pixel_ddpg.play", "agent=."): "is not a run",
     ("pixel_ddpg.baseline", "task=cart", "episodes=1000000000"): "at most",
-    ("pixel_ddpg.doctor", "foo=1"): "unknown key 'foo'; it takes none",
+    ("pixel_ddpg.doctor", "foo=1"): "unknown key 'foo'; this command has no options",
     ("pixel_ddpg.baseline", "task=cart", "out=/dev/null"): "choose another out=",
     ("pixel_ddpg.run", "run_dir=/proc/nothing"): "cannot",
     ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=here"): "GiB",
@@ -461,8 +460,8 @@ MISTAKES = {
     ("pixel_ddpg.run", "--multirun", "task=cheeta-run,walker-walk"): "did you mean cheetah-run",
     ("pixel_ddpg.play", "task=reacher-easy", "size=32", "out=/proc/film.mp4"): "/proc/film.mp4: ",
     ("pixel_ddpg.play", "seed=-1"): "at least 0",
-    ("pixel_ddpg.evaluate", "run=nowhere", f"seed={9 * 10**400}"): "of less than 20 digits",
-    ("pixel_ddpg.evaluate", "run=nowhere", f"seed={'9' * 5000}"): "of less than 20 digits",
+    ("pixel_ddpg.evaluate", "run=nowhere", f"seed={9 * 10**400}"): "with fewer than 20 digits",
+    ("pixel_ddpg.evaluate", "run=nowhere", f"seed={'9' * 5000}"): "with fewer than 20 digits",
     ("pixel_ddpg.list", "a\nb=1"): r"'a\nb=1' is not of the form",
     ("pixel_ddpg.evaluate", "run=nowhere", "seed=-1"): "at least 0",
     ("experiments.figures", "runs=[nowhere]"): "no runs",
@@ -580,7 +579,7 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
 def test_jobs_that_would_write_over_each_other_are_refused(words, tmp_path):
     """A sweep of which the last run alone is left."""
     code, _, err = call(words[0], "--multirun", *(word.format(tmp_path) for word in words[1:]))
-    assert code == 2 and "jobs of --multirun would write to the same" in err
+    assert code == 2 and "several --multirun jobs would write to" in err
     assert not list(tmp_path.iterdir())
 
 

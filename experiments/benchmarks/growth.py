@@ -15,7 +15,7 @@ BASE = ("preset=fast", "obs=pixels")
 SWEPT: dict[str, dict[int, tuple[str, ...]]] = {
     "batch": {n: (f"replay.batch_size={n}",) for n in (16, 32, 64, 128, 256)},
     "image size": {n: (f"env.size={n}",) for n in (32, 48, 64, 84, 128)},
-    "encoder width": {n: (f"agent.conv=[[{n},5,4,2],[{n},3,2,1],[{n},3,1,1]]",) for n in (8, 16, 32, 64, 128)},
+    "encoder width": {n: (f"agent.conv=[[{n // 2},3,2,1],[{n},3,2,1],[{n},3,2,1]]",) for n in (8, 16, 32, 64, 128)},
 }
 CAPACITIES = (10_000, 30_000, 100_000)
 AT_ONCE = (1, 2, 4)

@@ -24,7 +24,7 @@ TRANSITIONS = 2000  # in the replay: more than any cache holds, of pixels
 # As Stable-Baselines3's DDPG is: its critic takes the action at the first layer, and nothing decays.
 LIKE_SB3 = ("preset=ddpg2016_no_bn", "obs=state", "agent.action_layer=0", "agent.critic_weight_decay=0")
 CASES: dict[str, tuple[str, ...]] = {
-    "fast, pixels": ("preset=fast", "obs=pixels"),
+    "fast, pixels": ("preset=fast", "obs=pixels", "agent.precision=float32"),
     "fast, state": ("preset=fast", "obs=state"),
     "ddpg2016, pixels": ("preset=ddpg2016", "obs=pixels"),
     "ddpg2016, state": ("preset=ddpg2016", "obs=state"),
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "drqv2, state": ("preset=drqv2", "obs=state"),
     "400/300 at batch 64, state": LIKE_SB3,
     "three 3x3 convolutions, pixels": (
-        "preset=fast", "obs=pixels", "agent.conv=[[32,3,2,0],[32,3,2,0],[32,3,2,0]]"
+        "preset=fast", "obs=pixels", "agent.precision=float32", "agent.conv=[[32,3,2,0],[32,3,2,0],[32,3,2,0]]"
     ),
 }  # fmt: skip
 

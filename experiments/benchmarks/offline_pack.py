@@ -58,7 +58,10 @@ def pip(*words: str) -> None:
 
 def pinned(names: tuple[str, ...]) -> list[str]:
     """The versions that are installed here."""
-    return [f"{name}=={machine.version(name)}" for name in names]
+    versions = {name: machine.version(name) for name in names}
+    if missing := [name for name, version in versions.items() if version is None]:
+        raise UserError(f"{missing[0]} is missing here: `make install`", 1)
+    return [f"{name}=={version}" for name, version in versions.items()]
 
 
 def without(wheel: pathlib.Path, patterns: tuple[str, ...]) -> None:

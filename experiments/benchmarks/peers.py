@@ -44,10 +44,11 @@ def stable_baselines3(settings: Config, replay: Replay) -> Peer | None:
     )  # fmt: skip
     model.set_logger(Logger(folder=None, output_formats=[]))
     assert model.replay_buffer is not None  # it is made with the model
-    for slot in range(len(replay)):
-        here, there = (replay.elements[number % replay.slots].numpy() for number in (slot, slot + 1))
-        action, reward = replay.actions[slot].numpy(), replay.rewards[slot].numpy()
-        model.replay_buffer.add(here[None], there[None], action[None], reward[None], np.zeros(1), [{}])
+    drawn = replay.sample(len(replay))
+    fields = (drawn.observation, drawn.next_observation, drawn.action, drawn.reward)
+    for number in range(len(replay)):
+        here, there, action, reward = (field[number : number + 1].numpy() for field in fields)
+        model.replay_buffer.add(here, there, action, reward, np.zeros(1), [{}])
     return lambda: model.train(1, settings.replay.batch_size), lambda: model._n_updates
 
 

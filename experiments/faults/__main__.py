@@ -63,7 +63,12 @@ def main(options: Faults) -> int:
     rendering.choose_backend(1)
     out = pathlib.Path(options.out) if options.out else OUT
     files.check_writable(out)
-    found = json.loads(out.read_bytes()) if out.exists() else {}
+    if out.suffix != ".json":
+        raise UserError(f"out={out} must end in .json")
+    try:
+        found = json.loads(out.read_bytes()) if out.exists() else {}
+    except ValueError:
+        raise UserError(f"{out} is no result of this command: choose another out=", 1) from None
     failed = 0
     for number, (name, part) in enumerate(PARTS.items()):
         if options.parts and not name.startswith(tuple(options.parts)):

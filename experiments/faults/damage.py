@@ -16,13 +16,16 @@ from pixel_ddpg.training.trainer import Trainer
 
 RUN = "pixel_ddpg.run"
 CUTS = 10  # of each file
+LONGEST = 300.0  # seconds of a whole run
 
 
 def make_runs(folder: pathlib.Path) -> None:
     """A run that was left alone, and two that were stopped after their second checkpoint, one of another seed."""
-    forked.call(RUN, [*STATE, f"run_dir={folder / 'whole'}"], folder)
+    forked.call(RUN, [*STATE, f"run_dir={folder / 'whole'}"], folder, longest=LONGEST).must_end_with(0)
     for name, more in {"parts": [], "other": ["seed=3"]}.items():
-        forked.call(RUN, [*STATE, *more, f"run_dir={folder / name}"], folder, before=_stop_after_two_checkpoints)
+        words = [*STATE, *more, f"run_dir={folder / name}"]
+        stopped = forked.call(RUN, words, folder, before=_stop_after_two_checkpoints, longest=LONGEST)
+        stopped.must_end_with(130)
 
 
 def _stop_after_two_checkpoints() -> None:
@@ -78,9 +81,10 @@ def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> di
         shutil.rmtree(run_dir, ignore_errors=True)
         shutil.copytree(folder / "parts", run_dir)
         (run_dir / name).write_bytes(data)
-        ended = forked.call(RUN, [*STATE, f"run_dir={run_dir}"], folder)
+        ended = forked.call(RUN, [*STATE, f"run_dir={run_dir}"], folder, longest=LONGEST)
         whole = name.name != "metrics.jsonl"  # rows that it had lost, it cannot bring back
         differs = "" if ended.code else difference(folder / "whole", run_dir, with_rows=whole)
         end = "resumed" if ended.code == 0 else "refused"
-        tally.add(f"{name} {kind}", f"{kind}, {end}", ended.complaint or differs)
+        cut_off = "cut off" if ended.code == 130 else ""
+        tally.add(f"{name} {kind}", f"{kind}, {end}", ended.complaint or cut_off or differs)
     return tally.row()

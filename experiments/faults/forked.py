@@ -44,6 +44,11 @@ class Ended:
             return f"exit code {self.code} with {self.err!r}"
         return ""
 
+    def must_end_with(self, code: int) -> None:
+        """RuntimeError where a run that others are compared with did not."""
+        if self.code != code:
+            raise RuntimeError(f"exit code {self.code}: {self.err}")
+
 
 @dataclass
 class Tally:

@@ -82,52 +82,64 @@ def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.
     return found | {"failures": failures}
 
 
-def measure_suite(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
-    """`count` kills of a suite on two nodes of Ray's own test cluster: of a run's process, a node, or the command."""
-    from ray.cluster_utils import Cluster
+class Nodes:
+    """Ray's own test cluster of two nodes, on which a suite runs."""
 
+    VICTIMS = ("a run", "a node", "the command")
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self._second = self.cluster.add_node(num_cpus=1)
+
+    def kill(self, victim: str, driver: subprocess.Popen, random: np.random.Generator) -> bool:
+        """One of VICTIMS; False where no run is there yet."""
+        if victim == "the command":
+            driver.kill()
+        elif victim == "a node":
+            self.cluster.remove_node(self._second, allow_graceful=False)
+            self._second = self.cluster.add_node(num_cpus=1)
+        elif processes := _runs():
+            processes[random.integers(len(processes))].kill()
+        else:
+            return False
+        return True
+
+
+def measure_suite(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
+    """`count` kills of a suite on two nodes: of a run's process, a node, or the command."""
     run = [word for word in STATE if not word.startswith(OF_SUITE)] + [SAVED[1]]
     for seed in SEEDS:
         leave_alone([*STATE, SAVED[1], "frames=16000", f"seed={seed}"], folder / f"whole{seed}")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
+    nodes, suite = Nodes(), folder / "suite"
     words = ["tasks=cartpole-swingup", "obs=state", "preset=fast", "frames=16000", f"seeds={len(SEEDS)}", *run]
-    words += [f"out={folder / 'suite'}", f"address={cluster.address}", "retries=1000"]
-    found = {"tried": 0, "a run": 0, "a node": 0, "the command": 0, "suites": 0}
+    words += [f"out={suite}", f"address={nodes.cluster.address}", "retries=1000"]
+    found = {"tried": 0, **dict.fromkeys(Nodes.VICTIMS, 0), "suites": 0}
     failures: list[str] = []
     try:
-        while found["tried"] < count or (folder / "suite").exists():
+        while found["tried"] < count or suite.exists():
             driver = start("experiments.suite", *words)
-            while True:
+            err = None
+            while err is None:
                 try:
                     _, err = driver.communicate(timeout=random.uniform(5, 25) if found["tried"] < count else None)
-                    break
                 except subprocess.TimeoutExpired:
-                    pass
-                victim = str(random.choice(["a run", "a node", "the command"]))
-                processes = _runs()
-                if victim == "a run" and processes:
-                    processes[random.integers(len(processes))].kill()
-                elif victim == "a node":
-                    cluster.remove_node(second, allow_graceful=False)
-                    second = cluster.add_node(num_cpus=1)
-                elif victim == "the command":
-                    driver.kill()
-                else:
-                    continue
-                found["tried"] += 1
-                found[victim] += 1
+                    victim = str(random.choice(Nodes.VICTIMS))
+                    if nodes.kill(victim, driver, random):
+                        found["tried"] += 1
+                        found[victim] += 1
             if driver.returncode == -signal.SIGKILL:
                 continue
             found["suites"] += 1
             for seed in SEEDS:
-                killed = folder / "suite" / "cartpole-swingup" / "state" / "fast" / f"seed{seed}"
+                killed = suite / "cartpole-swingup" / "state" / "fast" / f"seed{seed}"
                 differs = err.strip() if driver.returncode else difference(folder / f"whole{seed}", killed)
                 if differs:
                     failures.append(f"suite, after {found['tried']} kills, seed {seed}: {differs}")
-            shutil.rmtree(folder / "suite")
+            shutil.rmtree(suite)
     finally:
-        cluster.shutdown()
+        nodes.cluster.shutdown()
     return found | {"failures": failures}
 
 

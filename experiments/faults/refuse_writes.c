@@ -17,7 +17,6 @@
 static long calls;
 
 long fault_calls(void) { return calls; }
-void fault_reset(void) { calls = 0; }
 
 static long number(const char *name) { const char *text = getenv(name); return text ? atol(text) : 0; }
 
@@ -46,7 +45,7 @@ static int refused(int counts) {
 
 #define REAL(type, name, ...) static type (*real)(__VA_ARGS__); if (!real) real = dlsym(RTLD_NEXT, #name)
 #define WRITES(flags) ((flags) & (O_CREAT | O_WRONLY | O_RDWR))
-#define MODE(flags) mode_t mode = 0; if ((flags) & (O_CREAT | O_TMPFILE)) { va_list rest; va_start(rest, flags); \
+#define MODE(flags) mode_t mode = 0; if (((flags) & O_CREAT) || ((flags) & O_TMPFILE) == O_TMPFILE) { va_list rest; va_start(rest, flags); \
   mode = va_arg(rest, mode_t); va_end(rest); }
 
 #define OPEN(name) int name(const char *path, int flags, ...) { REAL(int, name, const char *, int, ...); MODE(flags) \

@@ -330,9 +330,8 @@ def runs_table(found: Found) -> list[dict]:
     """Where every run stands."""
     rows = []
     for run in (run for task in found.tasks for run in found.ordered(task)):
-        state = (
-            "" if run.is_whole else f" of {run.settings.frames:,}, {run_folder.read_status(run.folder).get('state')}"
-        )
+        status = run_folder.read_status(run.folder).get("state", "unknown")
+        state = "" if run.is_whole else f" of {run.settings.frames:,}, {status}"
         rows.append({
             "name": f"{run.task}, {panels.label(run.variant)}, seed {run.settings.seed}", "final": run.final,
             "score": run.score, "frame": f"{run.frame:,}{state}", "hours": run.hours, "speed": run.frames_per_second,

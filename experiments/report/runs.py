@@ -86,7 +86,7 @@ class Run:
         """Of the second half of its episodes together, evaluations left out."""
         frames, seconds, before = 0, 0.0, 0
         for number, row in enumerate(self.trains):
-            if number >= len(self.trains) // 2:
+            if number >= len(self.trains) // 2 and row.frames_per_second:
                 frames += row.frame - before
                 seconds += (row.frame - before) / row.frames_per_second
             before = row.frame

@@ -16,7 +16,8 @@ from experiments.suite import worker
 from experiments.suite.board import Board
 from experiments.suite.plan import Job, Suite
 from experiments.suite.worker import Estimate
-from pixel_ddpg import container, presets
+from pixel_ddpg import container
+from pixel_ddpg.config import words_of
 from pixel_ddpg.errors import UserError, first_line, on_stop
 from pixel_ddpg.runtime.memory import format_bytes
 from pixel_ddpg.training import checkpoint
@@ -81,7 +82,7 @@ def slots(plan: Suite, costs: dict[Job, Estimate]) -> tuple[int, str]:
 
 def share(plan: Suite) -> dict[str, Any]:
     """What a run takes of a machine's cores, one for each of its environments too, and, where there are any, GPUs."""
-    cores = {"num_cpus": max(plan.threads, min(presets.compose(list(plan.run)).envs, largest_machine()))}
+    cores = {"num_cpus": max(plan.threads, min(int(words_of(plan.run).get("envs", 1)), largest_machine()))}
     if not ray.cluster_resources().get("GPU") or "device=cpu" in plan.run:
         return cores
     return cores | {"num_gpus": 1 / plan.runs_per_gpu}
@@ -174,7 +175,7 @@ def outcome(ref: ray.ObjectRef, job: Job) -> tuple[str, bool]:
     except ray.exceptions.RayTaskError as error:
         return str(error).strip().splitlines()[-1], False
     except ray.exceptions.OutOfMemoryError:
-        return "the machine ran out of memory; threads= lets fewer run at once", True
+        return "the machine ran out of memory; a larger threads= makes fewer runs share it", True
     except ray.exceptions.RayError as error:
         return f"its process was lost ({type(error).__name__})", True
     if code == 0:

@@ -51,6 +51,8 @@ def measure(runs: list[list[str]], asked: float) -> list[Estimate]:
             found.append(Estimate(why=first_line(error)))
             continue
         base = base or memory.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
+        environment.close()
+        evaluation.close()
         needs = base + took.memory(settings)
         found.append(Estimate(start + took.hours, needs, took.disk, took.networks))
     return found

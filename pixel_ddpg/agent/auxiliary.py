@@ -1,7 +1,7 @@
 """Auxiliary losses for the encoder: the actions between two observations, and the picture before its random shift.
 
-What Q says of a picture teaches the encoder slowly. Their weight follows the critic's loss, so all of them are weak
-until there is a reward.
+The gradient of Q alone trains the encoder slowly. The weights of these losses scale with the critic's loss, so they
+stay small until there is a reward.
 """
 
 import torch
@@ -51,7 +51,10 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def learn(self, pictures: Tensor) -> Tensor:
-        """What `forward` should tell of uint8 pictures (B, C, H, W), whose mean and variance are taken in first."""
+        """Targets for `forward`: block averages of uint8 pictures (B, C, H, W), normalised by running statistics.
+
+        The pictures update the statistics first.
+        """
         side = pictures.shape[2] // self.POOL * self.POOL
         sums = pictures[..., :side, :side]
         for axis in (2, 3):  # whole numbers: avg_pool2d of float pictures takes three times as long

@@ -119,7 +119,7 @@ class DDPG(nn.Module):
 
     @torch.no_grad()
     def actions(self, observations: Tensor) -> Tensor:
-        """The same for several observations (B, ...) as a tensor on the agent's device: (B, a)."""
+        """mu(s) for a batch of observations (B, ...) on the agent's device: actions (B, a)."""
         return self.actor(self.encoder(observations))
 
     @torch.no_grad()
@@ -226,11 +226,11 @@ class DDPG(nn.Module):
         for slow, online in self._averages:
             torch._foreach_lerp_(slow, online, self.settings.tau)
 
-    def schedule(self, noise_scale: float, learning_rate: float) -> None:
-        """Standard deviation of the update's noise, and the share of the learning rates, from now on."""
+    def schedule(self, noise_scale: float, lr_share: float) -> None:
+        """Set the update noise's standard deviation, and the learning rates to a share of the initial ones."""
         self.noise_scale.fill_(noise_scale)
         for name, optimizer in self.optimizers.items():
-            rate = learning_rate * self.rates.get(name, self.settings.critic_lr)
+            rate = lr_share * self.rates.get(name, self.settings.critic_lr)
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(rate)
@@ -278,7 +278,7 @@ class DDPG(nn.Module):
         )
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Resume from `tensors()`; what these do not have starts from zero."""
+        """Resume from `tensors()`; optimiser states that are missing there are reset to zero."""
         self.load_networks(tensors)
         self.noise_draws.set_state(tensors["noise_draws"].cpu())
         for name, state in self._optimizer_states():
@@ -316,7 +316,7 @@ def _adam(network: nn.Module, lr: float, decay: float = 0.0) -> torch.optim.Adam
 
 
 def _noisy(action: Tensor, noise: Tensor | None) -> Tensor:
-    """Within [-1, 1]; the gradient passes this bound unchanged."""
+    """Action plus noise, clamped to [-1, 1] with a straight-through gradient."""
     if noise is None:
         return action
     noisy = action + noise

@@ -52,7 +52,7 @@ class Exploration:
     def _next_burst(self) -> None:
         """A burst, one random action that is held, may begin or end; a share of `bursts` of the steps lies in one.
 
-        Where a policy has settled, a little noise around it leads nowhere else, and more of it spoils all that follows.
+        Once a policy has settled, small noise reaches no new states and large noise ruins the rest of the episode.
         A burst leads to another state, from which the policy acts again (Dabney et al., 2021; Pislar et al., 2022).
         """
         share = self._noise.bursts

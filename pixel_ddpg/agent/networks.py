@@ -76,7 +76,7 @@ class SpatialSoftmax(nn.Module):
 class Trunks(nn.Module):
     """Two of DrQ-v2's trunks, of the flat maps and of the spatial softmax: features (B, f) to (B, 2 * width).
 
-    In one trunk the thousands of numbers of the maps fit the critic's errors before the few places do.
+    In a shared trunk the thousands of map features would fit the critic's error before the few coordinates could.
     """
 
     def __init__(self, features: int, places: int, width: int, layers: Layers):
@@ -165,9 +165,9 @@ def _trunk(features: int, width: int, layers: Layers) -> nn.Module:
 
 
 class RunningNorm(nn.Module):
-    """State (B, d), each component less its mean and over its deviation in all that was learned from, within +-5.
+    """Normalise each component of a state (B, d) by its running mean and standard deviation, clipped to +-5.
 
-    A deviation far below `floor` counts as that.
+    `floor` bounds the standard deviation from below.
     """
 
     mean: Tensor

@@ -102,7 +102,7 @@ class Stream:
         return {name: table[index].cpu() for name, table in self._tables.items()}
 
     def load_slots(self, first: int, rows: dict[str, Tensor]) -> None:
-        """Put back what `slots_between` gave; of more than the ring holds, the newest."""
+        """Restore rows from `slots_between`, the newest if there are more than the ring holds."""
         more = max(0, len(rows["ages"]) - self.slots)
         first, rows = first + more, {name: table[more:] for name, table in rows.items()}
         index = torch.arange(first, first + len(rows["ages"]), device=self._slot_of.device) % self.slots
@@ -212,7 +212,7 @@ class Replay:
         self._ranges.copy_(torch.tensor([oldest, end]), non_blocking=True)
 
     def draw(self, size: int) -> Batch:
-        """What `sample` gives, of the transitions last publishd; nothing here depends on numbers that the CPU has."""
+        """A batch of the transitions last published, sampled without reading a value back to the CPU."""
         number = torch.empty(size, dtype=torch.int64, device=self.device).random_(generator=self.draws)
         return self.gather(self._find_slots(number))
 
@@ -282,7 +282,7 @@ class Replay:
 
     def load_state_dict(self, state: dict) -> None:
         """Resume from a `state_dict`, after each stream's `load_slots`."""
-        for stream, own in zip(self.streams, state.get("streams", [state])):  # one, where runs had no more
+        for stream, own in zip(self.streams, state.get("streams", [state])):  # older ones hold one
             stream.load_state_dict(own)
         self.draws.set_state(torch.tensor(state["draws"], dtype=torch.uint8))
         self.shifts.set_state(torch.tensor(state["shifts"], dtype=torch.uint8))

@@ -93,7 +93,7 @@ def gl_failures_explained():
 
 
 def _forget(error: BaseException) -> None:
-    """Delete what had been made, without the complaints of half a GL context on its way out."""
+    """Free what had been created, without the errors of a half-built GL context's destructor."""
     complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         with warnings.catch_warnings(action="ignore"):

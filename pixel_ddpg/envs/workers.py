@@ -119,7 +119,7 @@ class Remote:
         return self.take()
 
     def close(self) -> None:
-        """End the process, which notices that nobody asks any more, or is killed where it has hung."""
+        """End the process: it exits when its pipe closes, and is killed if it hangs."""
         self._pipe.close()
         self._process.join(5)
         self._process.kill()
@@ -159,7 +159,7 @@ class Remote:
 
 
 def _serve(config: Config, seed: int, pipe: Connection, shared) -> None:
-    """The other process: calls come, results go, until nobody asks any more."""
+    """The worker process: serve calls from the pipe until it closes."""
     os.setpgrp()  # what `timeout` sends is for the one that trains, which still needs this one to save
     os.environ["LP_NUM_THREADS"] = "1"
     rendering.choose_backend(1)

@@ -43,7 +43,7 @@ MEASURED = pathlib.Path(__file__).parent / "returns"
 def check_planner(task: tasks.Task) -> None:
     """UserError for a task that the planners have no model of."""
     if task.simulator != "mujoco":
-        raise UserError(f"{task.name} is not made with MuJoCo, with which planners plan; random works")
+        raise UserError(f"{task.name} is not a MuJoCo task, so it has no planner: use random")
 
 
 def planner_settings(planner: str, task: str) -> dict:
@@ -88,7 +88,7 @@ def score(task: str, value: float) -> float | None:
 
 
 def read(path: pathlib.Path) -> dict:
-    """What this command wrote; UserError for anything else."""
+    """A result file of `python -m pixel_ddpg.baseline`; UserError for anything else."""
     try:
         result = json.loads(path.read_bytes())
         keys = {"task", "policy", "action_repeat", "settings", "return", "sd"}

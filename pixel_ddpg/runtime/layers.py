@@ -30,7 +30,7 @@ def bfloat16_available() -> bool:
 class Stack(nn.Sequential):
     """nn.Sequential of Linear, Conv2d, LayerNorm, BatchNorm1d, Tanh, and ReLU after any but Tanh.
 
-    What it computes is nn.Sequential's, which it is where there is no oneDNN, as on a GPU.
+    Computes what nn.Sequential does, and falls back to it without oneDNN, as on a GPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:

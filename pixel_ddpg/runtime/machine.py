@@ -67,7 +67,7 @@ def prepare_cpu(threads: int) -> int:
 
 
 def give_memory_back() -> None:
-    """What a former run has freed and `prepare_cpu` keeps in the process."""
+    """Return freed memory that `prepare_cpu` keeps in the process to the system."""
     if glibc := _glibc():
         glibc.malloc_trim(0)
 

@@ -43,7 +43,7 @@ class Cost:
 
 
 def measure(config: Config, environment: Environment, device: torch.device) -> Cost:
-    """By a few steps and updates on things that are thrown away; UserError where the replay fits nowhere."""
+    """Estimate it from a few steps and updates on throwaway objects; UserError if the replay fits nowhere."""
     agent, nbytes = build.make_agent(config, device), replay_bytes(config)
     free = memory.free_memory(device), memory.free_memory(torch.device("cpu"))
     replay_device, place = memory.place(nbytes, device, *free)

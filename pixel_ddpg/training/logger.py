@@ -142,7 +142,7 @@ class WandbMirror:
             yield
         except Exception as error:
             self._run, self.failed = None, first_line(error)
-            warn(f"no W&B mirror from here on ({self.failed}); wandb=offline or off")
+            warn(f"W&B mirroring stopped ({self.failed}); wandb=offline or wandb=off avoids this")
 
     def write(self, row: Row) -> None:
         """Mirror one row: its numbers are named kind/key."""

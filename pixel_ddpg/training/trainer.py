@@ -59,7 +59,7 @@ class Player:
 
 
 def _players(config: Config, stream: dict[str, int]) -> list[Player]:
-    """The first has the run's own streams, so that one environment alone plays as it always did."""
+    """The first player uses the run's own seeds, as a run with one environment does."""
     kind = workers.Remote if build.overlaps(config) else workers.Local
     action_dim = tasks.find(config.task).action_dim
     pairs = [(stream["environment"], stream["exploration"])]
@@ -264,12 +264,13 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first signal to stop asks for a checkpoint and the end, the same once more ends at once."""
+        """The first stop signal requests a checkpoint and a clean exit; the same signal again exits at once."""
 
         def ask(number, frame):
             self._stop = True
             with contextlib.suppress(OSError):  # stdout's reader may have gone
-                os.write(1, b"saving, then stopping; once more to stop at once\n")  # print could be interrupted itself
+                # print could be interrupted itself
+                os.write(1, b"saving a checkpoint, then stopping; send the signal again to stop at once\n")
             signal.signal(number, signal.default_int_handler)
 
         with on_stop(ask):
@@ -315,6 +316,6 @@ class Trainer:
         self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
         self.evaluations, self._hours_before = state["evaluations"], state["hours"]
         self._started = time.monotonic()
-        for player, own in zip(self.players, state.get("players", [state])):  # one, where runs had no more
+        for player, own in zip(self.players, state.get("players", [state])):  # older ones hold one
             player.load_state_dict(own)
         return state["metrics_length"]

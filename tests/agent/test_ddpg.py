@@ -464,8 +464,8 @@ def play(problem, replay, policy, random, steps=5):
 
 def train_regulator(problem, updates, seed=1):
     """Random steps first, then one update a step; the learning rates fall to nearly nothing. Any seed will do."""
-    random, rates = np.random.default_rng(seed), {"actor": 2e-4, "critic": 2e-3}
-    settings = Agent(discount=problem.GAMMA, tau=0.01, critics=1, hidden=[128, 128], target_actor=True)
+    random, rates = np.random.default_rng(seed), {"actor_lr": 2e-4, "critic_lr": 2e-3}
+    settings = Agent(discount=problem.GAMMA, tau=0.01, critics=1, hidden=[128, 128], target_actor=True, **rates)
     agent = DDPG((2,), 1, settings, Noise(target_clip=0.0), init_seed=seed)
     replay = Replay((2,), 1, 60_000, discount=problem.GAMMA, seed=seed)
     while len(replay) < 30_000:
@@ -476,8 +476,7 @@ def train_regulator(problem, updates, seed=1):
         for _ in play(problem, replay, agent.act, random):
             agent.update(replay.sample(128))
             done += 1
-        for name, rate in rates.items():
-            agent.optimizers[name].lr = rate * min(1, 1.4 * (1 - done / updates) + 0.03)
+        agent.schedule(0.0, min(1, 1.4 * max(0, 1 - done / updates) + 0.03))
     return agent
 
 
@@ -825,7 +824,7 @@ BUILDS = {
 
 
 @pytest.mark.parametrize("build, shape", BUILDS.values(), ids=BUILDS)
-def test_13_a_restored_agent_goes_on_exactly(build, shape):
+def test_13_a_restored_agent_continues_exactly(build, shape):
     """Weights, targets, statistics, Adam's memory or the noise's stream that a checkpoint loses."""
     agent, fresh = build(init_seed=1, noise_seed=2), build(init_seed=3, noise_seed=4)
     for step in range(3):

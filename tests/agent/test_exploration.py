@@ -28,7 +28,7 @@ def test_ou_has_its_stationary_spread_and_memory():
     assert abs(np.corrcoef(noise[:, 0], noise[:, 1])[0, 1]) < 0.2  # components are independent
 
 
-def test_ou_starts_anew_with_each_episode():
+def test_ou_starts_over_with_each_episode():
     """Noise carried over an episode's end: after a reset its spread is one step's, 0.2, not 0.38."""
     exploration = Exploration(Noise(**OU), 50, 0)
     perturbations(exploration, 100, action_dim=50)
@@ -161,7 +161,7 @@ def all_kinds_of_actions(exploration):
     "noise",
     [Noise(kind="ou"), Noise(kind="gaussian"), Noise(bursts=0.9)],
 )
-def test_13_a_restored_noise_goes_on_exactly(noise):
+def test_13_a_restored_noise_continues_exactly(noise):
     """A resumed run that explores elsewhere: the process, its random stream or a burst is lost through JSON."""
     exploration, fresh = (Exploration(noise, 2, seed) for seed in (1, 2))
     perturbations(exploration, 60)

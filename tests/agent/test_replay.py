@@ -446,7 +446,7 @@ def assert_twins(one, other):
 
 @given(streams(), rings(), st.sampled_from([PIXELS, STATE]), st.sets(st.integers(1, 60), max_size=4), st.data())
 @settings(max_examples=100)
-def test_13_a_restored_replay_goes_on_as_if_nothing_had_happened(events, ring, shape, saves, data):
+def test_13_a_restored_replay_continues_as_if_nothing_had_happened(events, ring, shape, saves, data):
     """A lost action of the last slot, a lost episode end, a wrong number after a wrap, another random stream."""
     replay, fresh = (make(shape, **ring, random_shift=2, seed=seed) for seed in (3, 4))
     stop, pieces, limit = data.draw(st.integers(1, len(events))), {}, data.draw(st.sampled_from([1, 1000, 2**28]))
@@ -497,7 +497,7 @@ def test_a_smaller_ring_takes_over_the_newest(events, frame_stack, n_step, capac
         assert_same(smaller, naive)
 
 
-def test_several_streams_are_saved_and_go_on(tmp_path):
+def test_several_streams_are_saved_and_continue(tmp_path):
     """One stream's piece under another's name, or a counter of the first for all."""
     replay, fresh = (make(PIXELS, 40, 3, 3, streams=2, seed=seed) for seed in (3, 4))
     for round in range(4):

@@ -580,7 +580,7 @@ def test_a_backend_that_comes_too_late_is_told():
     result = python(code, MUJOCO_GL=None, DISPLAY=None)
     assert "set MUJOCO_GL=egl before mujoco" in result.stdout and result.stderr == ""
     result = python("import mujoco\n" + TRY.format(name="cartpole-swingup", obs="state"), MUJOCO_GL=None, DISPLAY=None)
-    assert "no pictures" not in result.stdout
+    assert (result.returncode, result.stdout) == (0, "(5,)\n"), result.stderr
 
 
 @pytest.mark.parametrize("backend", ["osmesa", "bogus", "disable", "glfw"])
@@ -682,7 +682,7 @@ def assert_go_on_alike(original: Environment, copy: Environment) -> None:
 
 
 @EACH_TASK
-def test_13_restored_environment_goes_on_to_the_bit(name):
+def test_13_restored_environment_continues_to_the_bit(name):
     """Silent bug 13: a resumed run that sees other starts, states or rewards than the uninterrupted one."""
     assert_go_on_alike(*second_episode_then_restored(name, "state", 77))
 

@@ -62,7 +62,7 @@ def test_rewards_keep_their_bounds(name):
 
 
 def near(distance, radius, margin):
-    """As experiments/README.md has it."""
+    """As docs/tasks.md has it."""
     return (1 / (1 + 9 * (distance / margin) ** 2) + 0.1 ** ((max(distance - radius, 0) / radius) ** 2)) / 2
 
 
@@ -123,7 +123,7 @@ EQUATIONS = (
 
 @pytest.mark.parametrize("name", list(EQUATIONS))
 def test_rewards_are_what_their_docstrings_say(name):
-    """Another site, radius, weight or cost than the table in experiments/README.md tells."""
+    """Another site, radius, weight or cost than the table in docs/tasks.md tells."""
     environment = PAPER[name].load(3)
     random, compared = np.random.default_rng(3), 0
     for _ in range(100):

@@ -366,7 +366,7 @@ def test_gpu_check_leaves_one_json_whatever_fails(tmp_path, monkeypatch):
             self._arguments = arguments
 
         def __call__(self):
-            self._arguments[1].announce()
+            self._arguments[1].publish()
             agent, replay, batch_size = self._arguments
             return agent.update(replay.draw(batch_size))
 

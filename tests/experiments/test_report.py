@@ -165,7 +165,7 @@ def test_a_control_is_never_the_subject(three_tasks):
     assert control.main == "fast_no_target" and control.control is None
 
 
-def test_a_run_that_went_on_shows_its_last_evaluation(tmp_path):
+def test_a_run_that_continued_shows_its_last_evaluation(tmp_path):
     """The film, or the estimated Q, of its first end under its last return; the commits of its last part alone."""
     folder = write_run(tmp_path, "task=cart", 100.0, 200.0, 3.0)
     metrics = Metrics(folder / "metrics.jsonl", (folder / "metrics.jsonl").stat().st_size)
@@ -417,4 +417,4 @@ def test_wandb_wants_a_place(capsys):
     """A report that is sent nowhere, without a word."""
     with pytest.raises(SystemExit) as end:
         report.main(["runs=[.]", "--wandb"])
-    assert end.value.code == 2 and "--wandb wants a value" in capsys.readouterr().err
+    assert end.value.code == 2 and "--wandb needs a value" in capsys.readouterr().err

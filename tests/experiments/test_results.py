@@ -146,6 +146,7 @@ def test_the_tables_are_those_of_the_files():
         docs / "tasks.md": [results.paper_table(), results.task_table()],
         docs / "scores.md": [results.baseline_table(), results.planet_table()],
         docs / "configuration.md": [results.field_table()],
+        docs / "reliability.md": [results.faults_table()],
         results.FOLDER / "README.md": [results.provenance_table(folder) for folder in folders],
         screening / "README.md": [results.screening_table(screening)],
     }

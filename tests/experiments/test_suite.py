@@ -132,7 +132,7 @@ def test_the_first_seed_of_all_comes_first():
     assert seeds == sorted(seeds)
 
 
-def test_a_run_that_goes_on_is_planned_for_its_rest(tmp_path):
+def test_a_run_that_continues_is_planned_for_its_rest(tmp_path):
     """Hours of a plan that count what is done already."""
     words = ["tasks=cartpole", "obs=state", "preset=fast", "seeds=1", "frames=100", f"out={tmp_path}"]
     (job,) = make_jobs(plan(*words))
@@ -196,6 +196,7 @@ def test_runs_are_measured_where_they_will_run(monkeypatch):
     assert share(on_cpu) == {"num_cpus": 1} and slots(on_cpu, {}) == (16, "16 cores, 1 a run")
     assert share(plan("device=cpu", "envs=4")) == {"num_cpus": 4}
     assert share(plan("device=cpu", "envs=99")) == {"num_cpus": 8}  # what the largest machine has
+    assert share(plan("device=cpu", "preset=ddpg2016", "env.renderings=3"))  # which the default preset refuses
 
 
 def test_what_cannot_be_measured_stops_no_other(monkeypatch):
@@ -322,7 +323,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
 
 
 @pytest.mark.long
-def test_a_suite_goes_on_without_its_reader(tmp_path):
+def test_a_suite_continues_without_its_reader(tmp_path):
     """`| head` that ends the runs."""
     driver = start("experiments.suite", *words_of(tmp_path, "seeds=2", "frames=800"))
     driver.stdout.readline()

@@ -181,7 +181,7 @@ def test_publishing_twice_makes_no_second_run(found, tmp_path, server, monkeypat
         assert key in server.configs["run0"] and f'"section":"config","name":"{key}' in spec.replace(" ", ""), key
 
 
-def test_a_report_is_made_anew_only_in_its_own_project(found, tmp_path, server, monkeypatch):
+def test_a_report_is_made_again_only_in_its_own_project(found, tmp_path, server, monkeypatch):
     """A second report after a look without a key; one that another project's report is overwritten with."""
     wandb_report.publish(found, "team/one", tmp_path, "| task |")
     with monkeypatch.context() as without:

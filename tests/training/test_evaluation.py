@@ -56,9 +56,11 @@ def test_value_is_the_smallest_critic():
 
 def test_no_more_than_so_many_points():
     recorded = Values(DDPG((3,), 1, Agent(hidden=[8]), Noise()), None)
-    recorded.q = recorded.observed = [1.234567 * i for i in range(10 * POINTS)]
+    recorded.q = [1.234567 * i for i in range(10 * POINTS)]
+    recorded.observed = [-each for each in recorded.q]
     row = recorded.pairs()
-    assert len(row["q"]) == POINTS and row["q"] == row["observed"]
+    assert len(row["q"]) == POINTS and row["observed"] == [-each for each in row["q"]]
+    assert np.diff(row["q"]) == pytest.approx(np.mean(np.diff(row["q"])), rel=0.2)
     assert row["q"][-1] == pytest.approx(recorded.q[-1], rel=1e-4) and row["q"][0] == 0
 
 

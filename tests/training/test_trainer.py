@@ -332,7 +332,7 @@ def test_a_disk_that_cannot_be_read_destroys_nothing(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_run_that_was_stopped_before_its_first_step_goes_on(tmp_path):
+def test_a_run_that_was_stopped_before_its_first_step_continues(tmp_path):
     """Ctrl-C in the first evaluation: a checkpoint without a single slot."""
     run = make_trainer(STATE, tmp_path)
     metrics = Metrics(tmp_path / "metrics.jsonl", 0)
