@@ -34,8 +34,8 @@ from pixel_ddpg.training.rows import EvalRow, PartRow, read_rows
 FOLDER = pathlib.Path(__file__).parent / "results"
 ROOT = FOLDER.parent.parent
 DOCS = ROOT / "docs"
-SIX = FOLDER / "planet6"  # the six tasks, with the settings that fast had when all of them were run
-MEASURED = ("planet6", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
+SIX = FOLDER / "six"  # PlaNet's six tasks
+MEASURED = ("six", "figure2", "rerun/after", "resources")  # whose runs tell memory and speed
 PRESETS = {"pixels": ["fast"], "state": ["fast", "ddpg2016"]}  # that are compared
 PUBLISHED = {
     "pixels": (
