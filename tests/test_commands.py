@@ -112,7 +112,7 @@ def test_an_evaluation_that_nobody_reads_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_new_name_for_wandb_is_taken_and_the_old_one_kept(tmp_path):
-    """A copy of a run that goes on in the original's W&B run, though it was given another."""
+    """A copy of a run that continues the original's W&B run, though it was given another."""
     words = [*STATE, f"run_dir={tmp_path}"]
     for frames, given, expected in ((400, ["wandb_id=one"], "one"), (800, [], "one"), (1200, ["wandb_id=two"], "two")):
         code, _, err = call(RUN, *words, *given, f"frames={frames}")
@@ -510,6 +510,20 @@ def test_a_commit_is_not_another_repositorys_and_locks_nothing(tmp_path, monkeyp
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
     assert machine.commit() == expected
     assert all("--no-optional-locks" in line for line in log.read_text().splitlines())
+
+
+def test_make_builds_an_environment_again_whose_python_is_gone(tmp_path):
+    """`make install` that has nothing to do, after an upgrade of the system's Python."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(pathlib.Path(__file__).parents[1] / name, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    for target, expected in ((sys.executable, False), ("/nowhere/python", True)):
+        python.unlink(missing_ok=True)
+        python.symlink_to(target)
+        (tmp_path / ".venv" / "installed").touch()
+        done = subprocess.run(["make", "-n", "install"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert ("venv --clear .venv" in done.stdout) == expected, done.stdout
 
 
 def test_nohup_stays_deaf_to_a_closed_terminal(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from experiments.faults.small_runs import PIXELS, STATE, difference
+from pixel_ddpg.training import checkpoint
 
 KINDS = {"state": STATE, "pixels": PIXELS, "three environments": [*STATE, "envs=3"]}
 FRAMES = "frames=4000"
@@ -38,16 +39,11 @@ def leave_alone(words: list[str], run_dir: pathlib.Path) -> float:
     return time.monotonic() - begun
 
 
-def has_checkpoint(run_dir: pathlib.Path) -> bool:
-    """Whether one is whole."""
-    return any(run_dir.glob("checkpoints/0*"))
-
-
 def wait_until_it_trains(process: subprocess.Popen, run_dir: pathlib.Path) -> None:
     """And can be resumed, or until it ends: a run writes its status just before it trains."""
     status, begun = run_dir / "status.json", time.time()
     while process.poll() is None and not (
-        status.exists() and status.stat().st_mtime > begun and has_checkpoint(run_dir)
+        status.exists() and status.stat().st_mtime > begun and checkpoint.newest(run_dir)
     ):
         time.sleep(0.01)
 
@@ -71,7 +67,7 @@ def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.
             process.communicate()
             found["tried"] += 1
             found["in a save"] += any((folder / "killed").rglob("*.tmp"))
-            found["before the first checkpoint"] += not has_checkpoint(folder / "killed")
+            found["before the first checkpoint"] += not checkpoint.newest(folder / "killed")
             continue
         found["runs"] += 1
         differs = err.strip() if process.returncode else difference(folder / "whole", folder / "killed")

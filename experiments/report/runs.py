@@ -145,11 +145,13 @@ class Run:
 
 def find(folders: list[str]) -> list[pathlib.Path]:
     """The folders at or below the given ones that hold a run."""
-    found = sorted({path.parent for path in _files(folders, "metrics.jsonl")})
-    for folder in found:
-        if not (folder / "config.yaml").exists():
+    found = []
+    for folder in sorted({path.parent for path in _files(folders, "metrics.jsonl")}):
+        if (folder / "config.yaml").exists():
+            found.append(folder)
+        else:
             warn(f"{folder} has rows but no config.yaml: it is left out")
-    return [folder for folder in found if (folder / "config.yaml").exists()]
+    return found
 
 
 def _files(folders: list[str], name: str) -> Iterator[pathlib.Path]:
