@@ -5,14 +5,15 @@ BIN := .venv/bin
 DEMO := runs/demo
 PROFILE := quick
 
-broken:
-.PHONY: broken help install demo suite bench gpu-check offline-pack test test-long lint docs doctor clean
+.PHONY: help install demo suite bench gpu-check offline-pack test test-long lint docs doctor clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 14
 
 # An environment whose Python is gone is built again.
 BROKEN := $(shell $(BIN)/python -c '' 2>/dev/null || echo broken)
+.PHONY: broken
+broken:
 
 install: .venv/installed  ## build .venv with all that the project needs
 .venv/installed: pyproject.toml $(BROKEN)

@@ -526,6 +526,12 @@ def test_make_builds_an_environment_again_whose_python_is_gone(tmp_path):
         assert ("venv --clear .venv" in done.stdout) == expected, done.stdout
 
 
+def test_make_alone_lists_its_targets():
+    """A target above help that becomes the one that is made where none is named."""
+    done = subprocess.run(["make"], cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert {"install", "demo", "suite", "test"} <= set(done.stdout.split())
+
+
 def test_nohup_stays_deaf_to_a_closed_terminal(tmp_path):
     """A run under nohup that ends with its terminal."""
     process = start(

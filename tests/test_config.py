@@ -733,7 +733,7 @@ def test_an_environment_leaves_a_programs_log_as_it_was():
     assert after == logging.INFO
 
 
-def test_an_agent_is_made_on_its_own_device(monkeypatch):
+def test_an_agent_is_made_on_its_own_device():
     """torch.set_default_device of a host program: weights that are drawn elsewhere, or an error."""
     settings = compose("task=cartpole-swingup", "obs=state")
     expected = build.make_agent(settings, torch.device("cpu")).tensors()

@@ -16,15 +16,14 @@ from pixel_ddpg.training.trainer import Trainer
 
 RUN = "pixel_ddpg.run"
 CUTS = 10  # of each file
-LONGEST = 300.0  # seconds of a whole run
 
 
 def make_runs(folder: pathlib.Path) -> None:
     """A run that was left alone, and two that were stopped after their second checkpoint, one of another seed."""
-    forked.call(RUN, [*STATE, f"run_dir={folder / 'whole'}"], folder, longest=LONGEST).must_end_with(0)
+    forked.call(RUN, [*STATE, f"run_dir={folder / 'whole'}"], folder, longest=forked.WHOLE_RUN).must_end_with(0)
     for name, more in {"parts": [], "other": ["seed=3"]}.items():
         words = [*STATE, *more, f"run_dir={folder / name}"]
-        stopped = forked.call(RUN, words, folder, before=_stop_after_two_checkpoints, longest=LONGEST)
+        stopped = forked.call(RUN, words, folder, before=_stop_after_two_checkpoints, longest=forked.WHOLE_RUN)
         stopped.must_end_with(130)
 
 
@@ -81,7 +80,7 @@ def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> di
         shutil.rmtree(run_dir, ignore_errors=True)
         shutil.copytree(folder / "parts", run_dir)
         (run_dir / name).write_bytes(data)
-        ended = forked.call(RUN, [*STATE, f"run_dir={run_dir}"], folder, longest=LONGEST)
+        ended = forked.call(RUN, [*STATE, f"run_dir={run_dir}"], folder, longest=forked.WHOLE_RUN)
         whole = name.name != "metrics.jsonl"  # rows that it had lost, it cannot bring back
         differs = "" if ended.code else difference(folder / "whole", run_dir, with_rows=whole)
         end = "resumed" if ended.code == 0 else "refused"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 LONGEST = 8.0  # seconds that a command may work before it gets Ctrl-C
+WHOLE_RUN = 300.0  # the same of a run that is to end by itself
 PATIENCE = 30.0  # seconds that it may then take to end
 MEMORY = 2**34  # bytes that a command may have, as one may ask for more than there is
 

@@ -83,7 +83,9 @@ def lines(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict
     """`count` random command lines."""
     deep = folder / "a" / "b" / "c" / "d"  # for names like ..
     run_dir = folder / "run"
-    forked.call("pixel_ddpg.run", [*STATE, "frames=400", f"run_dir={run_dir}"], folder, longest=300.0).must_end_with(0)
+    forked.call(
+        "pixel_ddpg.run", [*STATE, "frames=400", f"run_dir={run_dir}"], folder, longest=forked.WHOLE_RUN
+    ).must_end_with(0)
     tally = forked.Tally()
     for _ in range(count):
         shutil.rmtree(deep, ignore_errors=True)
@@ -133,7 +135,9 @@ def damaged(data: bytes, random: np.random.Generator) -> bytes:
 def files(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
     """`count` damaged config.yaml and metrics.jsonl, and pickles in place of tensors, each read by one command."""
     whole, run_dir = folder / "whole", folder / "r"
-    forked.call("pixel_ddpg.run", [*STATE, "frames=800", f"run_dir={whole}"], folder, longest=300.0).must_end_with(0)
+    forked.call(
+        "pixel_ddpg.run", [*STATE, "frames=800", f"run_dir={whole}"], folder, longest=forked.WHOLE_RUN
+    ).must_end_with(0)
     readers = {
         "experiments.report": [f"runs=[{folder}/r]", f"out={folder}/report"], "pixel_ddpg.run": [*STATE, "frames=1200"],
         "pixel_ddpg.evaluate": [f"run={folder}/r", "episodes=1"], "pixel_ddpg.play": [f"agent={folder}/r", "size=16"],

@@ -16,10 +16,8 @@ from pixel_ddpg.errors import UserError
 
 RUN = "pixel_ddpg.run"
 SHORT = [*STATE, "frames=400", "eval.every=300", "eval.video_size=16"]
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 LASTING = {errno.ENOSPC: (False, True), errno.EIO: (False, True), errno.EROFS: (True,)}
 DAY = 86400
-LONGEST = 300.0  # seconds of one run, which is to end by itself
 
 
 def measure(folder: pathlib.Path, every: int = 1) -> dict:
@@ -55,23 +53,23 @@ def _measure(library: str, folder: pathlib.Path, every: int) -> dict:
     forked.call(
         RUN, [*SHORT, f"run_dir={whole}"], folder,
         before=lambda: refuse(whole, 0), after=lambda: count.write_text(str(counter.fault_calls())),
-        longest=LONGEST,
-    )  # fmt: skip
+        longest=forked.WHOLE_RUN,
+    ).must_end_with(0)  # fmt: skip
     calls = int(count.read_text())
     tally = forked.Tally()
 
     def attempt(kind: str, **how) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
         words = [*SHORT, f"run_dir={run_dir}"]
-        first = forked.call(RUN, words, folder, before=lambda: refuse(run_dir, **how), longest=LONGEST)
-        second = forked.call(RUN, words, folder, longest=LONGEST)
+        first = forked.call(RUN, words, folder, before=lambda: refuse(run_dir, **how), longest=forked.WHOLE_RUN)
+        second = forked.call(RUN, words, folder, longest=forked.WHOLE_RUN)
         end = "the run finished" if first.code == 0 else "told in one line"
         complaint = first.complaint or second.complaint
         if not complaint:
             complaint = second.err.strip() if second.code else difference(whole, run_dir)
         tally.add(f"{kind} at call {how['at']}", f"{kind}, {end}", complaint)
 
-    for error, at in itertools.product(ERRORS, range(1, calls + 1, every)):
+    for error, at in itertools.product(LASTING, range(1, calls + 1, every)):
         for lasts in LASTING[error]:
             attempt(errno.errorcode[error] + " from then on" * lasts, at=at, error=error, lasts=lasts)
     for at in range(1, calls + 1, every * 10):

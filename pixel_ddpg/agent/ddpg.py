@@ -208,8 +208,8 @@ class DDPG(nn.Module):
         """The actor's loss and a weight, which adapts here, on its squared output before tanh.
 
         Adam takes full steps on the smallest gradients of Q, which can saturate tanh until the actor no longer learns.
-        With `output_rms` the weight rises while the output is larger than that, else it
-        falls, as SAC's temperature follows its entropy (Haarnoja et al., 2018, "... Applications", section 5).
+        With `output_rms` the weight rises while the output is larger than that, else it falls, as SAC's temperature
+        follows its entropy (Haarnoja et al., 2018, "... Applications", section 5).
         """
         weight: Tensor | float = self.settings.saturation_penalty
         if not weight:
