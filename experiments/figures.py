@@ -1,6 +1,5 @@
 """python -m experiments.figures: learning curves of runs, beside published ones, and what the agent sees."""
 
-import csv
 import pathlib
 import sys
 from collections import defaultdict
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
 
-from experiments.report import runs
+from experiments.report import panels, runs
 from pixel_ddpg import presets
 from pixel_ddpg.command import command
 from pixel_ddpg.config import option
@@ -17,8 +16,6 @@ from pixel_ddpg.envs import tasks
 from pixel_ddpg.errors import UserError
 
 plt.rcdefaults()  # a figure is the same whatever stands in its reader's matplotlibrc
-REFERENCE = pathlib.Path(__file__).parent / "reference"
-COLOURS = {"pixels": "#1f6feb", "state": "#2da44e"}
 
 
 @dataclass
@@ -31,32 +28,21 @@ class Figures:
     sheet: bool = option(False, "instead: every task of the paper, at 256 and at 64 pixels")
 
 
-def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, float]]]:
-    """DrQ-v2's curves of a task by seed, up to a frame; empty where there are none."""
-    name = task.replace("ball_in_cup", "cup").replace("-", "_")
-    path = REFERENCE / "drqv2_curves" / f"dmc_{name}.csv"
-    seeds: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for row in csv.DictReader(path.open(encoding="utf-8")) if path.exists() else []:
-        if int(row["frame"]) <= last_frame:
-            seeds[row["seed"]].append((int(row["frame"]), float(row["episode_reward"])))
-    return seeds
-
-
 def learning_curves(folders: list[pathlib.Path], out: pathlib.Path) -> None:
     """One panel a task: every seed of ours, and those of DrQ-v2 in grey."""
-    panels = defaultdict(list)
+    by_task = defaultdict(list)
     for run in map(runs.read, folders):
-        panels[run.task].append(run)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
+        by_task[run.task].append(run)
+    columns = min(3, len(by_task))
+    rows = -(-len(by_task) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[len(by_task) :]:
         axis.remove()
     named: dict[str, Artist] = {}
-    for axis, (task, members) in zip(axes.flat, sorted(panels.items())):
+    for axis, (task, members) in zip(axes.flat, sorted(by_task.items())):
         draw_panel(axis, task, members)
         named |= {label: line for line, label in zip(*axis.get_legend_handles_labels()) if label not in named}
-    figure.legend(named.values(), named, loc="outside lower center", ncols=min(4, len(panels) + 1), frameon=False)
+    figure.legend(named.values(), named, loc="outside lower center", ncols=min(4, len(by_task) + 1), frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
@@ -65,25 +51,18 @@ def learning_curves(folders: list[pathlib.Path], out: pathlib.Path) -> None:
 def draw_panel(axis, task: str, members: list[runs.Run]) -> None:
     """The curves of one task; the x axis counts thousand frames."""
     last = max((frame for run in members for frame, _ in run.curve), default=0)
-    published = published_curve(task, last)
+    published = panels.published_curve(task, last)
     label = "DrQ-v2's seeds, action repeat 2"
     for number, curve in enumerate(published.values()):
-        axis.plot(*thousands(curve), color="0.75", linewidth=0.8, label=label if number == 0 else None)
+        axis.plot(*panels.thousands(curve), color="0.75", linewidth=0.8, label=label if number == 0 else None)
     seen = set()
     for run in members:
-        preset, obs = run.variant
-        label = f"{preset}, {obs}"
-        style = "-" if preset == "fast" else "--"
-        axis.plot(*thousands(run.curve), style, marker=".", color=COLOURS[obs], label=None if label in seen else label)
-        seen.add(label)
+        name = None if run.variant in seen else panels.label(run.variant)
+        axis.plot(*panels.thousands(run.curve), marker=".", color=panels.COLOURS[run.variant], label=name)
+        seen.add(run.variant)
     lowest = min((value for run in members for _, value in run.curve), default=0)
     axis.set(title=task, xlabel="thousand frames", ylabel="return", ylim=(0 if lowest >= 0 else None, None))
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def thousands(curve: runs.Curve) -> tuple[list[float], list[float]]:
-    """A curve's x and y, x in thousand frames."""
-    return [frame / 1000 for frame, _ in curve], [value for _, value in curve]
 
 
 def observation_rows(names: list[str], out: pathlib.Path, steps: int = 6) -> None:
@@ -136,7 +115,7 @@ def main(options: Figures) -> None:
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"out={out} must end in .png, .svg or .pdf")
     if bool(options.runs) + bool(options.observations) + options.sheet != 1:
-        raise UserError("name one of runs=[runs], observations=[cheetah-run] and sheet=true")
+        raise UserError("name one of runs=runs, observations=cheetah-run and sheet=true")
     if options.observations:
         for task in options.observations:
             presets.compose([f"task={task}"])

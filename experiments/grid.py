@@ -63,7 +63,7 @@ def pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
     try:
         yield from _pictures(path, count)
     except av.error.FFmpegError:
-        raise UserError(f"{path} is damaged: delete it and run this again", 1) from None
+        raise UserError(f"{path} is damaged: delete it and run this again", code=1) from None
 
 
 def _pictures(path: pathlib.Path, count: int) -> Iterator[np.ndarray]:
@@ -122,7 +122,7 @@ def make(options: Grid, chosen: list[tasks.Task], folder: pathlib.Path) -> None:
             jobs.append((task.name, agent, options.seed, options.size, options.seconds, str(path)))
     for number, ((name, agent, *_), done) in enumerate(baseline.in_processes(film_task, jobs), 1):
         if isinstance(done, UserError):
-            raise UserError(f"{name} {agent}: {done}", 1)
+            raise UserError(f"{name} {agent}: {done}", code=1)
         print(
             f"{number}/{len(jobs)} {name} {agent}: return {done['return']:.1f} in {done['frames']} frames", flush=True
         )

@@ -30,7 +30,7 @@ SETS: dict[str, list[str]] = {
 }  # fmt: skip
 # Without target networks, each preset's column "control" in Table 1.
 CONTROLS = {"fast": "fast_no_target", "ddpg2016": "dpg_replay"}
-# The lecture's five algorithms: what tasks=ladder runs unless preset= is given.
+# From DPG to DDPG, one part at a time: what tasks=ladder runs unless preset= is given.
 LADDER = ["dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016"]
 
 # `controls` are presets that run from state alone, as in the paper. `run` are words of `python -m pixel_ddpg.run`.

@@ -1,4 +1,4 @@
-"""python -m experiments.results: runs and baselines as the tables of the READMEs."""
+"""python -m experiments.results: runs, baselines and benchmarks as the tables and figures of README.md and docs/."""
 
 import collections
 import csv
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.benchmarks import tables
-from experiments.figures import REFERENCE, learning_curves
+from experiments.figures import learning_curves
 from experiments.profiles import PROFILES
 from experiments.report import page, runs
+from experiments.report.panels import REFERENCE
 from pixel_ddpg import files, presets
 from pixel_ddpg.command import command
 from pixel_ddpg.config import Config, differences, fields_of, value_of
@@ -62,7 +63,7 @@ def published(obs: str) -> dict[str, dict[str, float]]:
     """Method -> task -> mean return at 100k frames, from this kind of observation."""
     rows = csv.DictReader((REFERENCE / "dmcontrol_100k.csv").open(encoding="utf-8"))
     found = {row["method"]: row for row in rows if row["obs"] == obs}
-    return {name.split(" (")[0]: {task: float(found[name][task]) for task in tasks.PLANET6} for name in PUBLISHED[obs]}
+    return {name: {task: float(found[name][task]) for task in tasks.PLANET6} for name in PUBLISHED[obs]}
 
 
 def _runs_in(folders: list[pathlib.Path]) -> list[runs.Run]:
@@ -89,7 +90,8 @@ def comparison_table(folder: pathlib.Path, obs: str) -> str:
     refuse_mixed(made)
     ours, others = measured(made), published(obs)
     repeats = {run.task: run.settings.env.action_repeat for run in made if run.settings.preset == "fast"}
-    header = ["task", "frames a step", *PRESETS[obs], *others, "score of fast"]
+    short = {name: name.split(" (")[0] for name in others}
+    header = ["task", "action repeat of fast", *PRESETS[obs], *short.values(), "score of fast"]
     lines = [header, ["---"] * len(header)]
     for task in tasks.PLANET6:
         cells = [_seeds(ours.get((preset, task), [])) for preset in PRESETS[obs]]
@@ -102,10 +104,13 @@ def comparison_table(folder: pathlib.Path, obs: str) -> str:
         means = [_mean_of(each, done) for each in (*mine.values(), *others.values())]
         lines.append([f"mean of {len(done)}", "", *means, ""])
         below = {name: [task for task in done if mine["fast"][task] < other[task]] for name, other in others.items()}
-    said = [f"{name} on {', '.join(found) if found != done else 'all'}" for name, found in below.items() if found]
+    said = [
+        f"{short[name]} on {', '.join(found) if found != done else 'all'}" for name, found in below.items() if found
+    ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    note = f"`fast` is below {'; '.join(said)}." if said else ""
-    return "\n\n".join(part for part in (table, note, runs.changes_since(made)) if part)
+    note = f"Published means above those of `fast`: {'; '.join(said)}." if said else ""
+    notes = f"Published: {'; '.join(name for name in others if name != short[name])}."
+    return "\n\n".join(part for part in (table, note, notes, runs.changes_since(made)) if part)
 
 
 def _average(values: list[float] | None) -> float:

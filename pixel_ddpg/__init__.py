@@ -33,7 +33,7 @@ def list_tasks() -> list[tasks.Task]:
 
 
 def make_env(task: str, obs: str = "pixels", seed: int | None = None, **options):
-    """A task as a gymnasium.Env; `options` as in the configuration's `env`, such as size or action_repeat."""
+    """A task as a gymnasium.Env; `options`: preset, render_mode, and the fields of the configuration's `env`."""
     from pixel_ddpg.envs import gym
 
     return gym.make_env(task, obs, seed, **options)

@@ -147,7 +147,7 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 message = "a process was killed: the same command resumes with what is missing"
-                raise UserError(message, 1) from None
+                raise UserError(message, code=1) from None
             raise
 
 

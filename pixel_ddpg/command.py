@@ -95,8 +95,7 @@ def _flags(argv: list[str], schema: type) -> tuple[set[str], list[str]]:
         if word in FLAGS:
             flags.add(FLAGS[word])
         elif not word.startswith("-"):
-            if word != "job" or "--cfg" not in flags:  # as Hydra's users write it
-                words.append(word)
+            words.append(word)
         elif field is not None and field.metadata.get("flag"):
             value = value if equals else "true" if field.type is bool else next(rest, "")
             if not value:

@@ -68,7 +68,7 @@ class Env:
 
 @dataclass
 class Replay:
-    capacity: int = option(1_000_000, "transitions that are kept, the newest", least=1)
+    capacity: int = option(1_000_000, "how many transitions are kept at most, the newest", least=1)
     batch_size: int = option(128, "transitions in a batch", least=1)
     n_step: int = option(3, "n of the n-step return: rewards summed before bootstrapping", least=1)
 
@@ -86,9 +86,9 @@ class Noise:
     random_frames: int = option(0, "frames of uniform random actions before the policy acts", least=0)
     bursts: float = option(
         0.0,
-        "share of the later steps in bursts: one random action, held for 4 steps on average",
+        "fraction of the later steps in bursts: one random action, held for 4 steps on average",
         least=0,
-        most=0.9,
+        most=0.8,
     )
     target_clip: float = option(
         0.3, "bound of the gaussian noise on the target's and the actor's actions; 0: no noise there", least=0
@@ -97,13 +97,15 @@ class Noise:
 
 @dataclass
 class Agent:
-    discount: float = option(0.99, "per agent step", most=1)
-    tau: float = option(0.01, "soft-update rate of the target networks, per update; 1: no target networks", most=1)
+    discount: float = option(0.99, "of rewards, per agent step; above 0", most=1)
+    tau: float = option(
+        0.01, "soft-update rate of the target networks, per update; above 0; 1: no target networks", most=1
+    )
     actor_lr: float = option(1e-4, "learning rate of the actor", least=0)
     critic_lr: float = option(1e-4, "learning rate of the critic and the encoder", least=0)
     final_lr: float = option(
         1.0,
-        "final learning rates as a share of the initial ones; linear decay over frames=",
+        "final learning rates as a fraction of the initial ones; linear decay over frames=",
         least=0,
         most=1,
     )
@@ -111,11 +113,11 @@ class Agent:
     critics: int = option(2, "how many critics there are", least=1, most=100)
     ensemble: str = option(
         "min",
-        "of several critics, target and actor take the smallest Q (clipped double Q) or the mean",
+        "how target and actor combine several critics: the smallest Q (clipped double Q) or the mean",
         choices=("min", "mean"),
     )
     conv: list[list[int]] = option([], "pixels: [filters, kernel, stride, padding] a layer")
-    spatial_softmax: bool = option(False, "pixels: a second trunk, on the spatial softmax of the last maps")
+    spatial_softmax: bool = option(False, "pixels: a second trunk, of the spatial softmax of the last feature maps")
     pixel_offset: float = option(0.0, "subtracted after division by 255")
     feature_dim: int = option(0, "width of the linear + LayerNorm + tanh after the encoder; 0: none", least=0)
     hidden: list[int] = option([256, 256], "widths of the hidden layers of actor and critic")
@@ -135,12 +137,14 @@ class Agent:
     reconstruction_loss: float = option(
         0.0, "pixels: weight of the loss that reconstructs the picture before its random shift", least=0
     )
-    saturation_penalty: float = option(0.0, "weight of the squared output before tanh in the actor's loss", least=0)
+    saturation_penalty: float = option(
+        0.0, "weight of the squared output before tanh in the actor's loss; with output_rms, its minimum", least=0
+    )
     output_rms: float = option(
-        0.0, "RMS of the output before tanh that the penalty's weight adapts to; 0: fixed weight", least=0
+        0.0, "RMS of the output before tanh above which the penalty's weight rises; 0: fixed weight", least=0
     )
     random_shift: int = option(
-        4, "pixels: shift both observations by up to this many pixels, each on its own; 0: off", least=0
+        4, "pixels: shift observation and next observation at random, by up to this many pixels each; 0: off", least=0
     )
     target_encoder: bool = option(False, "a target encoder, a slow copy, sees the next observation")
     target_actor: bool = option(False, "a target actor, a slow copy, chooses the next action")
@@ -156,7 +160,7 @@ class Train:
     start_steps: int = option(200, "updates begin when this many agent steps are stored", least=1)
     updates_per_step: float = option(1.0, "gradient updates for each agent step", least=0, most=1000)
     overlap: bool = option(
-        False, "a single environment has its own process too, and steps during updates (always so when envs > 1)"
+        False, "step the environment in a process of its own while updates run (always so when envs > 1)"
     )
     cuda_graph: bool = option(
         False, "on a GPU: updates and acting as graphs, which do the same with less work for the CPU"
@@ -185,7 +189,7 @@ class Config:
     seed: int = option(0, "random seed", least=0)
     frames: int = option(100_000, "training budget in frames", least=1, most=10**12, free=True)
     envs: int = option(1, "environments that training plays in; several have a process each", least=1, most=256)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", free=True)
     threads: int = option(
         0, "CPU threads of torch and software GL; 0: all that this process may use", least=0, most=1024, free=True
     )

@@ -17,7 +17,7 @@ STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 class UserError(Exception):
     """A mistake or a lack that the user can fix: told in one line, without a traceback. `code` is the exit code."""
 
-    def __init__(self, message: str, code: int = 2):
+    def __init__(self, message: str, *, code: int = 2):
         super().__init__(message)
         self.code = code
 

@@ -39,7 +39,7 @@ def main(options: Evaluate) -> None:
     run_dir = pathlib.Path(options.run)
     settings, agent, frame = run_folder.load_run(run_dir)
     if not os.access(run_dir, os.W_OK):
-        raise UserError(f"{run_dir} cannot be written to: evaluate a copy of it", 1)
+        raise UserError(f"{run_dir} cannot be written to: evaluate a copy of it", code=1)
     environment = Environment(tasks.find(settings.task), settings.obs, settings.env, options.seed)
     video = run_dir / "videos" / f"evaluation-{frame}.mp4" if options.video else None
     returns, lengths = run_episodes(environment, agent.act, options.episodes, video, options.video_size)

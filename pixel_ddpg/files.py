@@ -95,11 +95,11 @@ def _lock(path: pathlib.Path, option: str) -> IO:
         except BlockingIOError:
             file.close()
             message = f"another process writes to {path.parent}: wait, or choose another {option}="
-            raise UserError(message, 1) from None
+            raise UserError(message, code=1) from None
         except OSError as error:
             if error.errno not in UNKNOWN:
                 file.close()
-                raise UserError(f"cannot lock {path} ({error.strerror}): choose another {option}=", 1) from None
+                raise UserError(f"cannot lock {path} ({error.strerror}): choose another {option}=", code=1) from None
             warn(f"the file system of {path.parent} has no locks: let no other process write there")
         if os.fstat(file.fileno()).st_nlink:
             return file

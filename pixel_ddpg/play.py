@@ -11,7 +11,7 @@ import numpy as np
 
 from pixel_ddpg import config, presets
 from pixel_ddpg.command import command
-from pixel_ddpg.config import option
+from pixel_ddpg.config import Env, option
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.envs.episodes import film
@@ -48,11 +48,10 @@ def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[
             raise UserError(f"{options.agent} was trained on {settings.task}, not on {options.task}")
         return Environment(tasks.find(settings.task), settings.obs, settings.env, options.seed), agent.act
     task = tasks.find(options.task or "cartpole-swingup")
-    settings = presets.configure({"task": task.name, "obs": "state"})
     policy = baselines.planner_named(options.agent, task.name)
     if policy in baselines.SETTINGS:
         baselines.check_planner(task)
-    environment = Environment(task, "state", settings.env, options.seed)
+    environment = Environment(task, "state", Env(action_repeat=presets.action_repeat(task.name)), options.seed)
     if policy == "zero":
         return environment, lambda observation: np.zeros(task.action_dim, np.float32)
     how = baselines.planner_settings(policy, task.name)
@@ -76,7 +75,7 @@ def show(path: pathlib.Path, window: str) -> None:
         why = next((line for line in said if "connect to display" in line), said[-1])
         message = f"no window ({why}): `apt-get install libgl1 libglib2.0-0` if a library is missing, or window=off"
         if window == "on":
-            raise UserError(message, 1)
+            raise UserError(message, code=1)
         warn(message)
 
 
@@ -84,7 +83,7 @@ def show(path: pathlib.Path, window: str) -> None:
 def main(options: Play) -> None:
     config.check_video_size(options.size, "size")
     if options.window == "on" and not has_display():
-        raise UserError("window=on: there is no display here; the mp4 is made with window=auto or off", 1)
+        raise UserError("window=on: there is no display here; the mp4 is made with window=auto or off", code=1)
     if options.out and not options.out.endswith(".mp4"):
         raise UserError(f"out={options.out} must end in .mp4")
     environment, policy = make_agent(options)

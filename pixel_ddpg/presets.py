@@ -9,7 +9,8 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pixel_ddpg.config import Config, check, fields_of, flat, set_values, value_of, words_of
+from pixel_ddpg.config import Config, check, converted, fields_of, flat, set_values, value_of, words_of
+from pixel_ddpg.envs import tasks
 from pixel_ddpg.errors import UserError, nearest
 
 # How pictures are drawn: what `render=` sets.
@@ -111,7 +112,7 @@ def _merge(base: dict, *changes: dict) -> dict:
     return result
 
 
-# The lecture's ladder; all have the paper's networks and learning rates.
+# From DPG to DDPG, one part at a time; all have the paper's networks and learning rates.
 # No replay is a replay of one transition; no target networks is tau = 1 (the target has the network's weights).
 NO_REPLAY = {
     "replay": {"capacity": 1, "batch_size": 1},
@@ -143,11 +144,11 @@ SETTINGS: dict[tuple[str, str], dict] = {
 }
 PRESETS: dict[str, str] = {
     "fast": "tuned for 100,000 frames in less than an hour on two CPU cores (default)",
-    "fast_no_target": "fast without target networks: its control, as dpg_replay is ddpg2016's",
+    "fast_no_target": "fast without target networks (ablation)",
     "drqv2": "DrQ-v2's recipe (Yarats et al., 2021)",
     "ddpg2016": "the paper: replay, target networks, BatchNorm for state",
     "ddpg2016_no_bn": "the paper without BatchNorm; from pixels ddpg2016 has none anyway",
-    "dpg_replay": "replay and BatchNorm, no target networks: the paper's control",
+    "dpg_replay": "the paper without target networks (its ablation)",
     "offpolicy_dpg": "exploration noise, no replay, no target networks",
     "dpg": "on-policy deterministic actor-critic: no noise, no replay, no target networks",
 }
@@ -165,11 +166,12 @@ PAPER_REPEAT = {
 }  # fmt: skip
 # These are for pictures, each of which costs a step; from state every task has steps of 2 frames.
 STATE_REPEAT = 2
-# A step of more frames gets more updates (one in two frames from state, in four from pixels), a smaller discount (a
-# horizon of 200 to 270 frames) and as many random steps. Whoever sets env.action_repeat by hand sets these too.
-FAST_DISCOUNT = {2: 0.99, 4: 0.98, 8: 0.97}
+# Whatever the action repeat is: frames of an update, random steps, and the horizon 1 / (1 - discount), in seconds from
+# pixels, in frames from state.
 FAST_FRAMES_AN_UPDATE = {"state": 2, "pixels": 4}
 FAST_RANDOM_STEPS = 1000
+FAST_SECONDS = 2.0
+FAST_STATE_FRAMES = 200
 # DrQ-v2's task files: (frames, noise schedule in frames); its schedules of 100k, 500k and 2M steps, 2 frames a step.
 DRQV2_EASY = ("cartpole-balance", "cartpole-balance_sparse", "cartpole-swingup", "ball_in_cup-catch", "finger-spin",
               "hopper-stand", "pendulum-swingup", "walker-stand", "walker-walk")  # fmt: skip
@@ -181,19 +183,21 @@ def action_repeat(task: str) -> int:
     return for_task("fast", "pixels", task)["env"]["action_repeat"]
 
 
-def _fast_for(obs: str, task: str) -> dict:
-    repeat = STATE_REPEAT
-    if obs == "pixels":
-        repeat = PAPER_REPEAT.get(task) or PLANET_REPEAT.get(task.split("-")[0], 2)
+def _fast_for(obs: str, task: str, repeat: int) -> dict:
+    if not repeat:
+        of_pictures = PAPER_REPEAT.get(task) or PLANET_REPEAT.get(task.split("-")[0], 2)
+        repeat = of_pictures if obs == "pixels" else STATE_REPEAT
+    frames = FAST_SECONDS / tasks.find(task).control_timestep if obs == "pixels" else FAST_STATE_FRAMES
     return {
         "env": {"action_repeat": repeat},
-        "agent": {"discount": FAST_DISCOUNT[repeat]},
+        "agent": {"discount": max(0.5, round(1 - repeat / frames, 3))},
         "noise": {"random_frames": FAST_RANDOM_STEPS * repeat},
         "train": {"updates_per_step": repeat / FAST_FRAMES_AN_UPDATE[obs]},
     }
 
 
-def _drqv2_for(obs: str, task: str) -> dict:
+def _drqv2_for(obs: str, task: str, repeat: int) -> dict:
+    task = tasks.find(task).same_as
     domain = task.split("-")[0]
     frames, noise = (1_100_000, 200_000) if task in DRQV2_EASY else (3_100_000, 1_000_000)
     if task in DRQV2_HARD:
@@ -208,15 +212,15 @@ def _drqv2_for(obs: str, task: str) -> dict:
     return changes
 
 
-# What presets change for one task: obs and task to nested fields.
-BY_TASK: dict[str, Callable[[str, str], dict]] = {
+# What presets change for one task: obs, task and the action repeat that is asked for, or 0, to nested fields.
+BY_TASK: dict[str, Callable[[str, str, int], dict]] = {
     "fast": _fast_for, "fast_no_target": _fast_for, "drqv2": _drqv2_for,
 }  # fmt: skip
 
 
-def for_task(preset: str, obs: str, task: str) -> dict:
+def for_task(preset: str, obs: str, task: str, repeat: int = 0) -> dict:
     """What a preset changes for one task, as nested fields; empty for most."""
-    return BY_TASK[preset](obs, task) if preset in BY_TASK else {}
+    return BY_TASK[preset](obs, task, repeat) if preset in BY_TASK else {}
 
 
 class _Names(string.Template):
@@ -234,13 +238,18 @@ def configure(changes: Mapping[str, Any]) -> Config:
     render = changes.pop("render", None)
     set_values(config, {key: changes.pop(key) for key in ("task", "obs", "preset") if key in changes})
     named = [("obs", config.obs, ["pixels", "state"]), ("preset", config.preset, list(PRESETS))]
-    for what, name, known in named + [("render", render, list(RENDER))] * (render is not None):
+    if render is not None:
+        named.append(("render", render, list(RENDER)))
+    for what, name, known in named:
         if name not in known:
             raise UserError(f"unknown {what} '{name}'{nearest(str(name), known)}")
-    for tree in (SETTINGS[config.preset, config.obs], for_task(config.preset, config.obs, config.task)):
-        set_values(config, flat(tree))
+    key = "env.action_repeat"
+    repeat = converted(key, changes[key], int) if key in changes else 0
+    trees = [SETTINGS[config.preset, config.obs], for_task(config.preset, config.obs, config.task, repeat)]
     if render:
-        set_values(config, flat({"env": RENDER[render][1]}))
+        trees.append({"env": RENDER[render][1]})
+    for tree in trees:
+        set_values(config, flat(tree))
     set_values(config, changes)
     values = {key: value_of(config, key) for key in fields_of(Config) if key != "run_dir"}
     config.run_dir = _Names(config.run_dir).safe_substitute(values)

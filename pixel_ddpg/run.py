@@ -82,7 +82,7 @@ def print_plan(
     config: Config, device: torch.device, threads: int, costs: Cost, disk: int, drawn_by: str | None, resumes: bool
 ) -> None:
     """Say what is going to happen, at what cost."""
-    to_do = checkpoint.to_do(pathlib.Path(config.run_dir), config.frames) if resumes else 1.0
+    to_do = checkpoint.fraction_left(pathlib.Path(config.run_dir), config.frames) if resumes else 1.0
     cores = container.available_threads()
     of_cores = f", more than the {cores} cores that it may use: slower" if threads > cores else ""
     shape = observation_shape(tasks.find(config.task), config.obs, config.env)

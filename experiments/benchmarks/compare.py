@@ -54,7 +54,7 @@ def train(tree: pathlib.Path, words: list[str]) -> dict[str, float]:
             env={**os.environ, "PYTHONPATH": str(tree)}, cwd=tree, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
-            raise UserError(f"{tree}: {(done.stderr.splitlines() or ['failed'])[-1]}", 1)
+            raise UserError(f"{tree}: {(done.stderr.splitlines() or ['failed'])[-1]}", code=1)
         found = read_rows(pathlib.Path(folder, "run", "metrics.jsonl"))
         rows = [row for row in found if isinstance(row, TrainRow)][1:]
         if not rows:

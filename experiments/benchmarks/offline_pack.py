@@ -53,14 +53,14 @@ def pip(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
     if done.returncode:
         why = (done.stderr.splitlines() or ["failed"])[-1]
-        raise UserError(f"pip {words[0]} ({why}): it needs the network, or a folder of wheels (PIP_FIND_LINKS)", 1)
+        raise UserError(f"pip {words[0]} ({why}): it needs the network, or a folder of wheels (PIP_FIND_LINKS)", code=1)
 
 
 def pinned(names: tuple[str, ...]) -> list[str]:
     """The versions that are installed here."""
     versions = {name: machine.version(name) for name in names}
     if missing := [name for name, version in versions.items() if version is None]:
-        raise UserError(f"{missing[0]} is missing here: `make install`", 1)
+        raise UserError(f"{missing[0]} is missing here: `make install`", code=1)
     return [f"{name}=={version}" for name, version in versions.items()]
 
 

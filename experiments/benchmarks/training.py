@@ -114,7 +114,7 @@ def _train(words: Sequence[str], seconds: float, threads: int, folder: str, pipe
     except _Enough:
         pass
     except Exception as error:
-        said = error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {error}", 1)
+        said = error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {error}", code=1)
         with contextlib.suppress(OSError):
             pipe.send(said)
 
@@ -152,14 +152,14 @@ class _Run:
         """Its last turn, if it had one, and facts of it, when it could begin another; UserError where it failed."""
         try:
             if not self._pipe.poll(READY_SECONDS):
-                raise UserError(f"a run that is measured has said nothing for {READY_SECONDS} s", 1)
+                raise UserError(f"a run that is measured has said nothing for {READY_SECONDS} s", code=1)
             said = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(END_SECONDS)
             raise UserError(
                 f"the process of a run that is measured has ended (exit code {self._process.exitcode}); was it killed, "
                 "for its memory perhaps?",
-                1,
+                code=1,
             ) from None
         if isinstance(said, UserError):
             raise said

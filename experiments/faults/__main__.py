@@ -68,7 +68,7 @@ def main(options: Faults) -> int:
     try:
         found = json.loads(out.read_bytes()) if out.exists() else {}
     except ValueError:
-        raise UserError(f"{out} is no result of this command: choose another out=", 1) from None
+        raise UserError(f"{out} is no result of this command: choose another out=", code=1) from None
     failed = 0
     for number, (name, part) in enumerate(PARTS.items()):
         if options.parts and not name.startswith(tuple(options.parts)):

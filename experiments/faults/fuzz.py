@@ -48,7 +48,7 @@ OF_KIND: dict[object, list[str]] = {  # values of the right kind: they get furth
 }  # fmt: skip
 # what these would write to the checkout, if out= said nothing
 OWN_FOLDERS = {"pixel_ddpg.baseline": "out=made", "experiments.benchmarks": "out=made.json"}
-FLAGS = ["--help", "-h", "--cfg", "job", "--multirun", "-m", "--no-such", "-x", "--frames=3", "--", "-"]
+FLAGS = ["--help", "-h", "--cfg", "--multirun", "-m", "--no-such", "-x", "--frames=3", "--", "-"]
 LOOSE = ["", "=", "=1", "a", "a=b", "agent", "agent=", "agent.=1", ".=1", "agent.hidden.0=3", "agent[hidden]=1",
          "_target_=os.system", "__class__=1", "frames==3", "+frames=3", "~frames", "frames", "FRAMES=3"]  # fmt: skip
 

@@ -29,13 +29,13 @@ def measure(folder: pathlib.Path, every: int = 1) -> dict:
             ["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], capture_output=True, text=True
         )
     except FileNotFoundError:
-        raise UserError("parts=[refused writes] needs a C compiler, cc: `apt-get install gcc`", 1) from None
+        raise UserError("parts=[refused writes] needs a C compiler, cc: `apt-get install gcc`", code=1) from None
     if built.returncode:
-        raise UserError(f"{source.name} cannot be built: {built.stderr.strip().splitlines()[0]}", 1)
+        raise UserError(f"{source.name} cannot be built: {built.stderr.strip().splitlines()[0]}", code=1)
     words = [sys.executable, "-m", "experiments.faults.writes", str(library), str(folder), str(every)]
     made = subprocess.run(words, env=os.environ | {"LD_PRELOAD": str(library)}, stdout=subprocess.PIPE, text=True)
     if made.returncode:
-        raise UserError("parts=[refused writes] has failed, see above", 1)
+        raise UserError("parts=[refused writes] has failed, see above", code=1)
     return json.loads(made.stdout)
 
 

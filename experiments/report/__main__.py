@@ -1,4 +1,4 @@
-"""python -m experiments.report runs=[runs/quick] out=report: one HTML file of any number of runs, and its figures."""
+"""python -m experiments.report runs=runs/quick out=report: one HTML file of any number of runs, and its figures."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ class Report:
 @command("experiments.report", Report)
 def main(options: Report) -> None:
     if not options.runs:
-        raise UserError("which runs? runs=[runs/quick]")
+        raise UserError("which runs? runs=runs/quick")
     if missing := [folder for folder in options.runs if not os.path.isdir(folder)]:
         raise UserError(f"{missing[0]} is not a folder")
     if not options.out:

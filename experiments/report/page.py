@@ -13,7 +13,6 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from experiments.figures import REFERENCE
 from experiments.profiles import FIGURE2
 from experiments.report import panels, runs, statistics
 from experiments.report.panels import Draw
@@ -100,11 +99,11 @@ def answer(found: Found) -> str:
     frames = sorted({run.settings.frames for run in members if run.is_whole})
     count = f"{len(common)} task{'s' * (len(common) > 1)}"
     return (
-        f"From pixels, {found.main} reaches {spread(statistics.iqm, pixels)} of the way from random actions to the "
-        f"planner, from state {spread(statistics.iqm, state)} (interquartile mean over {count}, after "
+        f"{found.main} has an interquartile mean score of {spread(statistics.iqm, pixels)} from pixels and of "
+        f"{spread(statistics.iqm, state)} from state (0: random actions, 1: the planner; {count}, after "
         f"{' to '.join(f'{each:,}' for each in frames)} frames). A run from pixels beats one from state of the same "
         f"task with probability {spread(statistics.probability_of_improvement, pixels, state)}; on {near} of "
-        f"{count} pixels are as good as state or better, give or take {NEAR} of a score."
+        f"{count} the mean score from pixels is at most {NEAR} below that from state."
     )
 
 
@@ -118,11 +117,13 @@ def warnings(found: Found) -> list[str]:
         said.append(f"Budgets differ: {', '.join(f'{each:,}' for each in frames)} frames.")
     seeds = [sum(run.is_whole for run in found.of(task, each)) for task in found.tasks for each in found.variants]
     if max(seeds) == 1:
-        said.append("One seed of each: luck cannot be told from skill, and no interval can be given.")
+        said.append("One seed per task and variant, so no confidence intervals.")
     other = [run for run in found.runs if run.settings.env.action_repeat != presets.action_repeat(run.task)]
     if other:
         names = ", ".join(dict.fromkeys(panels.label(run.variant) for run in other))
-        said.append(f"Runs with another action repeat than the policies of 0 and 1: {len(other)} ({names}).")
+        said.append(
+            f"Runs with another action repeat than the random and planner returns have: {len(other)} ({names})."
+        )
     if found.main != "ddpg2016":
         said.append(f"{found.main} is not the paper's algorithm; ddpg2016 is.")
     if count := len(found.missing()):
@@ -136,7 +137,7 @@ def warnings(found: Found) -> list[str]:
         counts = "; ".join(f"{name}: {len(names)}" for name, names in done.items())
         said.append(f"Variants have finished different tasks ({counts}): their means cannot be compared.")
     if below := below_paper(found):
-        said.append(f"More than {NEAR} of a score below the paper's average: {below}.")
+        said.append(f"Tasks with a score more than {NEAR} below the paper's average: {below}.")
     if changed := runs.changes_since(found.runs):
         said.append(changed)
     return said
@@ -145,7 +146,7 @@ def warnings(found: Found) -> list[str]:
 @functools.cache
 def paper_rows() -> dict[str, dict[str, str]]:
     """Table 1 as printed, by the name that results have here."""
-    rows = csv.DictReader((REFERENCE / "paper_table1.csv").open())
+    rows = csv.DictReader((panels.REFERENCE / "paper_table1.csv").open())
     return {tasks.find(row["environment"]).same_as: row for row in rows}
 
 
@@ -178,7 +179,8 @@ def below_paper(found: Found) -> str:
             if None not in (number["ours"], number["paper"]) and number["ours"] < number["paper"] - NEAR:
                 worse.setdefault(number["column"].removesuffix(" avg"), []).append(row["task"])
     said = {name: ", ".join(names) if len(names) <= 6 else f"{len(names)} tasks" for name, names in worse.items()}
-    return "; ".join(f"{name}: {text}" for name, text in said.items())
+    columns = {"state": "from state", "pixels": "from pixels", "control": "without target networks"}
+    return "; ".join(f"{columns[name]}, {text}" for name, text in said.items())
 
 
 def summary(found: Found) -> str:
@@ -320,7 +322,7 @@ def poster(path: pathlib.Path) -> str:
             wanted = container.streams.video[0].frames // 3
             picture = next(frame for number, frame in enumerate(container.decode(video=0)) if number >= wanted)
     except (av.error.FFmpegError, IndexError, StopIteration):
-        raise UserError(f"{path} is damaged: delete it and run this again", 1) from None
+        raise UserError(f"{path} is damaged: delete it and run this again", code=1) from None
     data = io.BytesIO()
     picture.to_image().resize((160, 160)).save(data, "JPEG", quality=70)
     return data_address(data.getvalue(), "image/jpeg")

@@ -10,12 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_hex
 
-from experiments.figures import REFERENCE, published_curve, thousands
 from experiments.report import statistics
 from experiments.report.runs import Curve, Run, Variant
 from pixel_ddpg import presets
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.planning.baselines import score
+
+REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 
 
 class _Colours(dict[Variant, str]):
@@ -49,6 +50,22 @@ Draw = Callable[[plt.Axes], Rows]
 def label(variant: Variant) -> str:
     """As in legends."""
     return f"{variant[1]}, {variant[0]}"
+
+
+def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, float]]]:
+    """DrQ-v2's curves of a task by seed, up to a frame; empty where there are none."""
+    name = task.replace("ball_in_cup", "cup").replace("-", "_")
+    path = REFERENCE / "drqv2_curves" / f"dmc_{name}.csv"
+    seeds: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in csv.DictReader(path.open(encoding="utf-8")) if path.exists() else []:
+        if int(row["frame"]) <= last_frame:
+            seeds[row["seed"]].append((int(row["frame"]), float(row["episode_reward"])))
+    return seeds
+
+
+def thousands(curve: Curve) -> tuple[list[float], list[float]]:
+    """A curve's x and y, x in thousand frames."""
+    return [frame / 1000 for frame, _ in curve], [value for _, value in curve]
 
 
 def score_of(task: str, value: float) -> float:

@@ -176,7 +176,7 @@ def read(folder: pathlib.Path) -> Run:
     settings = run_folder.read_config(folder)
     if settings.task not in tasks.CATALOGUE or (settings.preset, settings.obs) not in presets.SETTINGS:
         what = f"task={settings.task} preset={settings.preset} obs={settings.obs}"
-        raise UserError(f"{folder / 'config.yaml'} is damaged or of another version: it says {what}", 1)
+        raise UserError(f"{folder / 'config.yaml'} is damaged or of another version: it says {what}", code=1)
     return Run(folder, settings, tuple(read_rows(folder / "metrics.jsonl")))
 
 
@@ -188,7 +188,7 @@ def read_plans(path: pathlib.Path) -> dict[str, list[tuple]]:
             for command, wanted in json.loads(path.read_bytes()).items()
         }
     except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: delete it and run this again", 1) from None
+        raise UserError(f"{path} is damaged: delete it and run this again", code=1) from None
 
 
 @dataclass
@@ -278,7 +278,7 @@ def collect(folders: list[str], preset: str = "") -> Found:
 
 
 def changes_since(found: list[Run]) -> str:
-    """A sentence on runs that differ from their preset as it is now; empty where there are none."""
+    """A sentence on runs whose preset has changed since; empty where there are none."""
     changed = [run for run in found if run.changes]
     words = sorted({word for run in changed for word in run.changes})
-    return f"Runs that differ from their preset as it is now: {len(changed)}, in {' '.join(words)}." if changed else ""
+    return f"Runs with settings that their preset no longer has: {len(changed)} ({' '.join(words)})." if changed else ""

@@ -45,7 +45,7 @@ def publish(found: Found, where: str, out: pathlib.Path, summary: str) -> str:
         keep(report, path, report.id)
     except Exception as error:
         why = first_line(error)
-        raise UserError(f"W&B does not take the report ({why}); the runs are there, try again", 1) from None
+        raise UserError(f"W&B does not take the report ({why}); the runs are there, try again", code=1) from None
     return report.url
 
 
@@ -80,7 +80,7 @@ def mirror(run: Run, where: str, out: pathlib.Path) -> None:
         written.close()
     if written.failed:
         what = f"{run.folder} ({written.failed}); what it has is kept"
-        raise UserError(f"W&B does not take {what}: check key, project and network, and try again", 1)
+        raise UserError(f"W&B does not take {what}: check key, project and network, and try again", code=1)
 
 
 def pictures(out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:

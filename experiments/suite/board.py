@@ -63,7 +63,7 @@ def print_plan(
         if cost.why:
             reasons.setdefault(cost.why, []).append(f"{job.task} {job.obs}")
     if costs and not known:
-        raise UserError(f"no run can begin: {'; '.join(reasons)}", 1)
+        raise UserError(f"no run can begin: {'; '.join(reasons)}", code=1)
     for why_not, names in reasons.items():
         alike = ", ".join(dict.fromkeys(names))
         console.print(f"[red]not measured[/red] {alike}: {why_not}")
@@ -71,7 +71,7 @@ def print_plan(
         raise UserError(
             f"the runs need {size(needed)} of disk, {size(free)} are free for {plan.out}: free some, choose another "
             "out=, or a smaller replay.capacity=",
-            1,
+            code=1,
         )
 
 

@@ -48,7 +48,7 @@ def cluster(plan: Suite) -> Iterator[None]:
             fix = "RAY_TMPDIR= names a folder that you may write to"
         elif isinstance(error, UnicodeError):
             fix = "Ray starts only where the folder's name is UTF-8"
-        raise UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {fix}", 1) from None
+        raise UserError(f"no Ray at {plan.address or 'this machine'} ({why}): {fix}", code=1) from None
     try:
         if plan.threads > (cores := largest_machine()):
             raise UserError(f"threads={plan.threads} is more than the {cores} cores of the largest machine")
@@ -109,7 +109,7 @@ def measure(jobs: list[Job], plan: Suite) -> dict[Job, Estimate]:
     most = max((cost.memory for cost in costs.values()), default=0)
     for job, cost in costs.items():
         cost.memory = cost.memory or most
-        cost.hours *= checkpoint.to_do(job.run_dir, plan.frames)
+        cost.hours *= checkpoint.fraction_left(job.run_dir, plan.frames)
     return {job: costs[job] for job in jobs}
 
 

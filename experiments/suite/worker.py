@@ -44,15 +44,16 @@ def measure(runs: list[list[str]], asked: float) -> list[Estimate]:
             device = build.choose_device(settings)
             machine.prepare(settings, device)
             task = tasks.find(settings.task)
-            environment, evaluation = (Environment(task, settings.obs, settings.env, 0) for _ in range(2))
-            evaluation.reset()  # a run has both
-            took = cost.measure(settings, environment, device)
+            with contextlib.ExitStack() as both:
+                environment, evaluation = (Environment(task, settings.obs, settings.env, 0) for _ in range(2))
+                for each in (environment, evaluation):
+                    both.callback(each.close)
+                evaluation.reset()  # a run has both
+                took = cost.measure(settings, environment, device)
         except Exception as error:  # whatever it is, the other runs are measured
             found.append(Estimate(why=first_line(error)))
             continue
         base = base or memory.memory_bytes(torch.device("cpu"))  # later ones have what went before in it
-        environment.close()
-        evaluation.close()
         needs = base + took.memory(settings)
         found.append(Estimate(start + took.hours, needs, took.disk, took.networks))
     return found

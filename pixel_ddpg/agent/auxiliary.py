@@ -29,7 +29,8 @@ class Inverse(nn.Module):
     def loss(self, latent: Tensor, later: Tensor, actions: Tensor, whole: Tensor) -> Tensor:
         """Mean squared error of the n actions between (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
 
-        Windows that an episode's end cuts, which are not `whole`, are left out.
+        `later` is the target critic's, so the gradient reaches the encoder through `latent` alone. Windows that an
+        episode's end cuts, which are not `whole`, are left out.
         """
         error = (self(latent, later) - actions).square().mean((1, 2))
         return (error * whole).mean()

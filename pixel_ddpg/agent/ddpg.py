@@ -1,6 +1,6 @@
 """DDPG: the whole algorithm (Lillicrap et al., 2016, Algorithm 1; Yarats et al., 2021, for what its successors add).
 
-`act` is mu(s); exploration.py adds the noise of eq. 7, replay.py stores the transition and samples the batch, and
+`actions` is mu(s); exploration.py adds the noise of eq. 7, replay.py stores the transition and samples the batch, and
 `update` is the rest: encode, the target of eq. 5, the critic's loss of eq. 4, the actor's gradient of eq. 6, and the
 soft update of the targets.
 """
@@ -90,9 +90,8 @@ class DDPG(nn.Module):
         self._averages = [(_averaged(target), _averaged(getattr(self, name))) for name, target in self.targets.items()]
 
     def _make_optimizers(self) -> None:
-        """One Adam for each network that learns, and its learning rate."""
+        """One Adam for each network that learns."""
         settings, decay = self.settings, self.settings.critic_weight_decay
-        self.rates = {"critic": settings.critic_lr, "actor": settings.actor_lr}
         self.optimizers = {
             "critic": _adam(self.critic, settings.critic_lr, decay),
             "actor": _adam(self.actor, settings.actor_lr),
@@ -229,9 +228,9 @@ class DDPG(nn.Module):
     def schedule(self, noise_scale: float, lr_share: float) -> None:
         """Set the update noise's standard deviation, and the learning rates to a share of the initial ones."""
         self.noise_scale.fill_(noise_scale)
-        for name, optimizer in self.optimizers.items():
-            rate = lr_share * self.rates.get(name, self.settings.critic_lr)
+        for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
+                rate = lr_share * group["initial_lr"]
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(rate)
                 else:
@@ -304,7 +303,9 @@ def _adam(network: nn.Module, lr: float, decay: float = 0.0) -> torch.optim.Adam
     """Adam; L2 pulls at weights, not at biases or BatchNorm's gains, which it would drive to 0 where Q is flat."""
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1 or not decay]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1 and decay]
-    groups = [{"params": weights, "weight_decay": decay}] + [{"params": others}] * bool(others)
+    groups: list[dict] = [{"params": weights, "weight_decay": decay, "initial_lr": lr}]
+    if others:
+        groups.append({"params": others, "initial_lr": lr})
     optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
     for parameter in network.parameters():  # at once, so that all of it is there to be saved and loaded
         optimizer.state[parameter] = {

@@ -146,8 +146,12 @@ class _Q(nn.Module):
 
 def dense(inputs: int, outputs: int, layers: Layers, layer_norm: bool, batch_norm: bool = False) -> nn.Sequential:
     """A hidden layer: product, norm, ReLU."""
-    norms = [nn.BatchNorm1d(outputs)] * batch_norm + [nn.LayerNorm(outputs)] * layer_norm
-    return nn.Sequential(layers.linear(inputs, outputs), *norms, nn.ReLU())
+    parts: list[nn.Module] = [layers.linear(inputs, outputs)]
+    if batch_norm:
+        parts.append(nn.BatchNorm1d(outputs))
+    if layer_norm:
+        parts.append(nn.LayerNorm(outputs))
+    return nn.Sequential(*parts, nn.ReLU())
 
 
 def _head(features: int, settings: Agent, layers: Layers) -> tuple[nn.Module, int]:

@@ -106,9 +106,9 @@ class Environment:
             raise ValueError("no episode is running: call reset() before step()")
         action = np.asarray(action, np.float32)
         if action.shape != self._scale.shape:
-            raise UserError(f"an action of {self.task.name} has shape {self._scale.shape}, not {action.shape}", 1)
+            raise UserError(f"an action of {self.task.name} has shape {self._scale.shape}, not {action.shape}", code=1)
         if not np.isfinite(action).all():
-            raise UserError(f"an action of {self.task.name} is not finite: {action}", 1)
+            raise UserError(f"an action of {self.task.name} is not finite: {action}", code=1)
         self._actions.append(action)
         reward, discount, pictures = 0.0, 1.0, []
         apart = self._options.action_repeat // self._options.renderings
@@ -124,7 +124,9 @@ class Environment:
         self._stack.append(flat(time_step.observation) if self._renderer is None else self._element(pictures))
         self.over = time_step.last()
         if not math.isfinite(reward):
-            raise UserError(f"the reward of {self.task.name} is {reward}, {self._frames} frames into an episode", 1)
+            raise UserError(
+                f"the reward of {self.task.name} is {reward}, {self._frames} frames into an episode", code=1
+            )
         return self._step(float(reward), float(discount))
 
     def _element(self, pictures: list[np.ndarray]) -> np.ndarray:

@@ -65,7 +65,7 @@ class GymEnvironment(gymnasium.Env):
         return step.observation, step.reward, terminated, truncated, {"discount": step.discount}
 
     def render(self) -> np.ndarray | None:
-        """The scene as the task's camera sees it, uint8 (256, 256, 3)."""
+        """The scene as the agent's camera sees it, uint8 (256, 256, 3)."""
         if self.render_mode is None:
             return None
         self._renderer = self._renderer or self.environment.make_renderer(256)

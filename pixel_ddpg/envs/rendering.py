@@ -138,7 +138,7 @@ class Renderer:
         """The current state, channels first."""
         if threading.get_ident() != self._thread:
             raise UserError(
-                "pictures come only from the thread that first used the environment: make one in each thread", 1
+                "pictures come only from the thread that first used the environment: make one in each thread", code=1
             )
         try:
             picture = self._camera.render()
@@ -146,7 +146,7 @@ class Renderer:
             raise UserError(
                 f"a picture could not be drawn ({first_line(error)}): the GPU or its driver may have been reset; the "
                 "same command resumes from the last checkpoint",
-                1,
+                code=1,
             ) from error
         return np.ascontiguousarray(picture.transpose(2, 0, 1))
 

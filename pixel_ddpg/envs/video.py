@@ -18,7 +18,7 @@ def opencv() -> types.ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise UserError(f"opencv does not load ({error}): `{FIX_OPENCV}`", 1) from None
+        raise UserError(f"opencv does not load ({error}): `{FIX_OPENCV}`", code=1) from None
     return cv2
 
 

@@ -138,7 +138,7 @@ class Remote:
                 raise UserError(
                     f"an environment, process {self._process.pid}, has not answered for {self._patience} s; the same "
                     "command resumes from the last checkpoint",
-                    1,
+                    code=1,
                 )
             failure, result = self._pipe.recv()
         except (EOFError, OSError):
@@ -154,7 +154,8 @@ class Remote:
         code = self._process.exitcode or 0
         how = f"killed by signal {-code}, out of memory?" if code < 0 else f"exit code {code}"
         raise UserError(
-            f"the process of an environment has ended ({how}); the same command resumes from the last checkpoint", 1
+            f"the process of an environment has ended ({how}); the same command resumes from the last checkpoint",
+            code=1,
         )
 
 

@@ -99,12 +99,12 @@ def read(path: pathlib.Path) -> dict:
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise UserError(f"{path} is no result of `python -m pixel_ddpg.baseline`: delete it and measure again", 1)
+        raise UserError(f"{path} is no result of `python -m pixel_ddpg.baseline`: delete it and measure again", code=1)
     return result
 
 
 def make_policy(environment: Environment, name: str, seed: int, settings: dict, threads: int = 0) -> Callable:
-    """One of POLICIES but `planner`: from an observation to an action in [-1, 1]."""
+    """`random` or a planner by its name: from an observation to an action in [-1, 1]."""
     if name == "random":
         draws, dimension = np.random.default_rng(seed), environment.task.action_dim
         return lambda observation: draws.uniform(-1, 1, dimension).astype(np.float32)

@@ -28,7 +28,7 @@ from pixel_ddpg.runtime.memory import element_bytes
 FORMAT = 3  # 2 had no SHA256SUMS and 1 one environment and no list of them; they are read too
 SUMS = "SHA256SUMS"
 KEPT = 2
-SAME = {"device": "trained on", "replay_device": "started with its replay on", "precision": "trained in"}
+SAME = {"device": ("trained", "on"), "replay_device": ("started with its replay", "on"), "precision": ("trained", "in")}
 START_AGAIN = "start again with resume=false overwrite=true"
 PIECE_BYTES = 2**26  # of the replay at a time: saving needs three times as much memory beside it
 
@@ -44,7 +44,7 @@ def save_checkpoint(run_dir: pathlib.Path, frame: int, tensors: dict[str, Tensor
     now: list[list[int]] = []
     sums: dict[str, str] = {}
     for number, stream in enumerate(replay.streams):
-        own = [number] * (number > 0)
+        own = [number] if number else []  # as before there were several
         ranges = next_pieces([piece[:2] for piece in known if piece[2:] == own], stream, slot_bytes)
         for piece in (each + own for each in ranges):
             path = _piece(run_dir, piece)
@@ -106,8 +106,11 @@ def _discard(path: pathlib.Path) -> None:
 
 def drop_replay(run_dir: pathlib.Path) -> None:
     """Keep only what acting takes: the newest checkpoint's networks. The run cannot be resumed."""
-    for path in [*checkpoints(run_dir)[:-1], run_dir / "checkpoints" / "replay"]:
+    *others, last = checkpoints(run_dir)
+    for path in [*others, run_dir / "checkpoints" / "replay"]:
         _discard(path)
+    lines = (last / SUMS).read_text("ascii").splitlines(keepends=True)
+    write_atomically(last / SUMS, "".join(line for line in lines if "../replay/" not in line).encode())
 
 
 def checkpoints(run_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -137,8 +140,8 @@ def newest(run_dir: pathlib.Path) -> pathlib.Path | None:
     return found[-1] if found else None
 
 
-def to_do(run_dir: pathlib.Path, frames: int) -> float:
-    """The share of a run of this many frames that comes after its newest checkpoint."""
+def fraction_left(run_dir: pathlib.Path, frames: int) -> float:
+    """The fraction of a run of this many frames that comes after its newest checkpoint."""
     found = newest(run_dir)
     return max(0.0, 1 - frame_of(found) / frames) if found else 1.0
 
@@ -205,13 +208,13 @@ def _refuse_others(path: pathlib.Path, state: dict, config: Config, facts: dict[
         raise UserError(
             f"{path} was saved with {' '.join(changed)}, which the run's config.yaml does not say: put back the one "
             f"that belongs there, or {START_AGAIN}",
-            1,
+            code=1,
         )
     for what, here in facts.items():
         if state.get(what, here) != here:
-            how = SAME[what]
+            done, where = SAME[what]
             raise UserError(
-                f"{path.parents[1]} was {how} {state[what]}, not {how.split()[-1]} {here}: it resumes only with that"
+                f"{path.parents[1]} was {done} {where} {state[what]}, not {where} {here}: it resumes only with that"
             )
 
 

@@ -26,19 +26,19 @@ class Cost:
 
     hours: float
     replay: int
-    networks: int  # networks and optimisers in its checkpoints
+    networks: int  # networks and optimisers in one checkpoint
     replay_device: torch.device
     replay_place: str  # where the replay lives, and why
 
     @property
     def disk(self) -> int:
         """Bytes of all checkpoints."""
-        return self.replay + self.networks
+        return self.replay + (checkpoint.KEPT + 1) * self.networks  # one is being written
 
     def memory(self, config: Config) -> int:
         """Bytes of RAM beside what the process takes before it trains."""
         in_ram = self.replay if self.replay_device.type == "cpu" else 0
-        saving = max(3 * min(checkpoint.PIECE_BYTES, self.replay), self.networks)  # see checkpoint.save_checkpoint
+        saving = max(3 * min(checkpoint.PIECE_BYTES, self.replay), 3 * self.networks)  # see checkpoint.save_checkpoint
         return in_ram + saving + workers.REMOTE_BYTES * config.envs * build.overlaps(config)
 
 
@@ -63,10 +63,9 @@ def replay_bytes(config: Config) -> int:
 
 
 def checkpoint_bytes(agent: DDPG) -> int:
-    """Bytes of the networks and optimisers in a run's checkpoints."""
+    """Bytes of the networks and optimisers in one checkpoint."""
     moments = 2 * sum(parameter.nbytes for parameter in agent.parameters() if parameter.requires_grad)  # Adam's
-    networks = sum(tensor.nbytes for tensor in agent.state_dict().values()) + moments
-    return (checkpoint.KEPT + 1) * networks  # one is being written
+    return sum(tensor.nbytes for tensor in agent.state_dict().values()) + moments
 
 
 def check_disk(config: Config, cost: Cost) -> int:

@@ -61,7 +61,7 @@ class Metrics:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._file.name), os.fstat(self._file.fileno())):
                 return
-        raise UserError(f"{self._file.name} was deleted or moved while the run was writing it", 1)
+        raise UserError(f"{self._file.name} was deleted or moved while the run was writing it", code=1)
 
     def sync(self) -> None:
         """Wait until all rows are on the disk; UserError as `write`."""

@@ -29,7 +29,7 @@ def read_config(run_dir: pathlib.Path) -> Config:
         raise UserError(f"{path} is not of this version ({error})") from None
     except ValueError as error:
         raise UserError(
-            f"{path} cannot be read ({first_line(error)}): choose another folder, or {START_AGAIN}", 1
+            f"{path} cannot be read ({first_line(error)}): choose another folder, or {START_AGAIN}", code=1
         ) from None
 
 
@@ -104,6 +104,8 @@ def delete_run(run_dir: pathlib.Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    for path in run_dir.glob(f".{'?' * 16}.tmp"):  # of a write that was killed: see files.write_atomically
+        path.unlink()
 
 
 def load_run(run_dir: str | pathlib.Path) -> tuple[Config, DDPG, int]:

@@ -22,9 +22,9 @@ from pixel_ddpg.errors import UserError, on_stop, warn
 from pixel_ddpg.runtime import memory
 from pixel_ddpg.runtime.learner import Learner, Policy
 from pixel_ddpg.training import build, checkpoint
-from pixel_ddpg.training.evaluation import Values
 from pixel_ddpg.training.logger import Metrics, WandbMirror
 from pixel_ddpg.training.rows import EvalRow, PartRow, Row, TrainRow, ValuesRow
+from pixel_ddpg.training.values import Values
 
 NOT_BEGUN = Step(np.empty(0), np.empty(0), 0.0, 1.0, last=True, frames=0)
 
@@ -77,6 +77,7 @@ class Trainer:
         self.agent = build.make_agent(config, device)
         self.replay = build.make_replay(config, build.replay_capacity(config), replay_device, config.envs)
         self._learn, self._policy = Learner(config, self.agent, self.replay), Policy(config, self.agent)
+        self._overlaps = build.overlaps(config)
         self.frame = self.step = self.updates = self.evaluations = 0
         self._hours_before, self._started = 0.0, time.monotonic()
         self._sums: dict[str, torch.Tensor] = {}
@@ -132,7 +133,7 @@ class Trainer:
         if self._stop:
             self.save()
             raise UserError(
-                f"stopped at frame {self.frame:,}, saved in {self.run_dir}; the same command resumes it", 130
+                f"stopped at frame {self.frame:,}, saved in {self.run_dir}; the same command resumes it", code=130
             )
 
     @contextlib.contextmanager
@@ -152,16 +153,16 @@ class Trainer:
         actions = self._actions()
         for player, action in zip(self.players, actions):
             player.environment.begin_step(action)
-        if build.overlaps(self.config):
+        if self._overlaps:
             self._update()
         for number, (player, action) in enumerate(zip(self.players, actions)):
-            before, player.step = player.step.frames, player.environment.take()
-            step = player.step
+            before = player.step.frames
+            step = player.step = player.environment.take()
             self.replay.add(step.element, action, step.reward, step.discount, step.last, number)
             player.total += step.reward
             self.frame += step.frames - before
         self.step += len(self.players)
-        if not build.overlaps(self.config):
+        if not self._overlaps:
             self._update()
         if totals := [player.total for player in self.players if player.is_over]:
             self._end_episodes(float(np.mean(totals)))
@@ -259,7 +260,8 @@ class Trainer:
         saved = checkpoint.newest(self.run_dir)
         kept = f"frame {checkpoint.frame_of(saved):,}'s checkpoint is kept" if saved else "no checkpoint had been made"
         raise UserError(
-            f"{what} is not finite at frame {self.frame:,}; {kept}; try a smaller agent.critic_lr in another run_dir", 1
+            f"{what} is not finite at frame {self.frame:,}; {kept}; try a smaller agent.critic_lr in another run_dir",
+            code=1,
         )
 
     @contextlib.contextmanager

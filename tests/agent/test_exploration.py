@@ -107,7 +107,7 @@ def runs_of(flags):
     return np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_bursts_take_their_share_and_hold_one_action_for_four_steps(share):
     """Another share, bursts that never end, actions that change within one, or favour a side."""
     exploration = Exploration(Noise(bursts=share, start=0, end=0), 3, 0)
@@ -159,7 +159,7 @@ def all_kinds_of_actions(exploration):
 
 @pytest.mark.parametrize(
     "noise",
-    [Noise(kind="ou"), Noise(kind="gaussian"), Noise(bursts=0.9)],
+    [Noise(kind="ou"), Noise(kind="gaussian"), Noise(bursts=0.8)],
 )
 def test_13_a_restored_noise_continues_exactly(noise):
     """A resumed run that explores elsewhere: the process, its random stream or a burst is lost through JSON."""

@@ -375,6 +375,17 @@ def test_only_failures_of_gl_are_told_as_such():
         environment.reset()
 
 
+def test_a_mistake_in_a_task_is_told_as_it_is(monkeypatch):
+    """'no pictures with MUJOCO_GL=...' to whoever writes a task whose builder fails."""
+
+    def fail(task):
+        raise KeyError("my_task")
+
+    monkeypatch.setattr(tasks.Task, "_build", fail)
+    with pytest.raises(KeyError, match="my_task"):
+        tasks.find("cheetah-run").load(0)
+
+
 def test_a_simulation_that_diverges_says_so():
     """dm_control's PhysicsError as a traceback in the middle of a run."""
     environment = make("cheetah-run")

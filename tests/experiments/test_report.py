@@ -114,7 +114,7 @@ def test_a_preset_that_a_reader_has_added_has_a_colour(three_tasks, tmp_path, mo
 def test_the_answer_has_the_numbers_of_the_tasks_that_have_both(three_tasks):
     """A comparison over different tasks, state taken for pixels."""
     text = page.answer(runs.collect([str(three_tasks)]))
-    assert "From pixels, fast reaches 0.62 [" in text and "from state 0.94 [" in text and "over 1 task," in text
+    assert "fast has an interquartile mean score of 0.62 [" in text and "of 0.94 [" in text and "; 1 task," in text
     assert "with probability 0.00" in text and "on 0 of 1 task " in text and "after 20,000 frames" in text
 
 
@@ -128,7 +128,7 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     for words in (
         "20,000 frames a run; the paper's numbers are after 2,500,000", "Missing: 2 of 3 runs",
         "Unfinished runs: 1.",
-        "Runs that differ from their preset as it is now: 1, in agent.tau=0.5", "fast is not the paper's algorithm",
+        "Runs with settings that their preset no longer has: 1 (agent.tau=0.5)", "fast is not the paper's algorithm",
         "different tasks (state, fast_no_target: 1; pixels, fast: 2; state, fast: 1)",
     ):  # fmt: skip
         assert words in said
@@ -319,7 +319,7 @@ def test_published_results_are_those_of_the_same_task(tmp_path):
     marks = {row["preset"]: row["return"] for row in rows if row["seed"] in ("mean", 0)}
     assert marks == {"DDPG, published": 154.7, "D4PG, published": 89.3, "SAC, published": 94.6, "fast": 1.0}
     assert {row["frame"] for row in rows if row["seed"] == "mean"} == {100_000}
-    seeds = figures.published_curve("cheetah-run", 100_000)
+    seeds = panels.published_curve("cheetah-run", 100_000)
     grey = [row for row in rows if row["preset"] == "DrQ-v2, published"]
     assert {row["seed"] for row in grey} == set(seeds) and len(grey) == sum(map(len, seeds.values())) > 10
     assert not panels.has_published("cart", 10**6) and panels.has_published("cheetah", 10**6)
@@ -393,7 +393,7 @@ def test_a_run_of_something_unknown_is_told_by_name(word, three_tasks, tmp_path)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "which runs? runs=[runs/quick]"),
+        ([], "which runs? runs=runs/quick"),
         (["runs=[nowhere]"], "nowhere is not a folder"),
         (["runs=[{}]"], "no runs in"),
         (["--dryrun"], "unknown option --dryrun; see --help"),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from small import STATE, call, command, rows, train
 
-from experiments import figures, grid, results
+from experiments import grid, results
 from experiments.benchmarks import tables as benchmark_tables
-from experiments.report import page, runs
+from experiments.report import page, panels, runs
 from pixel_ddpg import presets
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.errors import UserError
@@ -54,7 +54,7 @@ def test_comparison_has_every_seed_and_says_what_is_missing(tmp_path, monkeypatc
     assert cells(table, "walker-walk")[1:3] == ["2", "100"] and cells(table, "walker-walk")[-1] == "missing"
     assert cells(table, "cheetah-run")[1:3] == ["", "missing"] and baselines.score("cartpole", 450.0) == 0.5
     assert cells(table, "mean of 2")[2:4] == ["375", "398"]
-    assert "`fast` is below DrQ-v2 on walker-walk; MR.Q on walker-walk; " in table
+    assert "Published means above those of `fast`: DrQ-v2 on walker-walk; MR.Q on walker-walk; " in table
     assert "; DrQ on all; ResAct on all." in table
     table = results.comparison_table(tmp_path, "state")
     assert cells(table, "walker-walk")[1:5] == ["", "missing", "50", "353"] and "mean" not in table
@@ -66,7 +66,7 @@ def test_a_run_of_a_preset_that_has_changed_is_told(tmp_path):
     fake_run(tmp_path / "now", 1.0, "task=walker-walk")
     assert "as it is now" not in results.comparison_table(tmp_path, "pixels")
     fake_run(tmp_path / "then", 1.0, "task=cheetah-run", "agent.tau=0.5")
-    said = "Runs that differ from their preset as it is now: 1, in agent.tau=0.5."
+    said = "Runs with settings that their preset no longer has: 1 (agent.tau=0.5)."
     assert results.comparison_table(tmp_path, "pixels").endswith(said)
 
 
@@ -89,7 +89,7 @@ def test_curves_of_unfinished_runs_and_real_rows(tmp_path):
 
 def test_published_curves_are_counted():
     """'Ten seeds' over a curve that has eight."""
-    counts = {task: len(figures.published_curve(task, 10**6)) for task in tasks.PLANET6}
+    counts = {task: len(panels.published_curve(task, 10**6)) for task in tasks.PLANET6}
     assert counts["ball_in_cup-catch"] == 8 and counts["cartpole-swingup"] == 10
 
 

@@ -136,10 +136,10 @@ def test_a_run_that_continues_is_planned_for_its_rest(tmp_path):
     """Hours of a plan that count what is done already."""
     words = ["tasks=cartpole", "obs=state", "preset=fast", "seeds=1", "frames=100", f"out={tmp_path}"]
     (job,) = make_jobs(plan(*words))
-    assert checkpoint.to_do(job.run_dir, 100) == 1
+    assert checkpoint.fraction_left(job.run_dir, 100) == 1
     for name in ("000000000050", "000000000075"):
         (job.run_dir / "checkpoints" / name).mkdir(parents=True)
-    assert checkpoint.to_do(job.run_dir, 100) == 0.25 and checkpoint.to_do(job.run_dir, 60) == 0
+    assert checkpoint.fraction_left(job.run_dir, 100) == 0.25 and checkpoint.fraction_left(job.run_dir, 60) == 0
     with pytest.raises(UserError, match="its replay was deleted, so it cannot be resumed to frames=100: choose"):
         unfinished([job], 100)
     (job.run_dir / "checkpoints" / "replay").mkdir()

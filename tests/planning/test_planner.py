@@ -13,7 +13,7 @@ import pytest
 from scipy.linalg import solve_discrete_are
 from small import call, command, work
 
-from pixel_ddpg import baseline, config, files
+from pixel_ddpg import baseline, config, files, play
 from pixel_ddpg.envs import rendering, tasks
 from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.envs.episodes import run_episode
@@ -359,6 +359,14 @@ def test_mistakes_are_told_in_one_line(words, part):
     """A traceback, or a table made with another policy."""
     code, _, err = call(BASELINE, *words)
     assert code == 2 and err.startswith("pixel_ddpg: ") and err.count("\n") == 1 and part in err
+
+
+@pytest.mark.parametrize("name", ["cartpole-swingup", "cheetah-run", "walker-walk"])
+def test_a_planner_plays_with_the_action_repeat_that_it_was_measured_with(name):
+    """A film of another planner than the score's."""
+    environment, _ = play.make_agent(play.Play(task=name, agent="planner"))
+    measured = baselines.read(baselines.MEASURED / f"{name}-{baselines.better_planner(name)}.json")
+    assert environment.action_repeat == measured["action_repeat"]
 
 
 @pytest.mark.long

@@ -4,12 +4,12 @@ import types
 
 import pytest
 import torch
+from small import CPU, PIXELS, STATE, train
 
 from pixel_ddpg import presets
 from pixel_ddpg.envs import workers
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.training import checkpoint, cost
-from small import CPU, PIXELS, STATE, train
 
 CUDA = torch.device("cuda")
 

@@ -114,8 +114,8 @@ def test_learning_rates_fall_over_the_budget(tmp_path):
         run._update()
         shares.append(
             [
-                optimizer.param_groups[0]["lr"] / run.agent.rates[name]
-                for name, optimizer in run.agent.optimizers.items()
+                optimizer.param_groups[0]["lr"] / run.config.agent.critic_lr
+                for optimizer in run.agent.optimizers.values()
             ]
         )
     assert shares == [pytest.approx([share] * 2) for share in (1.0, 0.6, 0.2, 0.2)]

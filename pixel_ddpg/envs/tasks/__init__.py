@@ -55,14 +55,15 @@ class Task:
 
         rendering.choose_backend()
         with rendering.gl_failures_explained():
-            from absl import logging
+            from dm_control import suite  # noqa: F401  (loads GL; what builds a task imports it again)
+        from absl import logging
 
-            before = logging.get_verbosity()
-            logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
-            try:
-                environment = self._build()
-            finally:
-                logging.set_verbosity(before)
+        before = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
+        try:
+            environment = self._build()
+        finally:
+            logging.set_verbosity(before)
         environment.task.random.seed(seed % 2**32)
         return environment
 
@@ -120,7 +121,7 @@ def _read_paper() -> dict[str, Task]:
             name=row["name"],
             family=row["family"],
             origin="dm_control " + row["source"] if row["family"] == "suite" else row["source"],
-            tags=("paper", "table1") if row["table1"] == "1" else ("paper",),
+            tags={"1": ("paper", "table1"), "0": ("paper",), "": ()}[row["table1"]],
             terminates=row["terminates"] == "1",
             state_dim=int(row["dim_state_nq_plus_nv"]),
             action_dim=int(row["dim_action"]),

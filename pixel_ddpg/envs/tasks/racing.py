@@ -28,7 +28,7 @@ class Racing(dm_env.Environment):
         try:
             self._game: Any = gymnasium.make("CarRacing-v3").unwrapped
         except gymnasium.error.DependencyNotInstalled:
-            raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", 1) from None
+            raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", code=1) from None
         self.task = types.SimpleNamespace(random=np.random.RandomState(0))
         self._frames, self._step_limit = 0, FRAMES
 

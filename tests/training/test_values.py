@@ -10,7 +10,7 @@ from pixel_ddpg.config import Agent, Noise
 from pixel_ddpg.envs.environment import Step
 from pixel_ddpg.envs.episodes import run_episodes
 from pixel_ddpg.training import build
-from pixel_ddpg.training.evaluation import POINTS, TAIL, Values, observed_returns
+from pixel_ddpg.training.values import POINTS, TAIL, Values, observed_returns
 
 
 def naive(rewards: list[float], discount: float) -> list[float]:
