@@ -3,9 +3,11 @@
 import pathlib
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.artist import Artist
 
 from experiments.report import panels, runs
@@ -43,8 +45,7 @@ def learning_curves(folders: list[pathlib.Path], out: pathlib.Path) -> None:
         draw_panel(axis, task, members)
         named |= {label: line for line, label in zip(*axis.get_legend_handles_labels()) if label not in named}
     figure.legend(named.values(), named, loc="outside lower center", ncols=min(4, len(by_task) + 1), frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
+    panels.save(figure, out, dpi=130)
     plt.close(figure)
 
 
@@ -65,48 +66,49 @@ def draw_panel(axis, task: str, members: list[runs.Run]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def observation_rows(names: list[str], out: pathlib.Path, steps: int = 6) -> None:
-    """One row a task: the newest frame of successive observations under random actions, as the agent sees it."""
-    from pixel_ddpg.envs.gym import make_env
+def images(task: str, size: int, steps: int) -> Iterator[np.ndarray]:
+    """The newest frame that the agent sees after each of its steps with random actions, uint8 (size, size, 3)."""
+    from pixel_ddpg.gym import make_env
 
-    figure, axes = plt.subplots(len(names), steps, figsize=(1.5 * steps, 1.65 * len(names)), squeeze=False)
+    env = make_env(task, obs="pixels", seed=0, size=size)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(steps):
+        yield env.step(env.action_space.sample())[0][-3:].transpose(1, 2, 0)
+    env.close()
+
+
+def observation_rows(names: list[str], out: pathlib.Path, columns: int = 6) -> None:
+    """One row a task: every third observation under random actions."""
+    size = (1.5 * columns, 1.75 * len(names))
+    figure, axes = plt.subplots(len(names), columns, figsize=size, squeeze=False, layout="constrained")
     for row, task in zip(axes, names):
-        env = make_env(task, obs="pixels", seed=0)
-        env.reset(seed=0)
-        env.action_space.seed(0)
-        for axis in row:
-            for _ in range(3):
-                observation = env.step(env.action_space.sample())[0]
-            axis.imshow(observation[-3:].transpose(1, 2, 0), interpolation="nearest")
-            axis.set_axis_off()
+        for axis, image in zip(row, list(images(task, 64, 3 * columns))[2::3]):
+            _show(axis, image)
         row[0].set_title(task, fontsize=9, loc="left")
-    figure.tight_layout(pad=0.4)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100)
+    panels.save(figure, out, dpi=100)
     plt.close(figure)
 
 
 def contact_sheet(out: pathlib.Path, columns: int = 4) -> None:
     """Every task of the paper after a few random actions, at 256 pixels and beside it at the 64 the agent sees."""
-    from pixel_ddpg.envs.gym import make_env
-
     names = [task.name for task in tasks.CATALOGUE.values() if "paper" in task.tags]
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(rows, 2 * columns, figsize=(3.2 * columns, 1.8 * rows), layout="constrained")
-    for axis in axes.flat:
-        axis.set_axis_off()
+    for axis in axes.flat[2 * len(names) :]:
+        axis.remove()
     for (large, small), name in zip(axes.reshape(-1, 2), names):
         for axis, size in ((large, 256), (small, 64)):
-            env = make_env(name, obs="pixels", seed=0, size=size)
-            env.reset(seed=0)
-            env.action_space.seed(0)
-            for _ in range(10):
-                observation = env.step(env.action_space.sample())[0]
-            axis.imshow(observation[-3:].transpose(1, 2, 0), interpolation="nearest")
+            *_, image = images(name, size, 10)
+            _show(axis, image)
         large.set_title(name, fontsize=9, loc="left")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100)
+    panels.save(figure, out, dpi=100)
     plt.close(figure)
+
+
+def _show(axis: plt.Axes, image: np.ndarray) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_axis_off()
 
 
 @command("experiments.figures", Figures)

@@ -1,7 +1,6 @@
 """python -m experiments.results: runs, baselines and benchmarks as the tables and figures of README.md and docs/."""
 
 import collections
-import csv
 import dataclasses
 import functools
 import importlib
@@ -20,8 +19,7 @@ import numpy as np
 from experiments.benchmarks import tables
 from experiments.figures import learning_curves
 from experiments.profiles import PROFILES
-from experiments.report import page, runs
-from experiments.report.panels import REFERENCE
+from experiments.report import page, panels, runs
 from pixel_ddpg import files, presets
 from pixel_ddpg.command import command
 from pixel_ddpg.config import Config, differences, fields_of, value_of
@@ -61,8 +59,7 @@ class Results:
 
 def published(obs: str) -> dict[str, dict[str, float]]:
     """Method -> task -> mean return at 100k frames, from this kind of observation."""
-    rows = csv.DictReader((REFERENCE / "dmcontrol_100k.csv").open(encoding="utf-8"))
-    found = {row["method"]: row for row in rows if row["obs"] == obs}
+    found = {row["method"]: row for row in panels.reference("dmcontrol_100k.csv") if row["obs"] == obs}
     return {name: {task: float(found[name][task]) for task in tasks.PLANET6} for name in PUBLISHED[obs]}
 
 
@@ -270,7 +267,7 @@ def planet_table() -> str:
     """Markdown: the planners beside the published one (PlaNet's, with the true simulator)."""
     lines = ["| task | repeat | published | ours, sampling (sd, n) | ours, iLQG (sd, n) |", "|---|---|---|---|---|"]
     found = measured_baselines()
-    for row in csv.DictReader((REFERENCE / "planner_published.csv").open(encoding="utf-8")):
+    for row in panels.reference("planner_published.csv"):
         results = found.get(row["task"], {})
         cells = [_spread(results.get(policy)) or "missing" for policy in POLICIES[1:]]
         lines.append(f"| {row['task']} | {row['action_repeat']} | {row['return']} | {' | '.join(cells)} |")
@@ -313,6 +310,8 @@ def _docstrings(task: tasks.Task) -> list[str]:
         return ["dm_control's own"]
     builder = _builder(task)
     said = [(builder.func if isinstance(builder, functools.partial) else builder).__doc__ or ""]
+    if sys.flags.optimize > 1:
+        raise UserError("docs/tasks.md is made of docstrings, which python -OO leaves out: unset PYTHONOPTIMIZE")
     if task.simulator == "mujoco":
         owner = type(task.load(0).task)
         said.append((inspect.getdoc(owner) or "") if owner.__module__.startswith("pixel_ddpg") else "")

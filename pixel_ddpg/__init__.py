@@ -12,6 +12,7 @@ from pixel_ddpg import errors
 
 if errors.is_command():
     errors.tell_interrupts()
+    errors.refuse_deleted_folder()
 
 # Read when torch is loaded: threads that wait for each other spin for microseconds, then sleep. OpenMP's own spinning
 # for milliseconds makes an update 20 times slower beside other work, and hardly faster alone.
@@ -34,7 +35,7 @@ def list_tasks() -> list[tasks.Task]:
 
 def make_env(task: str, obs: str = "pixels", seed: int | None = None, **options):
     """A task as a gymnasium.Env; `options`: preset, render_mode, and the fields of the configuration's `env`."""
-    from pixel_ddpg.envs import gym
+    from pixel_ddpg import gym
 
     return gym.make_env(task, obs, seed, **options)
 
@@ -51,5 +52,5 @@ def load(run: str):
 for _task in tasks.CATALOGUE:
     for _obs in ("pixels", "state"):
         gymnasium.register(
-            f"pixel_ddpg/{_task}-{_obs}-v0", "pixel_ddpg.envs.gym:make_env", kwargs={"task": _task, "obs": _obs}
+            f"pixel_ddpg/{_task}-{_obs}-v0", "pixel_ddpg.gym:make_env", kwargs={"task": _task, "obs": _obs}
         )

@@ -154,7 +154,7 @@ def in_processes(function: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple,
 @command("pixel_ddpg.baseline", Baseline)
 def main(options: Baseline) -> int:
     policies = list(baselines.SETTINGS) if options.policy == "planner" else [options.policy]
-    chosen, console, failed = check(options), Output(stderr=True, highlight=False), []
+    chosen, console, failed = check(options), Output(stderr=True), []
     with files.locked(folder(options), "out"):
         results = [Result(task, policy, options) for task in chosen for policy in policies]
         of = {(result.made["task"], result.made["policy"]): result for result in results}

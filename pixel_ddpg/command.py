@@ -146,7 +146,10 @@ def is_terminal(stream: Any) -> bool:
 
 
 class Output(Console):
-    """Standard output or error; where its reader has gone, a command continues without."""
+    """Standard output or error, where text stands as it is; where its reader has gone, a command continues without."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, highlight=False, **options)  # a folder may be called a[/b] or :a:
 
     def on_broken_pipe(self) -> None:
         """Rich's own ends the process."""
@@ -204,6 +207,8 @@ def _refused(error: OSError) -> str:
         if not error.filename:  # stdout's, perhaps, which would be written once more at the end
             leave(sys.stdout)
         return f"the disk is full ({error.filename or 'while writing'}): free some space and run it again"
+    if error.errno == errno.EFBIG:
+        return f"{error.filename or 'a file'}: {error.strerror}; raise the limit (ulimit -f)"
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
         return f"{error.strerror}: ask for fewer environments or runs, or raise the limits (ulimit -n, ulimit -u)"
     if str(error.filename).startswith("/dev/shm/"):

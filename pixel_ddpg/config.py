@@ -70,7 +70,9 @@ class Env:
 class Replay:
     capacity: int = option(1_000_000, "how many transitions are kept at most, the newest", least=1)
     batch_size: int = option(128, "transitions in a batch", least=1)
-    n_step: int = option(3, "n of the n-step return: rewards summed before bootstrapping", least=1)
+    n_step: int = option(  # no episode of any task is longer than 1,000 frames
+        3, "n of the n-step return: rewards summed before bootstrapping", least=1, most=1000
+    )
 
 
 @dataclass

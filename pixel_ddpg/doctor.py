@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.text import Text
 
 from pixel_ddpg import container
 from pixel_ddpg.command import Output, command
@@ -55,7 +56,7 @@ def check_mujoco() -> str:
 
 
 def check_rendering() -> str:
-    from pixel_ddpg.envs.gym import make_env
+    from pixel_ddpg.gym import make_env
 
     try:
         env = make_env("cheetah-run", obs="pixels")
@@ -143,18 +144,17 @@ def examine(checks: dict[str, Callable[[], str]], console: Console) -> int:
     failed = 0
     for name, check in checks.items():
         try:
-            console.print(f"[green]ok[/green]    {name:10} {check()}")
+            console.print(Text("ok   ", "green"), f"{name:10} {check()}")
         except (Unwell, ImportError, OSError) as error:
             failed += 1
-            console.print(
-                f"[red]fails[/red] {name:10} {error}\n                 fix it: {getattr(error, 'fix', FIX_INSTALL)}"
-            )
+            fix = f"{'':16} fix it: {getattr(error, 'fix', FIX_INSTALL)}"
+            console.print(Text("fails", "red"), f"{name:10} {error}\n{fix}")
     return failed
 
 
 @command("pixel_ddpg.doctor", Doctor)
 def main(options: Doctor) -> int:
-    return 1 if examine(CHECKS, Output(highlight=False, soft_wrap=True)) else 0
+    return 1 if examine(CHECKS, Output(soft_wrap=True)) else 0
 
 
 if __name__ == "__main__":

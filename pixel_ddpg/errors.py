@@ -72,6 +72,14 @@ def tell_interrupts() -> None:
     sys.excepthook = tell
 
 
+def refuse_deleted_folder() -> None:
+    """In a command: one line where the working directory is gone, at which torch's libraries abort."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit("pixel_ddpg: the working directory has been deleted: change to another one")
+
+
 @contextlib.contextmanager
 def on_stop(handler: Callable) -> Iterator[None]:
     """In here what asks a process to end goes to `handler`: Ctrl-C, SIGTERM, a closed terminal, Slurm's SIGUSR1.

@@ -252,6 +252,9 @@ def configure(changes: Mapping[str, Any]) -> Config:
         set_values(config, flat(tree))
     set_values(config, changes)
     values = {key: value_of(config, key) for key in fields_of(Config) if key != "run_dir"}
+    for found in _Names.pattern.finditer(config.run_dir):
+        if (field := found["braced"]) and field not in values:
+            raise UserError(f"run_dir= has ${{{field}}}, which is no field{nearest(field, list(values))}")
     config.run_dir = _Names(config.run_dir).safe_substitute(values)
     check(config)
     return config

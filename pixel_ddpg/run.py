@@ -8,6 +8,7 @@ import sys
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pixel_ddpg import container, files, presets
 from pixel_ddpg.command import Output, command, is_terminal
@@ -35,7 +36,7 @@ render=  {RENDER_HELP}
 """
 
 
-console = Output(highlight=False, soft_wrap=True)
+console = Output(soft_wrap=True)
 
 
 def configuration(words: list[str]) -> Config:
@@ -102,7 +103,7 @@ def print_plan(
         "measured just now",
     }
     for name, value in rows.items():
-        console.print(f"[bold]{name:12}[/bold] {value}")
+        console.print(Text(f"{name:12}", "bold"), value)
 
 
 def device_name(device: torch.device) -> str:

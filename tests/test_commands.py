@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -100,6 +101,50 @@ def test_what_nobody_reads_or_no_disk_takes_ends_in_one_line(words, buffered):
         done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert done.returncode == 1
     assert_one_line(done.stderr, "the disk is full")
+
+
+@pytest.mark.parametrize("name", ["a[/b]c", "exp[a]", "c:smile:d"])
+def test_a_folder_is_named_as_it_is(name, tmp_path):
+    """Rich's markup: a traceback, or 'done: ' and the name of a folder that is not there."""
+    code, out, err = command(RUN, *STATE, "frames=200", f"run_dir={tmp_path}/{name}")
+    assert (code, err) == (0, "")
+    assert f" in {tmp_path}/{name}\n" in out and f"done: {tmp_path}/{name}/metrics.jsonl" in out
+
+
+def test_a_deleted_working_directory_is_told(tmp_path):
+    """Intel oneMKL FATAL ERROR."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["bash", "-c", f"rmdir '{gone}'; exec '{sys.executable}' -m pixel_ddpg.list"], cwd=gone, capture_output=True,
+        text=True, env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert_one_line(done.stderr, "the working directory has been deleted")
+
+
+def test_a_folder_of_the_packages_name_does_not_hide_it(tmp_path):
+    """A script beside the checkout, which is called pixel_ddpg itself: an empty package without make_env."""
+    for name in ("pixel_ddpg", "experiments"):
+        (tmp_path / name).mkdir()
+    code = "import experiments, pixel_ddpg; print(pixel_ddpg.__file__, experiments.__file__)"
+    (tmp_path / "mine.py").write_text(code)
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("__init__.py") == 2, done.stderr
+
+
+@pytest.mark.parametrize("module", ["experiments.figures", "experiments.report"])
+def test_a_limit_on_the_size_of_files_is_told_and_leaves_no_half_file(module, tmp_path):
+    """ulimit -f: a traceback, and half of a figure in the place of the former one."""
+    train([*STATE, "frames=400"], tmp_path / "run")
+    out = tmp_path / ("figure.png" if module == "experiments.figures" else "report")
+    code, _, err = command(
+        module, f"runs={tmp_path}/run", f"out={out}",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+    )  # fmt: skip
+    assert code == 1
+    assert_one_line(err, "ulimit -f")
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".svg", ".tmp", ".html")]
 
 
 def test_an_evaluation_that_nobody_reads_is_kept(tmp_path, monkeypatch):
@@ -457,6 +502,9 @@ MISTAKES = {
     ("pixel_ddpg.run", "replay.capacity=100000000", "frames=1000000000", "run_dir=here"): "GiB",
     ("pixel_ddpg.run", "device=cuda:9"): "CUDA",
     ("pixel_ddpg.run", "overwrite=true"): "needs resume=false",
+    ("pixel_ddpg.run", "run_dir=here/${agent.taau}"): "${agent.taau}, which is no field; did you mean agent.tau",
+    ("pixel_ddpg.run", "run_dir=here/${run_dir}"): "which is no field",
+    ("pixel_ddpg.run", "replay.n_step=1001"): "at most 1,000",
     ("pixel_ddpg.run", "--multirun", "task=cheeta-run,walker-walk"): "did you mean cheetah-run",
     ("pixel_ddpg.play", "task=reacher-easy", "size=32", "out=/proc/film.mp4"): "/proc/film.mp4: ",
     ("pixel_ddpg.play", "seed=-1"): "at least 0",

@@ -20,8 +20,8 @@ from pixel_ddpg import config, container, doctor, play, presets
 from pixel_ddpg.command import combinations, one_line_errors
 from pixel_ddpg.config import Config
 from pixel_ddpg.envs import tasks
-from pixel_ddpg.envs.gym import make_env
 from pixel_ddpg.errors import UserError
+from pixel_ddpg.gym import make_env
 from pixel_ddpg.runtime import machine, memory
 from pixel_ddpg.training import build
 
@@ -710,7 +710,7 @@ def test_command_tells_a_mistake_in_one_line(words, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [("--cfg", "job"), ("--cfg", "job", "task=walker-walk", "preset=drqv2"), ("--cfg", "--multirun", "seed=0,1")],
+    [("--cfg",), ("--cfg", "task=walker-walk", "preset=drqv2"), ("--cfg", "--multirun", "seed=0,1")],
 )
 def test_command_shows_its_configuration(words, tmp_path):
     """No help, a configuration that is not the one that would run, or folders left behind."""

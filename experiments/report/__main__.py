@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 from experiments.report import page
+from pixel_ddpg import files
 from pixel_ddpg.command import command
 from pixel_ddpg.config import option
 from pixel_ddpg.errors import UserError
@@ -31,12 +32,13 @@ def main(options: Report) -> None:
     if not options.out:
         raise UserError("out= must name a folder")
     out = pathlib.Path(options.out)
-    found = page.make(options.runs, out, options.compare, options.embed)
-    print(out / "report.html")
-    if options.wandb:
-        from experiments.report import wandb_report
+    with files.locked(out, "out"):
+        found = page.make(options.runs, out, options.compare, options.embed)
+        print(out / "report.html")
+        if options.wandb:
+            from experiments.report import wandb_report
 
-        print(wandb_report.publish(found, options.wandb, out, page.summary(found)))
+            print(wandb_report.publish(found, options.wandb, out, page.summary(found)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The report's page: what each of its sections shows of some runs, and the template that is filled with it."""
 
 import base64
-import csv
 import functools
 import io
 import pathlib
@@ -146,8 +145,7 @@ def warnings(found: Found) -> list[str]:
 @functools.cache
 def paper_rows() -> dict[str, dict[str, str]]:
     """Table 1 as printed, by the name that results have here."""
-    rows = csv.DictReader((panels.REFERENCE / "paper_table1.csv").open())
-    return {tasks.find(row["environment"]).same_as: row for row in rows}
+    return {tasks.find(row["environment"]).same_as: row for row in panels.reference("paper_table1.csv")}
 
 
 def table1(found: Found) -> list[dict]:

@@ -5,15 +5,18 @@ import io
 import pathlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from experiments.report import statistics
 from experiments.report.runs import Curve, Run, Variant
 from pixel_ddpg import presets
 from pixel_ddpg.envs import tasks
+from pixel_ddpg.files import write_atomically
 from pixel_ddpg.planning.baselines import score
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -52,12 +55,17 @@ def label(variant: Variant) -> str:
     return f"{variant[1]}, {variant[0]}"
 
 
+def reference(name: str) -> list[dict[str, str]]:
+    """The rows of a table of published numbers."""
+    return [*csv.DictReader((REFERENCE / name).read_text("utf-8").splitlines())]
+
+
 def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, float]]]:
     """DrQ-v2's curves of a task by seed, up to a frame; empty where there are none."""
     name = task.replace("ball_in_cup", "cup").replace("-", "_")
-    path = REFERENCE / "drqv2_curves" / f"dmc_{name}.csv"
+    path = f"drqv2_curves/dmc_{name}.csv"
     seeds: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for row in csv.DictReader(path.open(encoding="utf-8")) if path.exists() else []:
+    for row in reference(path) if (REFERENCE / path).exists() else []:
         if int(row["frame"]) <= last_frame:
             seeds[row["seed"]].append((int(row["frame"]), float(row["episode_reward"])))
     return seeds
@@ -140,7 +148,7 @@ def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
 def published_points(task: str, last: int) -> dict[tuple[str, str], Curve]:
     """(algorithm, obs) -> published means of a task, up to a frame."""
     found: dict[tuple[str, str], Curve] = defaultdict(list)
-    for row in csv.DictReader((REFERENCE / "published_points.csv").open(encoding="utf-8")):
+    for row in reference("published_points.csv"):
         if row["task"] == task and int(row["frame"]) <= 1.05 * last:
             found[row["algorithm"], row["obs"]].append((int(row["frame"]), float(row["return"])))
     return found
@@ -284,11 +292,19 @@ def draw(
             single.append(_alone(panel, size))
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        figure.savefig(folder / f"{name}.svg", metadata=BARE)
-        figure.savefig(folder / f"{name}.png", dpi=140)
+        save(figure, folder / f"{name}.svg", metadata=BARE)
+        save(figure, folder / f"{name}.png", dpi=140)
         plt.close(figure)
     write_csv(rows, folder / f"{name}.csv")
     return single
+
+
+def save(figure: Figure, path: pathlib.Path, **options: Any) -> None:
+    """The figure as a file of the kind that its name says, whole or not at all."""
+    data = io.BytesIO()
+    figure.savefig(data, format=path.suffix[1:], **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data.getvalue())
 
 
 def _alone(panel: Draw, size: tuple[float, float]) -> str:
@@ -302,9 +318,10 @@ def _alone(panel: Draw, size: tuple[float, float]) -> str:
 
 def write_csv(rows: Rows, path: pathlib.Path) -> None:
     """The numbers of a figure or table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue().encode())

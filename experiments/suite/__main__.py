@@ -10,7 +10,6 @@ import shlex
 import sys
 
 from rich.console import Console
-from rich.text import Text
 
 from experiments.report import page, runs
 from experiments.suite.board import Board, print_plan
@@ -24,7 +23,7 @@ from pixel_ddpg.errors import UserError
 @command("experiments.suite", Suite, read)
 def main(plan: Suite) -> int:
     jobs, out = make_jobs(plan), pathlib.Path(plan.out)
-    console = Output(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = Output(file=sys.stdout, soft_wrap=True)
     with contextlib.nullcontext() if plan.dry_run else files.locked(out, "out"):
         pending = unfinished(jobs, plan.frames)
         with cluster(plan):
@@ -43,7 +42,7 @@ def main(plan: Suite) -> int:
             ):
                 whole = run_all(plan, costs, board)
     for job, reason in board.failed.items():
-        console.print(Text(f"failed: {job.name}: {reason}; its log: {job.run_dir / 'log.txt'}"))
+        console.print(f"failed: {job.name}: {reason}; its log: {job.run_dir / 'log.txt'}")
     console.print(
         f"{board.done} of {board.total} runs are done" + ("" if whole else "; the same command resumes the rest")
     )
@@ -63,9 +62,10 @@ def write_plan(plan: Suite, jobs: list[Job]) -> None:
 def write_report(console: Console, out: pathlib.Path) -> bool:
     """The report of what there is; False where none can be made."""
     try:
-        page.make([str(out)], out / "report")
+        with files.locked(out / "report", "out"):
+            page.make([str(out)], out / "report")
     except UserError as error:
-        console.print(Text(f"no report: {error}"))
+        console.print(f"no report: {error}")
         return False
     console.print(f"report: {out / 'report' / 'report.html'}")
     return True

@@ -57,7 +57,7 @@ def print_plan(
         "out": plan.out,
     }
     for name, value in rows.items() if known else list(rows.items())[:3]:
-        console.print(f"[bold]{name:9}[/bold] {value}")
+        console.print(Text(f"{name:9}", "bold"), value)
     reasons: dict[str, list[str]] = {}
     for job, cost in costs.items():
         if cost.why:
@@ -66,7 +66,7 @@ def print_plan(
         raise UserError(f"no run can begin: {'; '.join(reasons)}", code=1)
     for why_not, names in reasons.items():
         alike = ", ".join(dict.fromkeys(names))
-        console.print(f"[red]not measured[/red] {alike}: {why_not}")
+        console.print(Text("not measured", "red"), f"{alike}: {why_not}")
     if needed > free:
         raise UserError(
             f"the runs need {size(needed)} of disk, {size(free)} are free for {plan.out}: free some, choose another "

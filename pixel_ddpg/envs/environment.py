@@ -104,7 +104,7 @@ class Environment:
         """Hold the action for `action_repeat` frames or to the episode's end; rewards are summed."""
         if self.over:
             raise ValueError("no episode is running: call reset() before step()")
-        action = np.asarray(action, np.float32)
+        action = np.array(action, np.float32)  # a copy: its caller may use the array again
         if action.shape != self._scale.shape:
             raise UserError(f"an action of {self.task.name} has shape {self._scale.shape}, not {action.shape}", code=1)
         if not np.isfinite(action).all():

@@ -144,7 +144,8 @@ class Remote:
         except (EOFError, OSError):
             self._ended()
         if failure:
-            raise UserError(*failure)
+            message, code = failure
+            raise UserError(message, code=code)
         return result
 
     def _ended(self) -> None:
@@ -154,7 +155,8 @@ class Remote:
         code = self._process.exitcode or 0
         how = f"killed by signal {-code}, out of memory?" if code < 0 else f"exit code {code}"
         raise UserError(
-            f"the process of an environment has ended ({how}); the same command resumes from the last checkpoint",
+            f"the process of an environment has ended ({how}); the same command resumes from the last checkpoint, if "
+            "there is one",
             code=1,
         )
 

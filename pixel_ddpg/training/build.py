@@ -1,9 +1,10 @@
 """The parts of a run, made of its configuration: seeds, device, agent, replay."""
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -56,8 +57,9 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     shape, settings = observation_shape(task, config.obs, config.env), config.agent
     if settings.precision == "auto":
         settings = dataclasses.replace(settings, precision=machine.fast_precision(device))
-    # torch's layers draw weights, from a caller's stream and on a caller's device, which are then drawn again
-    with torch.random.fork_rng([]), torch.device("cpu"):
+    # torch's layers draw weights, from a caller's stream, on a caller's device and of a caller's type, which are then
+    # drawn again
+    with torch.random.fork_rng([]), torch.device("cpu"), _float32():
         agent = DDPG(
             shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=FAST,
             compiled=_compiled(config), device=device, init_seed=stream["init"], noise_seed=stream["update_noise"],
@@ -65,6 +67,16 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     if config.train.compile:
         agent.encoder.compile(dynamic=False)
     return agent
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu", streams: int = 1) -> Replay:

@@ -161,7 +161,7 @@ def load_checkpoint(
     """
     found = checkpoints(run_dir)
     if not found:
-        raise UserError(f"{run_dir} has no checkpoint")
+        raise UserError(f"{run_dir} has no checkpoint yet: a run saves one every checkpoint_minutes= and at its end")
     if replay is not None and not has_replay(run_dir):
         raise UserError(
             f"{run_dir} has ended and its replay was deleted, so it cannot be resumed: choose another folder, or "

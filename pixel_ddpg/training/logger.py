@@ -141,7 +141,8 @@ class WandbMirror:
         try:
             yield
         except Exception as error:
-            self._run, self.failed = None, first_line(error)
+            lines = str(error).splitlines()[:3] or [first_line(error)]
+            self._run, self.failed = None, "; ".join(line.strip() for line in lines)
             warn(f"W&B mirroring stopped ({self.failed}); wandb=offline or wandb=off avoids this")
 
     def write(self, row: Row) -> None:

@@ -106,6 +106,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
                 rows.append(row_of(json.loads(line)))
             except ValueError:
                 raise UserError(
-                    f"{path}: line {number} is damaged; delete that line and run this again", code=1
+                    f"{path}: line {number} is damaged, or of another version; delete it and run this again",
+                    code=1,
                 ) from None
     return rows

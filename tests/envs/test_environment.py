@@ -24,8 +24,8 @@ import pixel_ddpg
 from pixel_ddpg import config, presets
 from pixel_ddpg.envs import episodes, rendering, tasks, video
 from pixel_ddpg.envs.environment import Environment, Step, element_shape, observation_shape
-from pixel_ddpg.envs.gym import GymEnvironment, make_env
 from pixel_ddpg.errors import UserError
+from pixel_ddpg.gym import GymEnvironment, make_env
 
 NAMES = list(tasks.CATALOGUE)
 NEEDS_BOX2D = pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="needs pip install box2d pygame")
@@ -384,6 +384,16 @@ def test_a_mistake_in_a_task_is_told_as_it_is(monkeypatch):
     monkeypatch.setattr(tasks.Task, "_build", fail)
     with pytest.raises(KeyError, match="my_task"):
         tasks.find("cheetah-run").load(0)
+
+
+def test_an_action_that_its_caller_uses_again_is_kept():
+    """One buffer for all actions: an episode that is played again with the last of them."""
+    environment, buffer = make("pendulum-swingup"), np.empty(1, np.float32)
+    environment.reset()
+    for value in (0.5, -0.5, 1.0):
+        buffer[:] = value
+        environment.step(buffer)
+    assert environment.state_dict()["actions"] == [[0.5], [-0.5], [1.0]]
 
 
 def test_a_simulation_that_diverges_says_so():

@@ -17,7 +17,7 @@ from experiments import figures
 from experiments.profiles import CONTROLS
 from experiments.report import __main__ as report
 from experiments.report import page, panels, runs
-from pixel_ddpg import config, presets
+from pixel_ddpg import config, files, presets
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.planning import baselines
 from pixel_ddpg.training import run_folder
@@ -137,7 +137,7 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     assert "finished different tasks (" in " ".join(page.warnings(runs.collect([str(three_tasks)])))
     write_run(three_tasks, "task=cheetah-run seed=1", 100.0, 300.0)  # unfinished: no interval yet
     single = runs.collect([str(three_tasks / "cheetah-run")])
-    assert "One seed of each: luck cannot be told" in " ".join(page.warnings(single))
+    assert "One seed per task and variant" in " ".join(page.warnings(single))
     assert found.commands == ["make suite"] and found.tasks[-1] == "cheetah-run" and "pendulum" in found.tasks
 
 
@@ -145,7 +145,7 @@ def test_other_action_repeats_are_said(tmp_path):
     """A score between policies that act more or less often, passed over in silence."""
     write_run(tmp_path, "task=cartpole preset=ddpg2016", 1.0, 2.0, 3.0)  # 3 frames; random and planner: 8
     said = " ".join(page.warnings(runs.collect([str(tmp_path)])))
-    assert "another action repeat than the policies of 0 and 1: 1 (pixels, ddpg2016)" in said
+    assert "another action repeat than the random and planner returns have: 1 (pixels, ddpg2016)" in said
 
 
 def test_a_control_is_never_the_subject(three_tasks):
@@ -200,8 +200,12 @@ def test_a_task_of_the_paper_by_its_other_name_is_in_figure_2(tmp_path):
 def test_where_the_paper_is_better_is_said(three_tasks):
     """A worse result passed over in silence, a better one called worse, raw returns taken for scores."""
     found = runs.collect([str(three_tasks)])
-    assert page.below_paper(found) == "pixels: cart; control: cart"  # 0.62 and 0.10; the paper's are 1.10 and 0.34
-    assert "below the paper's average: pixels: cart; control: cart." in " ".join(page.warnings(found))
+    assert (
+        page.below_paper(found) == "from pixels, cart; without target networks, cart"
+    )  # 0.62 and 0.10; the paper's are 1.10 and 0.34
+    assert "below the paper's average: from pixels, cart; without target networks, cart." in " ".join(
+        page.warnings(found)
+    )
 
 
 def test_curves_are_the_runs_own(three_tasks, tmp_path):
@@ -403,6 +407,13 @@ def test_mistakes_are_told_in_one_line(words, said, tmp_path):
     code, out, err = call("experiments.report", *(word.format(tmp_path) for word in words), f"out={tmp_path}/out")
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and said in err
     assert not (tmp_path / "out").exists()
+
+
+def test_two_reports_do_not_meet_in_one_folder(three_tasks, tmp_path):
+    """A page of one with the figures of the other."""
+    with files.locked(tmp_path / "out", "out"):
+        code, _, err = call("experiments.report", f"runs={three_tasks}", f"out={tmp_path}/out")
+    assert code == 1 and err.count("\n") == 1 and "another process writes to" in err and "another out=" in err
 
 
 def test_every_variant_has_a_colour_of_its_own_beside_its_control():

@@ -395,6 +395,17 @@ def test_what_wandb_raises_ends_the_mirror_alone(method, fake, tmp_path, monkeyp
     assert err.count("\n") == 1 and "W&B mirroring stopped" in err and "on fire" in err
 
 
+def test_what_wandb_refuses_is_told_with_its_reason(fake, tmp_path, monkeypatch, capsys):
+    """WANDB_MODE=foo: '1 validation error for Settings', and not of what."""
+
+    def fail(*args, **options):
+        raise ValueError("1 validation error for Settings\nmode\n  Input should be 'online' or 'offline'")
+
+    monkeypatch.setattr(fake, "init", fail)
+    mirror(tmp_path, "offline")
+    assert "for Settings; mode; Input should be 'online'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("known", [0, 1, 2, 3])
 @pytest.mark.parametrize("kept", [1, 2, 3, 4])
 def test_online_sends_only_what_the_server_lacks(fake, tmp_path, known, kept):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
 
+import pixel_ddpg
 from experiments.faults.damage import flipped
 from pixel_ddpg import presets
 from pixel_ddpg.envs.episodes import run_episodes
@@ -422,6 +423,18 @@ def test_a_run_resumes_only_in_its_own_precision(tmp_path):
     change_state(tmp_path, precision="bfloat16")
     with pytest.raises(UserError, match="was trained in bfloat16, not in float32"):
         make_trainer(STATE, tmp_path).restore()
+
+
+def test_an_agent_is_float32_whatever_its_callers_default_is(tmp_path):
+    """float64 actions in a program that computes in it."""
+    train(STATE, tmp_path, stop_at_step=20)
+    torch.set_default_dtype(torch.float64)
+    try:
+        agent = pixel_ddpg.load(str(tmp_path))
+        assert agent.act(np.zeros(agent.observation_shape, np.float32)).dtype == np.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_loading_an_agent_draws_nothing_from_the_callers_random_stream(tmp_path):
