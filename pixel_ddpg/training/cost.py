@@ -38,7 +38,7 @@ class Cost:
     def memory(self, config: Config) -> int:
         """Bytes of RAM beside what the process takes before it trains."""
         in_ram = self.replay if self.replay_device.type == "cpu" else 0
-        saving = max(3 * min(checkpoint.PIECE_BYTES, self.replay), 3 * self.networks)  # see checkpoint.save_checkpoint
+        saving = 3 * max(min(checkpoint.PIECE_BYTES, self.replay), self.networks)  # see checkpoint.save_checkpoint
         return in_ram + saving + workers.REMOTE_BYTES * config.envs * build.overlaps(config)
 
 
