@@ -429,7 +429,7 @@ def test_run_dir_names_the_run():
     words = ["task=cheetah-run", "obs=state", "preset=drqv2", "seed=3"]
     assert compose(*words).run_dir == "runs/cheetah-run/state/drqv2/seed3"
     assert compose(*words, "run_dir=elsewhere").run_dir == "elsewhere"
-    assert compose(*words, "run_dir=$task/${agent.tau}-${env.size}-${other}").run_dir == "cheetah-run/0.01-84-${other}"
+    assert compose(*words, "run_dir=$task/${agent.tau}-${env.size}-$other").run_dir == "cheetah-run/0.01-84-$other"
 
 
 def test_composing_leaves_no_trace():
