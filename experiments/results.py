@@ -308,10 +308,10 @@ def _docstrings(task: tasks.Task) -> list[str]:
     """What the code says of a task: of what builds it, and of its reward."""
     if task.family == "suite":
         return ["dm_control's own"]
-    builder = _builder(task)
-    said = [(builder.func if isinstance(builder, functools.partial) else builder).__doc__ or ""]
     if sys.flags.optimize > 1:
         raise UserError("docs/tasks.md is made of docstrings, which python -OO leaves out: unset PYTHONOPTIMIZE")
+    builder = _builder(task)
+    said = [(builder.func if isinstance(builder, functools.partial) else builder).__doc__ or ""]
     if task.simulator == "mujoco":
         owner = type(task.load(0).task)
         said.append((inspect.getdoc(owner) or "") if owner.__module__.startswith("pixel_ddpg") else "")

@@ -279,7 +279,6 @@ def draw(
     panels: Sequence[Draw], folder: pathlib.Path, name: str, size: tuple[float, float], columns: int = 5
 ) -> list[str]:
     """Write <name>.png, .svg and .csv with all panels; returns each panel as SVG of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
     columns = min(columns, len(panels))
     shape = (-(-len(panels) // columns), columns)
     with plt.rc_context(STYLE):

@@ -9,6 +9,7 @@ import pathlib
 import random
 import shlex
 import signal
+import subprocess
 import time
 import types
 
@@ -264,6 +265,8 @@ def test_a_finished_run_without_its_replay_can_act_but_not_resume(tmp_path):
     checkpoint.drop_replay(tmp_path)
     assert (run_folder.load_run(tmp_path)[1].act(observation) == run.agent.act(observation)).all()
     assert sum(path.stat().st_size for path in (tmp_path / "checkpoints").rglob("*.safetensors")) < 100_000
+    check = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]  # as docs/reliability.md says
+    assert subprocess.run(check, cwd=checkpoint.newest(tmp_path)).returncode == 0
     with pytest.raises(UserError, match="its replay was deleted, so it cannot be resumed"):
         train([*STATE, "frames=3200"], tmp_path)
 

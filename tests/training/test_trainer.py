@@ -108,17 +108,13 @@ def test_8_schedules_and_budgets_count_frames(tmp_path):
 
 def test_learning_rates_fall_over_the_budget(tmp_path):
     """From all to the share that the configuration leaves, by frames."""
-    run = train([*STATE, "agent.final_lr=0.2"], tmp_path)
-    shares = []
+    run = train([*STATE, "agent.final_lr=0.2", "agent.actor_lr=1e-3", "agent.critic_lr=4e-4"], tmp_path)
+    rates, shares = {"actor": 1e-3, "critic": 4e-4}, []
     for share_of_budget in (0.0, 0.5, 1.0, 1.01):
         run.frame = share_of_budget * run.config.frames
         run._update()
-        shares.append(
-            [
-                optimizer.param_groups[0]["lr"] / run.config.agent.critic_lr
-                for optimizer in run.agent.optimizers.values()
-            ]
-        )
+        lrs = {name: optimizer.param_groups[0]["lr"] for name, optimizer in run.agent.optimizers.items()}
+        shares.append([lrs[name] / rate for name, rate in rates.items()])
     assert shares == [pytest.approx([share] * 2) for share in (1.0, 0.6, 0.2, 0.2)]
 
 
@@ -463,6 +459,16 @@ def test_a_reader_is_never_told_to_start_the_run_again(tmp_path):
     with pytest.raises(UserError) as caught:
         run_folder.load_run(tmp_path)
     assert "can be read" in str(caught.value) and "overwrite" not in str(caught.value)
+
+
+def test_a_run_resumes_where_its_device_is_written_out(tmp_path):
+    """device=cpu refused for a run that device=auto began on the same CPU; or a run that resumes on a GPU."""
+    train([*STATE, "device=auto"], tmp_path, stop_at_step=20)
+    started = run_folder.refuse_changes(presets.compose([*STATE, "device=cpu", f"run_dir={tmp_path}"]), tmp_path)
+    assert started.device == "auto"
+    change_state(tmp_path, device="cuda")
+    with pytest.raises(UserError, match=r"was trained on cuda, not on cpu: it resumes only with that"):
+        train([*STATE, "device=cpu"], tmp_path)
 
 
 def test_a_run_that_resumes_with_other_threads_says_so(tmp_path, capsys):
