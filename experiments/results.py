@@ -230,7 +230,7 @@ def _duration() -> str:
         results = [found[task.same_as][policy] for task, policy in pairs if policy in found.get(task.same_as, {})]
         minutes = sum(np.mean([each["minutes"] for each in result["episodes"]]) for result in results)
         told.append(f"{5 * minutes / 2 / 60:.1f} hours with {name} ({len(results)} of {len(pairs)} measured)")
-    return f"Five episodes of each of the paper's rows take on two cores, one episode a core: {', '.join(told)}."
+    return f"On two cores, one episode a core, five episodes of each row of Table 1 take {', '.join(told)}."
 
 
 def _spread(result: dict | None) -> str:

@@ -68,7 +68,7 @@ class Env:
 
 @dataclass
 class Replay:
-    capacity: int = option(1_000_000, "how many transitions are kept at most, the newest", least=1)
+    capacity: int = option(1_000_000, "maximum number of transitions kept; the oldest are overwritten", least=1)
     batch_size: int = option(128, "transitions in a batch", least=1)
     n_step: int = option(  # no episode of any task is longer than 1,000 frames
         3, "n of the n-step return: rewards summed before bootstrapping", least=1, most=1000
@@ -93,7 +93,7 @@ class Noise:
         most=0.8,
     )
     target_clip: float = option(
-        0.3, "bound of the gaussian noise on the target's and the actor's actions; 0: no noise there", least=0
+        0.3, "clip of the Gaussian noise on the actions of the target and of the actor's loss; 0: no noise", least=0
     )
 
 
@@ -119,7 +119,7 @@ class Agent:
         choices=("min", "mean"),
     )
     conv: list[list[int]] = option([], "pixels: [filters, kernel, stride, padding] a layer")
-    spatial_softmax: bool = option(False, "pixels: a second trunk, of the spatial softmax of the last feature maps")
+    spatial_softmax: bool = option(False, "pixels: add a second trunk, on the spatial softmax of the last feature maps")
     pixel_offset: float = option(0.0, "subtracted after division by 255")
     feature_dim: int = option(0, "width of the linear + LayerNorm + tanh after the encoder; 0: none", least=0)
     hidden: list[int] = option([256, 256], "widths of the hidden layers of actor and critic")
@@ -152,7 +152,7 @@ class Agent:
     target_actor: bool = option(False, "a target actor, a slow copy, chooses the next action")
     precision: str = option(
         "float32",
-        "tf32: a GPU's products; bfloat16: the encoder; auto: bfloat16 where it is fast",
+        "tf32: matrix products on a GPU; bfloat16: the encoder; auto: bfloat16 where it is fast",
         choices=("float32", "tf32", "bfloat16", "auto"),
     )
 

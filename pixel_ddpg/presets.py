@@ -74,22 +74,21 @@ DRQV2: dict[str, dict] = {
 }  # fmt: skip
 
 # Tuned for what six tasks return after 100,000 frames, at most an hour on two CPU cores:
-# experiments/results/screening/README.md has what was tried.
+# experiments/results/screening/README.md has what was tried. `_fast_for` sets action repeat, discount, updates and
+# random steps.
 FAST_PIXELS: dict[str, dict] = {
     "agent": {
-        "actor_lr": 5e-4, "critic_lr": 5e-4, "final_lr": 0.1, "tau": 0.01, "discount": 0.99, "critics": 2,
-        "ensemble": "mean", "hidden": [256, 256], "feature_dim": 50, "action_layer": 0, "batch_norm": False,
+        "actor_lr": 5e-4, "critic_lr": 5e-4, "final_lr": 0.1, "tau": 0.01, "critics": 2, "ensemble": "mean",
+        "hidden": [256, 256], "feature_dim": 50, "action_layer": 0, "batch_norm": False,
         "layer_norm": True, "init": "orthogonal", "final_init": 3e-3, "saturation_penalty": 1e-2,
         "output_rms": 1.5, "conv": [[16, 3, 2, 1], [32, 3, 2, 1], [32, 3, 2, 1]], "spatial_softmax": True,
         "pixel_offset": 0.5, "random_shift": 4, "inverse_loss": 2.0, "reconstruction_loss": 2.0,
         "target_actor": True, "target_encoder": True, "precision": "auto",
     },
-    "env": {"size": 64, "action_repeat": 2, "frame_stack": 3, "slices": 14},
+    "env": {"size": 64, "frame_stack": 3, "slices": 14},
     "replay": {"capacity": 1_000_000, "batch_size": 128, "n_step": 3},
-    "noise": {
-        "kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 30_000, "random_frames": 2000, "target_clip": 0.3,
-    },
-    "train": {"start_steps": 200, "updates_per_step": 0.5},
+    "noise": {"kind": "gaussian", "start": 1.0, "end": 0.1, "frames": 30_000, "target_clip": 0.3},
+    "train": {"start_steps": 200},
 }  # fmt: skip
 FAST_STATE: dict[str, dict] = {
     "agent": FAST_PIXELS["agent"] | {
@@ -97,10 +96,10 @@ FAST_STATE: dict[str, dict] = {
         "reconstruction_loss": 0.0, "target_actor": False, "target_encoder": False, "precision": "float32",
         "state_norm": True,
     },
-    "env": {"action_repeat": 2, "frame_stack": 1},
+    "env": {"frame_stack": 1},
     "replay": FAST_PIXELS["replay"] | {"batch_size": 256},
     "noise": FAST_PIXELS["noise"] | {"bursts": 0.05},
-    "train": FAST_PIXELS["train"] | {"updates_per_step": 1.0},
+    "train": FAST_PIXELS["train"],
 }  # fmt: skip
 
 

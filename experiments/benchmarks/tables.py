@@ -255,9 +255,9 @@ def goals(found: dict) -> str:
 def _picture_goals(pictures: list[dict]) -> Iterator[list[str]]:
     for label, aim, bound in (("render=exact", 4.0, 0.01), ("render=fast", 10.0, 1.0)):
         slowest = min((row["times_as_fast"][label]["median"] for row in pictures), default=None)
-        yield _at_least(f"{label}, times as fast as dm_control's, least of {len(pictures)}", aim, slowest)
+        yield _at_least(f"{label}, times as fast as dm_control's, minimum of {len(pictures)} tasks", aim, slowest)
         value = max((row["difference"][label] for row in pictures), default=None)
-        what = f"{label}, mean difference of 255, most of {len(pictures)}"
+        what = f"{label}, mean difference of 255, maximum of {len(pictures)} tasks"
         yield _goal(what, f"below {bound:g}", value, value is not None and value < bound)
 
 
@@ -359,8 +359,8 @@ def paper_cost(found: dict) -> str:
     return (
         f"The paper's whole experiment is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of {FRAMES_OF_PAPER:,} frames from "
         f"pixels, and as many from state: {frames / 1e6:g} million frames each. `ddpg2016` on one core trains at "
-        f"{_each(speeds, 'frames/s')}, without evaluations: {_each(hours, 'h')}. {at_once} of them with a run each "
-        f"(`fast` from pixels) do {gain:.2f} times the work of one: {days:,.0f} days."
+        f"{_each(speeds, 'frames/s')}, without evaluations: {_each(hours, 'h')}. {at_once} cores with a run each do "
+        f"{gain:.2f} times the work of one (measured with `fast` from pixels), so the whole takes {days:,.0f} days."
     )
 
 
@@ -383,10 +383,10 @@ def paper_cost_on_gpus(found: dict) -> str:
     alone = FRAMES_OF_PAPER / speed / 3600
     runs = len(frame) * RUNS_OF_PAPER
     return (
-        f"The paper's whole experiment on such GPUs, by what was measured: the updates of a frame of `ddpg2016`, as "
-        f"graphs in float32, and its pictures (cheetah-run's at {pictures[0]['size']} pixels, `render=fast`) take "
-        f"{_each({obs: 1e3 * seconds for obs, seconds in frame.items()}, 'ms')}. By these times no sharing makes it "
-        f"shorter than {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. The run that "
+        f"The paper's whole experiment on such GPUs, estimated from these measurements: a frame's updates of "
+        f"`ddpg2016`, run as CUDA graphs in float32, and its images (cheetah-run's at {pictures[0]['size']} pixels, "
+        f"`render=fast`) take {_each({obs: 1e3 * seconds for obs, seconds in frame.items()}, 'ms')}. By these times no "
+        f"sharing makes it shorter than {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. The run that "
         f"gpu_check made, from pixels, trained at {speed:.0f} frames/s ({min(trained):.0f} to {max(trained):.0f} "
         f"by episode), {alone:.1f} h for {FRAMES_OF_PAPER:,}. One after another, all {runs} take at "
         f"that speed {runs * alone:,.0f} h on one GPU and {math.ceil(runs / GPUS) * alone:.0f} h on {GPUS}."

@@ -92,7 +92,7 @@ class Lift(Arm):
 
 
 class Hit(Arm):
-    """Hit a puck that lies on the table to a target.
+    """Hit a puck that lies on the table, so that it reaches a target.
 
     r = carry(stick, puck, target; 0.04 m, 0.4 m) - 0.01 mean(a^2), in [-0.01, 1]. The puck starts at 0.38 to 0.48,
     +-0.15 m, the target at 0.6 to 0.8, +-0.3 m. The puck's slides have a damping of 0.2.

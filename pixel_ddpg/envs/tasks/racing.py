@@ -17,11 +17,11 @@ AHEAD = (0, 5, 10, 20)  # tiles
 class Racing(dm_env.Environment):
     """Drive along a random track: steer, gas, brake, at 50 frames a second.
 
-    r = 1000 / N for each of the N tiles of the track that is met for the first time, - 0.1 a frame; -100 for
-    leaving the field, which ends the episode, as a lap of more than 95% of its tiles does: CarRacing-v3's own
-    reward. The state is the speed along and across the car, its turning rate, the angle of the front wheels, and
-    where the track is now and 5, 10 and 20 tiles ahead: metres along and across the car, sine and cosine of its
-    direction to the car's.
+    r = 1000 / N for each of the N track tiles visited for the first time, - 0.1 a frame; -100 for leaving the
+    field, which ends the episode, as a lap of more than 95% of its tiles does: CarRacing-v3's own reward. The state
+    is the speed along and across the car, its turning rate, the angle of the front wheels, and where the track is
+    now and 5, 10 and 20 tiles ahead: metres along and across the car, sine and cosine of its direction to the
+    car's.
     """
 
     def __init__(self):

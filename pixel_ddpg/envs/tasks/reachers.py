@@ -22,10 +22,9 @@ OBSTACLE = 0.03  # its radius
 class Reacher(common.Placed):
     """Bring the finger to the target.
 
-    r = near(distance; 0.02 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The links are 0.24 m together. The joints start
-    at random; the target is fixed at (0, 0.24) for one link, else at (-0.08, 0.14), or random, 0.06 to 0.22 m from the
-    shoulder (0.24 m for one link). The obstacle, of 0.03 m, stands 0.1 to 0.2 m from the shoulder, clear of
-    the target.
+    r = near(distance; 0.02 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The joints start at random; the target is fixed
+    at (0, 0.24) for one link, else at (-0.08, 0.14), or random, 0.06 to 0.22 m from the shoulder (0.24 m for one link).
+    The obstacle, of 0.03 m, stands 0.1 to 0.2 m from the shoulder, clear of the target.
     """
 
     def __init__(self, links: int, fixed: bool, obstacle: bool):
@@ -58,7 +57,7 @@ class Reacher(common.Placed):
 
 
 class Hit(common.Placed):
-    """canada2d: hit a puck with the stick at the arm's end to a target.
+    """canada2d: hit a puck with the stick at the arm's end, so that it reaches a target.
 
     r = carry(stick, puck, target; 0.03 m, 0.2 m) - 0.01 mean(a^2), in [-0.01, 1]. The arm starts at random, the puck
     0.1 to 0.2 m and the target 0.08 to 0.25 m from the shoulder, 0.06 m or more from the puck. The puck weighs 20 g,
