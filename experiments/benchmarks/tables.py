@@ -386,9 +386,9 @@ def paper_cost_on_gpus(found: dict) -> str:
         f"The paper's whole experiment on such GPUs, estimated from these measurements: a frame's updates of "
         f"`ddpg2016`, run as CUDA graphs in float32, and its images (cheetah-run's at {pictures[0]['size']} pixels, "
         f"`render=fast`) take {_each({obs: 1e3 * seconds for obs, seconds in frame.items()}, 'ms')}. By these times no "
-        f"sharing makes it shorter than {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. The run that "
-        f"gpu_check made, from pixels, trained at {speed:.0f} frames/s ({min(trained):.0f} to {max(trained):.0f} "
-        f"by episode), {alone:.1f} h for {FRAMES_OF_PAPER:,}. One after another, all {runs} take at "
+        f"sharing makes it shorter than {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. "
+        f"The run that gpu_check made, from pixels, trained at {speed:.0f} frames/s ({min(trained):.0f} to "
+        f"{max(trained):.0f} by episode), {alone:.1f} h for {FRAMES_OF_PAPER:,}. One after another, all {runs} take at "
         f"that speed {runs * alone:,.0f} h on one GPU and {math.ceil(runs / GPUS) * alone:.0f} h on {GPUS}."
     )
 
