@@ -253,11 +253,12 @@ def goals(found: dict) -> str:
 
 
 def _picture_goals(pictures: list[dict]) -> Iterator[list[str]]:
+    of = f"{len(pictures)} task{'s' * (len(pictures) != 1)}"
     for label, aim, bound in (("render=exact", 4.0, 0.01), ("render=fast", 10.0, 1.0)):
         slowest = min((row["times_as_fast"][label]["median"] for row in pictures), default=None)
-        yield _at_least(f"{label}, times as fast as dm_control's, minimum of {len(pictures)} tasks", aim, slowest)
+        yield _at_least(f"{label}, times as fast as dm_control's, minimum of {of}", aim, slowest)
         value = max((row["difference"][label] for row in pictures), default=None)
-        what = f"{label}, mean difference of 255, maximum of {len(pictures)} tasks"
+        what = f"{label}, mean difference of 255, maximum of {of}"
         yield _goal(what, f"below {bound:g}", value, value is not None and value < bound)
 
 
