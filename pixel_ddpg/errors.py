@@ -3,8 +3,10 @@
 import contextlib
 import difflib
 import importlib.util
+import itertools
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -54,7 +56,8 @@ def first_line(error: BaseException) -> str:
 
 def is_command() -> bool:
     """Whether this process was started as `python -m` of one of this project's packages."""
-    module = dict(zip(sys.orig_argv, sys.orig_argv[1:])).get("-m", "")
+    pairs = itertools.pairwise(sys.orig_argv)  # Python's -m is the first: --multirun has that letter too
+    module = next((name for option, name in pairs if re.fullmatch("-[A-Za-z]*m", option)), "")
     package = sys.modules.get(module.split(".")[0])
     here = pathlib.Path(__file__).parents[1]
     return package is not None and here in pathlib.Path(package.__file__ or "").parents

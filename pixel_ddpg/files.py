@@ -45,7 +45,7 @@ def check_writable(path: pathlib.Path) -> None:
     with open(path, "ab"):
         pass
     if not was_there:
-        path.unlink()
+        path.resolve().unlink()  # not a link that leads nowhere
 
 
 def sync_folder(folder: pathlib.Path) -> None:

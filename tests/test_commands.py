@@ -18,12 +18,27 @@ import numpy as np
 import pytest
 from small import PIXELS, STATE, assert_same_run, call, command, rows, start, train
 
-from pixel_ddpg import doctor, presets
+from pixel_ddpg import doctor, errors, files, presets
 from pixel_ddpg import list as list_tasks
 from pixel_ddpg.runtime import machine
 from pixel_ddpg.training import run_folder
 
 RUN = "pixel_ddpg.run"
+
+
+def test_pythons_own_m_names_the_module(monkeypatch):
+    """The -m of --multirun after it, with which an interrupt is a traceback."""
+    for option in ("-m", "-um"):
+        monkeypatch.setattr(sys, "orig_argv", ["python", option, RUN, "-m", "task=cartpole-swingup"])
+        assert errors.is_command()
+
+
+def test_a_check_leaves_no_file_behind_a_link(tmp_path):
+    """out= that is a link to nowhere: an empty file where it leads, and the link gone."""
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    files.check_writable(link)
+    assert link.is_symlink() and not (tmp_path / "nowhere").exists()
 
 
 def wait_for_rows(run_dir, count, process, seconds=120):

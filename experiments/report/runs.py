@@ -138,9 +138,12 @@ class Run:
 
     @functools.cached_property
     def changes(self) -> list[str]:
-        """The fields, as key=value, in which it differs from its preset as that is now."""
-        preset = presets.compose([word for word in self.words if not word.startswith("seed=")])
-        return config.differences(self.settings, dataclasses.replace(preset, seed=self.settings.seed))
+        """The fields, as key=value, in which it differs from its preset, as that is now, with its action repeat."""
+        words = [word for word in self.words if not word.startswith("seed=")]
+        others = config.differences(self.settings, presets.compose(words))
+        repeat = [word for word in others if word.startswith("env.action_repeat=")]  # it sets other fields
+        preset = presets.compose([*words, *repeat])
+        return [*repeat, *config.differences(self.settings, dataclasses.replace(preset, seed=self.settings.seed))]
 
 
 def find(folders: list[str]) -> list[pathlib.Path]:

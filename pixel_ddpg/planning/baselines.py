@@ -81,8 +81,9 @@ def _references(folder: pathlib.Path, task: str) -> tuple[float, float] | None:
 
 
 def score(task: str, value: float) -> float | None:
-    """A return with 0 as random's and 1 as the better planner's; None where one of them is not measured."""
-    if (ends := references(task)) is None:
+    """A return with 0 as random's and 1 as the better planner's; None where these are not measured, or equal."""
+    ends = references(task)
+    if ends is None or ends[0] == ends[1]:
         return None
     return (value - ends[0]) / (ends[1] - ends[0])
 

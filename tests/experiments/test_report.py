@@ -191,6 +191,19 @@ def test_a_runs_command_can_be_typed(tmp_path):
     assert config.differences(run.settings, presets.compose(words[3:])) == []
 
 
+def test_the_command_of_another_action_repeat_gives_the_same_settings(tmp_path):
+    """The preset's discount for its own repeat left out, which the command's repeat then changes."""
+    words = "task=cartpole-swingup obs=state env.action_repeat=8 agent.discount=0.99 noise.random_frames=2000"
+    run = runs.read(write_run(tmp_path, words, 1.0))
+    assert config.differences(run.settings, presets.compose(shlex.split(run.command)[3:])) == []
+
+
+def test_equal_references_give_no_score(monkeypatch):
+    """A division by zero that ends the whole report: acrobot-swingup_sparse, where a planner may find nothing."""
+    monkeypatch.setattr(baselines, "references", lambda task: (0.0, 0.0))
+    assert baselines.score("acrobot-swingup_sparse", 0.0) is None
+
+
 def test_a_task_of_the_paper_by_its_other_name_is_in_figure_2(tmp_path):
     """An empty Figure 2 beside a Table 1 that has the paper's number."""
     write_run(tmp_path, "task=cartpole-swingup", 1.0, 2.0, 3.0)
