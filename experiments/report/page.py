@@ -164,7 +164,7 @@ def table1(found: Found) -> list[dict]:
                 row["cells"].append(cell(ours, printed, row["ends"] is not None, members))
                 row["numbers"].append({"task": task, "column": f"{name} {word}", "ours": ours, "paper": printed,
                                        "seeds": len(finals)})  # fmt: skip
-            row["returns"].append(", ".join(f"{value:.0f}" for value in finals) or "missing")
+            row["returns"].append(", ".join(f"{value:z.0f}" for value in finals) or "missing")
         rows.append(row)
     return rows
 
@@ -308,7 +308,7 @@ def videos(found: Found, out: pathlib.Path, embed: bool) -> list[dict]:
                 shutil.copyfile(film, out / "videos" / name)
             source = data_address(film.read_bytes(), "video/mp4") if embed else f"videos/{name}"
             value = run.evals[-1].returns[0]  # of the film's episode
-            caption = f"{task}, {variant[1]}, seed {run.settings.seed}: return {value:.0f}"
+            caption = f"{task}, {variant[1]}, seed {run.settings.seed}: return {value:z.0f}"
             shown.append({"source": source, "poster": poster(film), "caption": caption})
     return shown
 

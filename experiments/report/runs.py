@@ -140,10 +140,11 @@ class Run:
     def changes(self) -> list[str]:
         """The fields, as key=value, in which it differs from its preset, as that is now, with its action repeat."""
         words = [word for word in self.words if not word.startswith("seed=")]
-        others = config.differences(self.settings, presets.compose(words))
-        repeat = [word for word in others if word.startswith("env.action_repeat=")]  # it sets other fields
-        preset = presets.compose([*words, *repeat])
-        return [*repeat, *config.differences(self.settings, dataclasses.replace(preset, seed=self.settings.seed))]
+        repeat = f"env.action_repeat={self.settings.env.action_repeat}"  # which sets other fields
+        preset = presets.compose([*words, repeat])
+        others = config.differences(self.settings, dataclasses.replace(preset, seed=self.settings.seed))
+        is_presets = presets.compose(words).env.action_repeat == self.settings.env.action_repeat
+        return others if is_presets else [repeat, *others]
 
 
 def find(folders: list[str]) -> list[pathlib.Path]:
