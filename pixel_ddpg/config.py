@@ -19,6 +19,7 @@ import yaml
 from pixel_ddpg.errors import UserError, nearest
 
 LARGEST_PICTURE = 2048  # pixels a side
+LARGEST = 10**12  # where a field names no bound of its own
 
 
 def option(
@@ -188,8 +189,8 @@ class Config:
     task: str = option("cartpole-swingup", "a name from `python -m pixel_ddpg.list`")
     obs: str = option("pixels", "pixels or state", choices=("pixels", "state"))
     preset: str = option("fast", "sets every field that is not given")
-    seed: int = option(0, "random seed", least=0)
-    frames: int = option(100_000, "training budget in frames", least=1, most=10**12, free=True)
+    seed: int = option(0, "random seed", least=0, most=2**63 - 1)
+    frames: int = option(100_000, "training budget in frames", least=1, free=True)
     envs: int = option(1, "environments that training plays in; several have a process each", least=1, most=256)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", free=True)
     threads: int = option(
@@ -432,10 +433,10 @@ def _check_field(key: str, value: Any, known: Mapping[str, Any]) -> None:
         raise UserError(f"unknown {key} '{value}'{nearest(value, known['choices'])}")
     if not isinstance(value, int | float):
         return
-    least, most = known.get("least"), known.get("most")
+    least, most = known.get("least"), LARGEST if known.get("most") is None else known["most"]
     if (isinstance(value, float) and not math.isfinite(value)) or (least is not None and value < least):
         raise UserError(f"{key}={value} must be {'a finite number' if least is None else f'at least {least}'}")
-    if most is not None and value > most:
+    if value > most:
         raise UserError(f"{key}={value} must be at most {most:,}")
 
 
@@ -447,8 +448,8 @@ def check_video_size(size: int, key: str, least: int = 2) -> None:
 
 def check_convolutions(config: Config) -> None:
     """Every layer of the encoder must fit the map before it."""
-    if not config.agent.conv or any(len(layer) != 4 for layer in config.agent.conv):
-        raise UserError("agent.conv must list [filters,kernel,stride,padding] for each layer")
+    if not config.agent.conv or any(len(layer) != 4 or max(layer) >= 2**16 for layer in config.agent.conv):
+        raise UserError("agent.conv must list [filters,kernel,stride,padding], each below 65,536, for each layer")
     side = config.env.size
     for filters, kernel, stride, padding in config.agent.conv:
         if min(filters, kernel, stride) < 1 or padding < 0 or side + 2 * padding < kernel:

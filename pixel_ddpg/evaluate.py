@@ -24,7 +24,7 @@ class Evaluate:
 
     run: str = option("", "a run's folder")
     episodes: int = option(10, "how many", least=1)
-    seed: int = option(1000, "of the task", least=0)
+    seed: int = option(1000, "of the task", least=0, most=2**63 - 1)
     video: bool = option(False, "film the first episode")
     video_size: int = option(256, "width and height of the film, in pixels")
 

@@ -85,8 +85,6 @@ def _lock(path: pathlib.Path, option: str) -> IO:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.stat().st_nlink > 1:  # a copy of hard links has its own lock
-                path.unlink()
             file = open(path, "w")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"cannot write to {path.parent} ({error.strerror}): choose another {option}=") from None
@@ -94,13 +92,20 @@ def _lock(path: pathlib.Path, option: str) -> IO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            message = f"another process writes to {path.parent}: wait, or choose another {option}="
-            raise UserError(message, code=1) from None
+            raise UserError(
+                f"another process writes to {path.parent} or to a hard-linked copy of it: wait, or choose another "
+                f"{option}=",
+                code=1,
+            ) from None
         except OSError as error:
             if error.errno not in UNKNOWN:
                 file.close()
                 raise UserError(f"cannot lock {path} ({error.strerror}): choose another {option}=", code=1) from None
             warn(f"the file system of {path.parent} has no locks: let no other process write there")
-        if os.fstat(file.fileno()).st_nlink:
-            return file
+        with contextlib.suppress(FileNotFoundError):
+            held = os.fstat(file.fileno())
+            if os.path.samestat(held, path.stat()):
+                if held.st_nlink == 1:
+                    return file
+                path.unlink()  # a copy made of hard links and what it is of have a lock each
         file.close()

@@ -25,7 +25,7 @@ class Play:
 
     task: str = option("", "default: the run's, or cartpole-swingup")
     agent: str = option("random", "random, zero, planner (the better one), sampling, ilqg, or a run's folder")
-    seed: int = option(0, "of the episode", least=0)
+    seed: int = option(0, "of the episode", least=0, most=2**63 - 1)
     size: int = option(256, "of the video")
     out: str = option("", "default: videos/<task>-<agent>.mp4", own=True)
     window: str = option("auto", "auto (where there is a display), on, off", choices=("auto", "on", "off"))

@@ -645,11 +645,13 @@ def test_a_gl_context_that_is_lost_is_told(monkeypatch):
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"]
 )
-def test_a_copy_of_an_environment_plays_on_the_same(obs, copied):
-    """A GL camera that is copied byte by byte: another error each time."""
-    environment = make_gym("reacher-easy", obs)
+@pytest.mark.parametrize("name", ["reacher-easy", pytest.param("torcs", marks=NEEDS_BOX2D)])
+def test_a_copy_of_an_environment_plays_on_the_same(obs, copied, name):
+    """A GL camera that is copied byte by byte: another error each time. A game that cannot be copied at all."""
+    environment = make_gym(name, obs)
     environment.reset(seed=3)
-    environment.step(np.zeros(2, np.float32))
+    for action in random_actions(environment.environment, 2):
+        environment.step(action)
     other = copied(environment)
     for action in random_actions(environment.environment, 3):
         np.testing.assert_array_equal(environment.step(action)[0], other.step(action)[0])

@@ -341,6 +341,21 @@ def test_a_lock_is_not_of_a_deleted_file(tmp_path, monkeypatch):
         pass
 
 
+def test_a_hard_linked_copy_has_a_lock_of_its_own_once_its_source_is_free(tmp_path):
+    """A backup by cp -al of a folder that is being written to: the same command once more, beside the first."""
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    with files.locked(source, "out"):
+        os.link(source / ".lock", copy / ".lock")
+        for folder in (source, copy):
+            with pytest.raises(UserError, match="another process writes to"), files.locked(folder, "out"):
+                pass
+        assert (source / ".lock").stat().st_nlink == 2
+    with files.locked(source, "out"), files.locked(copy, "out"):
+        assert (source / ".lock").stat().st_nlink == 1
+
+
 @pytest.mark.parametrize(
     "words, part",
     [

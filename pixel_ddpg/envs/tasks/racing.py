@@ -8,10 +8,26 @@ import gymnasium
 import numpy as np
 from dm_env import specs
 
+from pixel_ddpg.envs.video import opencv
 from pixel_ddpg.errors import UserError
 
 FRAMES = 1000
 AHEAD = (0, 5, 10, 20)  # tiles
+
+
+class Pictures:
+    """The game's own 96x96 view, resized."""
+
+    def __init__(self, racing: "Racing", size: int):
+        opencv()  # UserError at once where it is missing
+        self._racing, self._size = racing, size
+
+    def render(self) -> np.ndarray:
+        """uint8 (3, size, size)."""
+        cv2, picture = opencv(), self._racing._game.state
+        way = cv2.INTER_AREA if self._size < picture.shape[0] else cv2.INTER_NEAREST
+        resized = cv2.resize(picture, (self._size, self._size), interpolation=way)
+        return np.ascontiguousarray(resized.transpose(2, 0, 1))
 
 
 class Racing(dm_env.Environment):
@@ -25,26 +41,37 @@ class Racing(dm_env.Environment):
     """
 
     def __init__(self):
-        try:
-            self._game: Any = gymnasium.make("CarRacing-v3").unwrapped
-        except gymnasium.error.DependencyNotInstalled:
-            raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", code=1) from None
+        self._game = _make_game()
         self.task = types.SimpleNamespace(random=np.random.RandomState(0))
-        self._frames, self._step_limit = 0, FRAMES
+        self._step_limit = FRAMES
+        self._track: int | None = None  # the seed of this episode's, which has had these actions
+        self._actions: list[np.ndarray] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the game, which Box2D cannot copy: `__setstate__` plays the episode again in a new one."""
+        return {name: value for name, value in self.__dict__.items() if name != "_game"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._game = _make_game()
+        self.__dict__.update(state)
+        if self._track is not None:
+            self._game.reset(seed=self._track)
+            for action in self._actions:
+                self._game.step(action)
 
     def reset(self) -> dm_env.TimeStep:
         """A new track."""
-        self._frames = 0
-        self._game.reset(seed=int(self.task.random.randint(2**31)))
+        self._track, self._actions = int(self.task.random.randint(2**31)), []
+        self._game.reset(seed=self._track)
         return dm_env.restart(self._observation())
 
     def step(self, action: np.ndarray) -> dm_env.TimeStep:
         """One frame."""
-        _, reward, terminated, _, _ = self._game.step(np.asarray(action))
-        self._frames += 1
+        self._actions.append(np.array(action))
+        _, reward, terminated, _, _ = self._game.step(self._actions[-1])
         if terminated:
             return dm_env.termination(float(reward), self._observation())
-        if self._frames >= self._step_limit:
+        if len(self._actions) >= self._step_limit:
             return dm_env.truncation(float(reward), self._observation(), 1.0)
         return dm_env.transition(float(reward), self._observation())
 
@@ -60,19 +87,9 @@ class Racing(dm_env.Environment):
         places = (offsets[tiles] @ axes.T).ravel()
         return {"car": np.array(car), "track": np.concatenate([places, np.sin(turn), np.cos(turn)])}
 
-    def make_renderer(self, size: int) -> types.SimpleNamespace:
-        """Pictures of the game's own 96x96 view, resized: uint8 (3, size, size)."""
-        from pixel_ddpg.envs.video import opencv
-
-        cv2 = opencv()
-
-        def render() -> np.ndarray:
-            way = cv2.INTER_AREA if size < self._game.state.shape[0] else cv2.INTER_NEAREST
-            return np.ascontiguousarray(
-                cv2.resize(self._game.state, (size, size), interpolation=way).transpose(2, 0, 1)
-            )
-
-        return types.SimpleNamespace(render=render)
+    def make_renderer(self, size: int) -> Pictures:
+        """Pictures of this game."""
+        return Pictures(self, size)
 
     def action_spec(self) -> specs.BoundedArray:
         """Steering in [-1, 1], gas and brake in [0, 1]."""
@@ -81,6 +98,13 @@ class Racing(dm_env.Environment):
     def observation_spec(self) -> dict[str, specs.Array]:
         """The state; pixels come from `make_renderer`."""
         return {"car": specs.Array((4,), np.float64), "track": specs.Array((4 * len(AHEAD),), np.float64)}
+
+
+def _make_game() -> Any:
+    try:
+        return gymnasium.make("CarRacing-v3").unwrapped
+    except gymnasium.error.DependencyNotInstalled:
+        raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", code=1) from None
 
 
 TASKS = {"torcs": Racing}
