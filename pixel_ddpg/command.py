@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,10 +66,8 @@ def _refuse_shared_outputs(jobs: list[Any]) -> None:
     for key, field in fields_of(type(jobs[0])).items():
         given = [getattr(job, key) for job in jobs] if field.metadata.get("own") else []
         if shared := next((each for each in given if each and given.count(each) > 1), None):
-            how = ", as ${seed} or ${agent.tau}" if key == "run_dir" else ""
-            raise UserError(
-                f"several --multirun jobs would write to {key}={shared}: include a field that differs between them{how}"
-            )
+            how = ", with a field that differs between them, as ${seed}" if key == "run_dir" else ""
+            raise UserError(f"several --multirun jobs would write to {key}={shared}: name another for each{how}")
 
 
 def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:
@@ -82,6 +81,9 @@ def _each(function: Callable[[Any], int | None], jobs: list[Any]) -> int:
             if end.code == 130:  # Ctrl-C ends them all
                 raise
             codes.append(int(end.code or 0))
+        except Exception:
+            traceback.print_exc()
+            codes.append(1)
         gc.collect()  # what a job leaves behind is not the next one's to count with
     return max(codes)
 

@@ -145,7 +145,7 @@ def examine(checks: dict[str, Callable[[], str]], console: Console) -> int:
     for name, check in checks.items():
         try:
             console.print(Text("ok   ", "green"), f"{name:10} {check()}")
-        except (Unwell, ImportError, OSError) as error:
+        except Exception as error:  # also what no check foresees
             failed += 1
             fix = f"{'':16} fix it: {getattr(error, 'fix', FIX_INSTALL)}"
             console.print(Text("fails", "red"), f"{name:10} {error}\n{fix}")

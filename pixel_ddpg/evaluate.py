@@ -22,7 +22,7 @@ from pixel_ddpg.errors import UserError
 class Evaluate:
     """Options of the command."""
 
-    run: str = option("", "a run's folder")
+    run: str = option("", "a run's folder", own=True)
     episodes: int = option(10, "how many", least=1)
     seed: int = option(1000, "of the task", least=0, most=2**63 - 1)
     video: bool = option(False, "film the first episode")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pixel_ddpg import config, presets
-from pixel_ddpg.command import command
+from pixel_ddpg.command import command, options_of
 from pixel_ddpg.config import Env, option
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment
@@ -34,8 +34,10 @@ class Play:
 NAMED = ("random", "zero", "planner", *baselines.SETTINGS)
 
 
-def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[np.ndarray], np.ndarray]]:
-    """The environment as the agent sees it, and its policy."""
+def read(words: list[str]) -> Play:
+    """The options of a command's words, with the task and the film that they mean where these are not named."""
+    options = options_of(Play, words)
+    policy, trained_on = options.agent, ""
     if options.agent not in NAMED:
         if not pathlib.Path(options.agent).exists():
             raise UserError(
@@ -43,11 +45,22 @@ def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[
             )
         from pixel_ddpg.training import run_folder
 
+        policy, trained_on = "trained", run_folder.read_config(pathlib.Path(options.agent)).task
+    if trained_on and options.task not in ("", trained_on):
+        raise UserError(f"{options.agent} was trained on {trained_on}, not on {options.task}")
+    options.task = options.task or trained_on or "cartpole-swingup"
+    options.out = options.out or f"videos/{options.task}-{policy}.mp4"
+    return options
+
+
+def make_agent(options: Play, threads: int = 0) -> tuple[Environment, Callable[[np.ndarray], np.ndarray]]:
+    """The environment as the agent sees it, and its policy."""
+    if options.agent not in NAMED:
+        from pixel_ddpg.training import run_folder
+
         settings, agent, _ = run_folder.load_run(options.agent)
-        if options.task and options.task != settings.task:
-            raise UserError(f"{options.agent} was trained on {settings.task}, not on {options.task}")
         return Environment(tasks.find(settings.task), settings.obs, settings.env, options.seed), agent.act
-    task = tasks.find(options.task or "cartpole-swingup")
+    task = tasks.find(options.task)
     policy = baselines.planner_named(options.agent, task.name)
     if policy in baselines.SETTINGS:
         baselines.check_planner(task)
@@ -79,16 +92,15 @@ def show(path: pathlib.Path, window: str) -> None:
         warn(message)
 
 
-@command("pixel_ddpg.play", Play)
+@command("pixel_ddpg.play", Play, read)
 def main(options: Play) -> None:
     config.check_video_size(options.size, "size")
     if options.window == "on" and not has_display():
         raise UserError("window=on: there is no display here; the mp4 is made with window=auto or off", code=1)
-    if options.out and not options.out.endswith(".mp4"):
+    if not options.out.endswith(".mp4"):
         raise UserError(f"out={options.out} must end in .mp4")
     environment, policy = make_agent(options)
-    agent = options.agent if options.agent in NAMED else "trained"
-    path = pathlib.Path(options.out or f"videos/{environment.task.name}-{agent}.mp4")
+    path = pathlib.Path(options.out)
     total, length = film(environment, policy, path, options.size)
     print(f"{path}: return {total:.1f} in {length} frames")
     if options.window != "off" and has_display():

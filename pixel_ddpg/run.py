@@ -70,9 +70,9 @@ def main(config: Config) -> None:
         run = Trainer(config, device, costs.replay_device)
         length = run.restore() if started else 0
         run_folder.write_config(config, run_dir)
-        run_folder.write_status(run_dir, "running", frame=run.frame)
         metrics = Metrics(run_dir / "metrics.jsonl", length, run.step)
         mirror = WandbMirror(run_dir, config.wandb, config.wandb_project, config.wandb_id, dataclasses.asdict(config))
+        run_folder.write_status(run_dir, "running", frame=run.frame)
         if started:
             console.print(f"resumes at frame {run.frame:,}")
         facts = {"drawn_by": drawn_by, "precision": run.agent.settings.precision}

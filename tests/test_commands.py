@@ -20,6 +20,8 @@ from small import PIXELS, STATE, assert_same_run, call, command, rows, start, tr
 
 from pixel_ddpg import doctor, errors, files, presets
 from pixel_ddpg import list as list_tasks
+from pixel_ddpg.command import Output
+from pixel_ddpg.command import command as command_of
 from pixel_ddpg.runtime import machine
 from pixel_ddpg.training import run_folder
 
@@ -483,6 +485,29 @@ def test_doctor_tells_what_fixes_each_lack():
     assert code == 1 and "fails rendering" in out and "fix it: " in out
 
 
+def test_doctor_finds_what_no_check_foresees(capsys):
+    """A traceback of W&B's settings in place of the other checks."""
+
+    def fail():
+        raise ValueError("base_url: invalid URL")
+
+    assert doctor.examine({"W&B": fail, "Python": doctor.check_python}, Output()) == 1
+    out = capsys.readouterr().out
+    assert "fails W&B        base_url: invalid URL" in out and "ok    Python" in out
+
+
+def test_other_jobs_run_after_one_that_fails(capsys):
+    """A sweep that ends with its first bug."""
+    done = []
+
+    @command_of("pixel_ddpg.list", list_tasks.List)
+    def main(options):
+        done.append(1 / len(options.name))
+
+    assert main(["--multirun", "name=,a"]) == 1 and done == [1.0]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_state_trains_without_any_gl(tmp_path):
     """A headless machine without libEGL cannot train from state; from pixels it gets one line."""
     words = [*STATE, "frames=800", "eval.video_size=64", f"run_dir={tmp_path}"]
@@ -659,6 +684,8 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
         (RUN, "task=cartpole-balance", "seed=0,1", "run_dir={}/run", "resume=false", "overwrite=true"),
         (RUN, "task=cartpole-balance", "agent.tau=0.01,0.05"),
         ("pixel_ddpg.play", "task=cartpole-balance", "agent=random,zero", "out={}/film.mp4"),
+        ("pixel_ddpg.play", "task=cartpole-balance", "seed=0,1"),
+        ("pixel_ddpg.evaluate", "run={}/run", "seed=0,1"),
         ("experiments.figures", "runs=[a],[b]"),
     ],
 )

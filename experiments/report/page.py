@@ -295,8 +295,10 @@ def published(found: Found, out: pathlib.Path) -> dict:
 
 
 def videos(found: Found, out: pathlib.Path, embed: bool) -> list[dict]:
-    """The last film of each task from pixels and from state."""
+    """The last film of each task from pixels and from state; deletes those of an earlier report."""
     shown = []
+    for old in (out / "videos").glob("*-seed*.mp4"):
+        old.unlink()
     for task in found.tasks:
         for variant in (found.pixels, found.state):
             run = next((run for run in found.of(task, variant) if run.video), None)
@@ -307,8 +309,9 @@ def videos(found: Found, out: pathlib.Path, embed: bool) -> list[dict]:
                 (out / "videos").mkdir(exist_ok=True)
                 shutil.copyfile(film, out / "videos" / name)
             source = data_address(film.read_bytes(), "video/mp4") if embed else f"videos/{name}"
-            value = run.evals[-1].returns[0]  # of the film's episode
-            caption = f"{task}, {variant[1]}, seed {run.settings.seed}: return {value:z.0f}"
+            caption = f"{task}, {variant[1]}, seed {run.settings.seed}"
+            for value in run.evals[-1].returns[:1]:  # the film's episode
+                caption += "" if value is None else f": return {value:z.0f}"
             shown.append({"source": source, "poster": poster(film), "caption": caption})
     return shown
 
@@ -331,6 +334,7 @@ def runs_table(found: Found) -> list[dict]:
     rows = []
     for run in (run for task in found.tasks for run in found.ordered(task)):
         status = run_folder.read_status(run.folder).get("state", "unknown")
+        status = "running or killed" if status == "running" else status
         state = "" if run.is_whole else f" of {run.settings.frames:,}, {status}"
         rows.append({
             "name": f"{run.task}, {panels.label(run.variant)}, seed {run.settings.seed}", "final": run.final,

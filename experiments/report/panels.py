@@ -62,7 +62,7 @@ def reference(name: str) -> list[dict[str, str]]:
 
 def published_curve(task: str, last_frame: int) -> dict[str, list[tuple[int, float]]]:
     """DrQ-v2's curves of a task by seed, up to a frame; empty where there are none."""
-    name = task.replace("ball_in_cup", "cup").replace("-", "_")
+    name = tasks.find(task).same_as.replace("ball_in_cup", "cup").replace("-", "_")
     path = f"drqv2_curves/dmc_{name}.csv"
     seeds: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for row in reference(path) if (REFERENCE / path).exists() else []:
@@ -130,11 +130,10 @@ def _mean(curves: list[Curve]) -> Curve:
 def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     """Returns of one task and, in grey, what others have published of it up to the same frame."""
     rows, last = [], max((run.frame for run in runs), default=0)
-    name = tasks.find(task).same_as
-    for seed, curve in published_curve(name, last).items():
+    for seed, curve in published_curve(task, last).items():
         axis.plot(*thousands(curve), color="0.8", linewidth=0.7)
         rows += _numbers(task, ("DrQ-v2, published", "pixels"), seed, curve, "return")
-    for (algorithm, obs), points in published_points(name, last).items():
+    for (algorithm, obs), points in published_points(task, last).items():
         style = {"D4PG": "s", "DDPG": "^", "SAC": "v"}[algorithm]
         axis.plot(*thousands(points), style, color="0.55", markersize=5)
         rows += _numbers(task, (f"{algorithm}, published", obs), "mean", points, "return")
@@ -149,15 +148,14 @@ def published_points(task: str, last: int) -> dict[tuple[str, str], Curve]:
     """(algorithm, obs) -> published means of a task, up to a frame."""
     found: dict[tuple[str, str], Curve] = defaultdict(list)
     for row in reference("published_points.csv"):
-        if row["task"] == task and int(row["frame"]) <= 1.05 * last:
+        if row["task"] == tasks.find(task).same_as and int(row["frame"]) <= 1.05 * last:
             found[row["algorithm"], row["obs"]].append((int(row["frame"]), float(row["return"])))
     return found
 
 
 def has_published(task: str, last: int) -> bool:
     """Whether `beside_published` has something to show."""
-    name = tasks.find(task).same_as
-    return bool(published_points(name, last)) or len(published_curve(name, last)) > 0
+    return bool(published_points(task, last)) or len(published_curve(task, last)) > 0
 
 
 def q_against_return(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:

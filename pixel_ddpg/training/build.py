@@ -57,14 +57,15 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     shape, settings = observation_shape(task, config.obs, config.env), config.agent
     if settings.precision == "auto":
         settings = dataclasses.replace(settings, precision=machine.fast_precision(device))
+    compiled = _compiled(config, device)
     # torch's layers draw weights, from a caller's stream, on a caller's device and of a caller's type, which are then
     # drawn again
     with torch.random.fork_rng([]), torch.device("cpu"), _float32():
         agent = DDPG(
             shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=FAST,
-            compiled=_compiled(config), device=device, init_seed=stream["init"], noise_seed=stream["update_noise"],
+            compiled=compiled, device=device, init_seed=stream["init"], noise_seed=stream["update_noise"],
         )  # fmt: skip
-    if config.train.compile:
+    if compiled:
         agent.encoder.compile(dynamic=False)
     return agent
 
@@ -82,19 +83,21 @@ def _float32() -> Iterator[None]:
 def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu", streams: int = 1) -> Replay:
     """A new replay of `capacity` transitions, as a run's agent learns from."""
     device = torch.device(device)
-    on_cpu = device.type == "cpu"
     return Replay(
         replay_element(config), tasks.find(config.task).action_dim, capacity, streams=streams,
         frame_stack=config.env.frame_stack, n_step=config.replay.n_step, discount=config.agent.discount,
         random_shift=config.agent.random_shift, unshifted=config.agent.reconstruction_loss > 0,
-        crops=crops_by_slices if on_cpu else None, compiled=_compiled(config, not on_cpu),
+        crops=crops_by_slices if device.type == "cpu" else None, compiled=_compiled(config, device),
         device=device, seed=seeds(config.seed)["replay"],
     )  # fmt: skip
 
 
-def _compiled(config: Config, possible: bool = True) -> Callable[[Callable], Callable] | None:
-    """torch.compile where it is asked for; a batch's size never changes, so neither do shapes."""
-    return functools.partial(torch.compile, dynamic=False) if config.train.compile and possible else None
+def _compiled(config: Config, device: torch.device) -> Callable[[Callable], Callable] | None:
+    """torch.compile where it is asked for, on a GPU: on a CPU it needs a compiler of C++.
+
+    A batch's size never changes, so neither do shapes.
+    """
+    return functools.partial(torch.compile, dynamic=False) if config.train.compile and device.type == "cuda" else None
 
 
 def replay_element(config: Config) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pixel_ddpg import files
 from pixel_ddpg.errors import UserError, first_line, warn
-from pixel_ddpg.training.rows import PartRow, Row, read_rows
+from pixel_ddpg.training.rows import PartRow, Row, read_rows, row_of
 
 TIMEOUT = 15  # seconds until a server that does not answer is given up
 COUNTERS = ("frame", "step", "update", "hours")
@@ -78,8 +78,8 @@ class Metrics:
 def _step_of(line: bytes) -> float:
     """Of a row; infinite where it cannot be read."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        return row_of(json.loads(line)).step
+    except ValueError:
         return math.inf
 
 
@@ -112,17 +112,17 @@ class WandbMirror:
     ):
         """`project` may be entity/project; W&B's own files go to `folder`, or to the run's; `failed`: why it ended."""
         self._run, self._rows, self.failed = None, 0, ""
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or _usual_mode()
-        if mode in ("off", "disabled"):
-            return
-        import wandb
-
-        folder = folder or run_dir
-        before = list(folder.glob("wandb/offline-run-*"))
-        project = project or os.environ.get("WANDB_PROJECT") or "pixel-ddpg"
-        entity, _, project = project.rpartition("/")
         with self._no_mirror_is_worth_a_run():
+            if mode == "auto":
+                mode = os.environ.get("WANDB_MODE") or _usual_mode()
+            if mode in ("off", "disabled"):
+                return
+            import wandb
+
+            folder = folder or run_dir
+            before = list(folder.glob("wandb/offline-run-*"))
+            project = project or os.environ.get("WANDB_PROJECT") or "pixel-ddpg"
+            entity, _, project = project.rpartition("/")
             self._run = wandb.init(
                 entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder,
                 config=config, mode=mode, resume="allow",  # type: ignore[arg-type]
@@ -194,8 +194,8 @@ def has_wandb_key() -> bool:
 
     try:
         known = netrc.netrc(path)
-        host = urllib.parse.urlsplit(wandb.setup().settings.base_url).netloc
-        hosts = [host] + ["api.wandb.ai"] * host.endswith(".coreweave.com")  # W&B's own server, by its two names
-        return any(known.authenticators(host) for host in hosts)
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
         return False
+    host = urllib.parse.urlsplit(wandb.setup().settings.base_url).netloc
+    hosts = [host] + ["api.wandb.ai"] * host.endswith(".coreweave.com")  # W&B's own server, by its two names
+    return any(known.authenticators(host) for host in hosts)

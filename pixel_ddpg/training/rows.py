@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -85,16 +87,25 @@ KINDS: dict[str, type[Row]] = {kind.kind: kind for kind in (TrainRow, EvalRow, V
 
 def row_of(found: dict[str, Any]) -> Row:
     """A row as it stood in the file; keys of other versions are left out. ValueError for what is no row."""
-    try:
-        kind = KINDS[found["kind"]]
-        names = {item.name.rstrip("_"): item.name for item in dataclasses.fields(kind)}
-        row = kind(**{names[key]: value for key, value in found.items() if key in names})
-        whole = isinstance(row.frame, int) and isinstance(row.hours, int | float)
-    except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+    if not isinstance(found, dict) or not isinstance(found.get("kind"), str) or found["kind"] not in KINDS:
         raise ValueError("no row")
-    return row
+    kind = KINDS[found["kind"]]
+    items = {item.name.rstrip("_"): item for item in dataclasses.fields(kind)}
+    known = {key: value for key, value in found.items() if key in items}
+    if not all(_fits(value, items[key].type) for key, value in known.items()) or known.get("hours", 0) is None:
+        raise ValueError("no row")
+    return kind(**{items[key].name: value for key, value in known.items()})
+
+
+def _fits(value: Any, declared: Any) -> bool:
+    """Whether a value has its field's type; a number that was not finite is null."""
+    if isinstance(declared, types.UnionType):
+        return any(_fits(value, each) for each in typing.get_args(declared))
+    if typing.get_origin(declared) is list:
+        return isinstance(value, list) and all(_fits(each, *typing.get_args(declared)) for each in value)
+    if typing.get_origin(declared) is dict:
+        return isinstance(value, dict) and all(_fits(each, typing.get_args(declared)[1]) for each in value.values())
+    return isinstance(value, int | float | None if declared is float else declared)
 
 
 def read_rows(path: pathlib.Path) -> list[Row]:

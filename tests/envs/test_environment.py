@@ -417,6 +417,14 @@ def test_an_action_of_another_shape_or_that_is_not_finite_is_refused(name):
         environment.step(np.full(environment.task.action_dim, np.nan))
 
 
+@NEEDS_BOX2D
+def test_a_picture_of_torcs_needs_a_track():
+    """The game's own AttributeError."""
+    environment = pixel_ddpg.make_env("torcs", obs="state", render_mode="rgb_array")
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset"):
+        environment.render()
+
+
 @EACH_TASK
 def test_1_a_time_limit_is_a_truncation(name):
     """Silent bugs 1 and 2: running out of time must not look like a termination."""

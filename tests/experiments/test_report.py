@@ -275,10 +275,15 @@ def test_the_page_asks_for_nothing_else(three_tasks, tmp_path):
             assert (tmp_path / "out" / "figures" / f"{name}.{kind}").stat().st_size > 30, (name, kind)
 
 
-def test_a_figure_of_other_runs_does_not_stay(three_tasks, tmp_path):
-    """Yesterday's figure beside today's report, and in W&B's."""
+def test_a_figure_or_a_film_of_other_runs_does_not_stay(three_tasks, tmp_path):
+    """Yesterday's figure beside today's report, and in W&B's; films that no page names."""
+    (tmp_path / "out" / "videos").mkdir(parents=True)
+    of_others = [tmp_path / "out" / "videos" / name for name in ("cart-state-fast-seed9.mp4", "evaluation-9.mp4")]
+    for film in of_others:
+        film.touch()
     for folder in (three_tasks, three_tasks / "torcs"):
         page.make([str(folder)], tmp_path / "out")
+    assert [film.exists() for film in of_others] == [False, True]
     there = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert "curves.png" in there and not {"figure2.png", "state_pixels.svg", "profile.csv"} & there
 
@@ -336,6 +341,7 @@ def test_published_results_are_those_of_the_same_task(tmp_path):
     seeds = panels.published_curve("cheetah-run", 100_000)
     grey = [row for row in rows if row["preset"] == "DrQ-v2, published"]
     assert {row["seed"] for row in grey} == set(seeds) and len(grey) == sum(map(len, seeds.values())) > 10
+    assert panels.published_curve("cheetah", 100_000) == seeds
     assert not panels.has_published("cart", 10**6) and panels.has_published("cheetah", 10**6)
 
 
@@ -361,6 +367,14 @@ def test_a_damaged_file_is_told_by_name(name, content, three_tasks, tmp_path):
     (three_tasks / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name} is damaged: delete it"):
         page.make([str(three_tasks)], tmp_path / "out")
+
+
+def test_a_run_that_may_have_been_killed_is_not_called_running(tmp_path):
+    """A run that was killed last week, and is running for ever."""
+    folder = write_run(tmp_path, "task=cheetah", 1.0, frames=100_000)
+    run_folder.write_status(folder, "running", frame=0)
+    (row,) = page.runs_table(runs.collect([str(tmp_path)]))
+    assert row["frame"].endswith("of 100,000, running or killed")
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root reads every folder")

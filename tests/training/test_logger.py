@@ -171,6 +171,24 @@ def test_a_cut_last_line_is_left_out(tmp_path):
         assert read_rows(path) == ROWS[:3]
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("eval", "return", "abc"), ("eval", "returns", [1.0, "2"]), ("eval", "frame", 1.5), ("eval", "hours", None),
+        ("train", "step", None), ("run", "versions", None), ("run", "commit", 5), ("values", "q", None),
+        ("values", "observed", 1.0), (["eval"], "frame", 0),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_a_damaged_line(kind, key, value, tmp_path):
+    """A traceback of whatever reads it first, long after."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"kind": kind, "frame": 0, "hours": 0.0, key: value}) + "\n")
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        read_rows(path)
+    Metrics(path, length=path.stat().st_size, step=10).close()
+    assert path.read_bytes() == b""  # a run that resumes makes it again
+
+
 def test_not_finite_becomes_null_with_a_warning(tmp_path, capsys):
     """NaN in the file, which is not JSON."""
     path = tmp_path / "metrics.jsonl"
@@ -258,6 +276,13 @@ def test_key_in_netrc(home, text, found):
     """A key that is not seen, another machine's taken for it, or a traceback over a broken file."""
     write_netrc(home, text)
     assert has_wandb_key() is found
+
+
+def test_a_netrc_in_another_encoding_has_no_key(home):
+    """A traceback over the password of a server that has nothing to do with W&B."""
+    write_netrc(home, "")
+    (home / ".netrc").write_bytes(b"machine git.example.org login me password p\xe4ssword\n")
+    assert not has_wandb_key()
 
 
 @pytest.mark.parametrize("file", [".netrc", "_netrc", "elsewhere"])
@@ -393,6 +418,18 @@ def test_what_wandb_raises_ends_the_mirror_alone(method, fake, tmp_path, monkeyp
     written.close()
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "W&B mirroring stopped" in err and "on fire" in err
+
+
+def test_settings_that_wandb_refuses_end_the_mirror_alone(fake, home, monkeypatch, capsys):
+    """WANDB_BASE_URL=wandb.example.com: training that never begins."""
+
+    def fail():
+        raise ValueError("base_url: invalid URL")
+
+    monkeypatch.setattr(fake, "setup", fail)
+    mirror(home, "auto").write(ROWS[1])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "W&B mirroring stopped (base_url: invalid URL)" in err and fake.options is None
 
 
 def test_what_wandb_refuses_is_told_with_its_reason(fake, tmp_path, monkeypatch, capsys):

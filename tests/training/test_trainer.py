@@ -145,11 +145,12 @@ def test_the_replay_is_made_as_the_configuration_says(tmp_path):
 
 
 def test_what_is_compiled_lies_on_the_gpu(monkeypatch):
-    """Minutes of compiling at each draw from RAM, where the GPU was full."""
+    """Minutes of compiling at each draw from RAM, where the GPU was full, or for one action of a loaded agent."""
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiled.append(function) or function)
     settings = presets.compose([*STATE, "train.compile=true"])
     build.make_replay(settings, 100, "cpu")
+    build.make_agent(settings, torch.device("cpu"))
     assert not compiled
     monkeypatch.setattr(build, "Replay", lambda *arguments, compiled, **options: compiled(None))
     build.make_replay(settings, 100, "cuda")

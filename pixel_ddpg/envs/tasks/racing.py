@@ -23,7 +23,9 @@ class Pictures:
         self._racing, self._size = racing, size
 
     def render(self) -> np.ndarray:
-        """uint8 (3, size, size)."""
+        """uint8 (3, size, size); ResetNeeded before the first episode."""
+        if self._racing._track is None:
+            raise gymnasium.error.ResetNeeded("there is no track yet: call reset() before render()")
         cv2, picture = opencv(), self._racing._game.state
         way = cv2.INTER_AREA if self._size < picture.shape[0] else cv2.INTER_NEAREST
         resized = cv2.resize(picture, (self._size, self._size), interpolation=way)
