@@ -40,6 +40,7 @@ VALUES = [
     "/proc/1/mem", "/no/such/folder", "..", ".", "a/b/c", "~/a", "-", "--", "cartpole-swingup", "cartpole-swingp",
     "reacher-easy,cart", "cuda", "cuda:7", "cpu", "mps", "cuda:-1", "_target_", "os.system", "on", "egl",
 ]  # fmt: skip
+JSON_VALUES = [None, True, -1, 1.5, 10**400, "", "a", [], [None], {}, {"a": None}]
 OF_KIND: dict[object, list[str]] = {  # values of the right kind: they get further
     int: ["0", "1", "2", "3", "5", "8", "16", "50", "1000", "100000", "10000000000", "-1"], bool: ["true", "false"],
     float: ["0", "0.5", "1", "2", "100", "1e-8", "1e-3", "1e6", "1e30", "-1"],
@@ -111,7 +112,7 @@ def damaged(data: bytes, random: np.random.Generator) -> bytes:
         odd = _any(random, VALUES).encode(errors="surrogatepass")
         parts = data.split(b"\n")
         line = int(random.integers(len(parts)))
-        how = random.integers(7)
+        how = random.integers(8)
         if how == 0:
             data = data[:at]
         elif how == 1:
@@ -126,10 +127,25 @@ def damaged(data: bytes, random: np.random.Generator) -> bytes:
             data = b"\n".join(parts[:line] + parts[line + 1 :])
         elif how == 5:
             data = b"\n".join(parts[: line + 1] + parts[line:])
+        elif how == 6:
+            parts[line] = _other_value(parts[line], random)
+            data = b"\n".join(parts)
         else:
             random.shuffle(parts)
             data = b"\n".join(parts)
     return data
+
+
+def _other_value(line: bytes, random: np.random.Generator) -> bytes:
+    """A row of metrics.jsonl that is still JSON, with a value of another type."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(row, dict) or not row:
+        return line
+    row[_any(random, list(row))] = JSON_VALUES[random.integers(len(JSON_VALUES))]
+    return json.dumps(row).encode()
 
 
 def files(count: int, random: np.random.Generator, folder: pathlib.Path) -> dict:

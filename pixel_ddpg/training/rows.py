@@ -105,7 +105,10 @@ def _fits(value: Any, declared: Any) -> bool:
         return isinstance(value, list) and all(_fits(each, *typing.get_args(declared)) for each in value)
     if typing.get_origin(declared) is dict:
         return isinstance(value, dict) and all(_fits(each, typing.get_args(declared)[1]) for each in value.values())
-    return isinstance(value, int | float | None if declared is float else declared)
+    if declared in (int, float):
+        is_number = isinstance(value, int | declared) and abs(value) < 1e300  # more is no float, or not finite
+        return is_number or (value is None and declared is float)
+    return isinstance(value, declared)
 
 
 def read_rows(path: pathlib.Path) -> list[Row]:

@@ -176,7 +176,7 @@ def test_a_cut_last_line_is_left_out(tmp_path):
     [
         ("eval", "return", "abc"), ("eval", "returns", [1.0, "2"]), ("eval", "frame", 1.5), ("eval", "hours", None),
         ("train", "step", None), ("run", "versions", None), ("run", "commit", 5), ("values", "q", None),
-        ("values", "observed", 1.0), (["eval"], "frame", 0),
+        ("values", "observed", 1.0), (["eval"], "frame", 0), ("eval", "frame", 10**400), ("eval", "return", 10**400),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_is_a_damaged_line(kind, key, value, tmp_path):
