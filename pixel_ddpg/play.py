@@ -37,7 +37,7 @@ NAMED = ("random", "zero", "planner", *baselines.SETTINGS)
 def read(words: list[str]) -> Play:
     """The options of a command's words, with the task and the film that they mean where these are not named."""
     options = options_of(Play, words)
-    policy, trained_on = options.agent, ""
+    policy, task = options.agent, "cartpole-swingup"
     if options.agent not in NAMED:
         if not pathlib.Path(options.agent).exists():
             raise UserError(
@@ -45,10 +45,10 @@ def read(words: list[str]) -> Play:
             )
         from pixel_ddpg.training import run_folder
 
-        policy, trained_on = "trained", run_folder.read_config(pathlib.Path(options.agent)).task
-    if trained_on and options.task not in ("", trained_on):
-        raise UserError(f"{options.agent} was trained on {trained_on}, not on {options.task}")
-    options.task = options.task or trained_on or "cartpole-swingup"
+        policy, task = "trained", run_folder.read_config(pathlib.Path(options.agent)).task
+        if options.task not in ("", task):
+            raise UserError(f"{options.agent} was trained on {task}, not on {options.task}")
+    options.task = options.task or task
     options.out = options.out or f"videos/{options.task}-{policy}.mp4"
     return options
 

@@ -309,9 +309,9 @@ def videos(found: Found, out: pathlib.Path, embed: bool) -> list[dict]:
                 (out / "videos").mkdir(exist_ok=True)
                 shutil.copyfile(film, out / "videos" / name)
             source = data_address(film.read_bytes(), "video/mp4") if embed else f"videos/{name}"
+            value = next(iter(run.evals[-1].returns), None)  # of the film's episode
             caption = f"{task}, {variant[1]}, seed {run.settings.seed}"
-            for value in run.evals[-1].returns[:1]:  # the film's episode
-                caption += "" if value is None else f": return {value:z.0f}"
+            caption += "" if value is None else f": return {value:z.0f}"
             shown.append({"source": source, "poster": poster(film), "caption": caption})
     return shown
 

@@ -146,9 +146,10 @@ def beside_published(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
 
 def published_points(task: str, last: int) -> dict[tuple[str, str], Curve]:
     """(algorithm, obs) -> published means of a task, up to a frame."""
+    name = tasks.find(task).same_as
     found: dict[tuple[str, str], Curve] = defaultdict(list)
     for row in reference("published_points.csv"):
-        if row["task"] == tasks.find(task).same_as and int(row["frame"]) <= 1.05 * last:
+        if row["task"] == name and int(row["frame"]) <= 1.05 * last:
             found[row["algorithm"], row["obs"]].append((int(row["frame"]), float(row["return"])))
     return found
 
