@@ -26,14 +26,14 @@ class Inverse(nn.Module):
     def forward(self, latent: Tensor, later: Tensor) -> Tensor:
         return self.layers(torch.cat([latent, later], 1)).unflatten(1, self._shape)
 
-    def loss(self, latent: Tensor, later: Tensor, actions: Tensor, whole: Tensor) -> Tensor:
+    def loss(self, latent: Tensor, later: Tensor, actions: Tensor, complete: Tensor) -> Tensor:
         """Mean squared error of the n actions between (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
 
         `later` is the target critic's, so the gradient reaches the encoder through `latent` alone. Windows that an
-        episode's end cuts, which are not `whole`, are left out.
+        episode's end cuts, which are not `complete`, are left out.
         """
         error = (self(latent, later) - actions).square().mean((1, 2))
-        return (error * whole).mean()
+        return (error * complete).mean()
 
 
 class Decoder(nn.Module):

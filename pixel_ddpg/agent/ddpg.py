@@ -175,15 +175,15 @@ class DDPG(nn.Module):
             next_features = self._target("encoder")(batch.next_observation)
             critic: Any = self.targets["critic"]
             next_action = _noisy(self._target("actor")(next_features), noise)
-            next_latent = critic.head(next_features)
+            next_latent = critic.trunk(next_features)
             next_q = self._combined(critic.values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
-        latent = self.critic.head(features)
+        latent = self.critic.trunk(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
         auxiliary = []
         if self.inverse:
-            error = self.inverse.loss(latent, next_latent, batch.actions, batch.whole)
+            error = self.inverse.loss(latent, next_latent, batch.actions, batch.complete)
             auxiliary.append((self.settings.inverse_loss, error))
         if self.decoder and averages is not None:
             auxiliary.append((self.settings.reconstruction_loss, self.decoder.loss(latent, averages)))
@@ -272,9 +272,9 @@ class DDPG(nn.Module):
 
     def load_networks(self, tensors: dict[str, Tensor]) -> None:
         """Networks and targets alone: enough to act, on any device."""
-        self.load_state_dict(
-            {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
-        )
+        own = {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
+        # older checkpoints call a critic's trunk its head
+        self.load_state_dict({name.replace("critic.head.", "critic.trunk."): tensor for name, tensor in own.items()})
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Resume from `tensors()`; optimiser states that are missing there are reset to zero."""

@@ -94,32 +94,32 @@ class Actor(nn.Module):
 
     def __init__(self, features: int, action_dim: int, settings: Agent, layers: Layers = PLAIN):
         super().__init__()
-        head, width = _head(features, settings, layers)
+        trunk, width = _make_trunk(features, settings, layers)
         hidden: list[nn.Module] = [nn.BatchNorm1d(width)] if settings.batch_norm else []
         for size in settings.hidden:
             hidden.append(dense(width, size, layers, settings.layer_norm, settings.batch_norm))
             width = size
         hidden.append(layers.linear(width, action_dim))
-        joined = isinstance(head, Trunks)  # a stack is of layers one after the other
-        self.policy = nn.Sequential(head, layers.stack(*hidden)) if joined else layers.stack(head, *hidden)
+        joined = isinstance(trunk, Trunks)  # a stack is of layers one after the other
+        self.policy = nn.Sequential(trunk, layers.stack(*hidden)) if joined else layers.stack(trunk, *hidden)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.policy(features).tanh()
 
 
 class Critic(nn.Module):
-    """One or more estimates Q(s, a) on one shared head: features (B, f), actions (B, a) to (critics, B)."""
+    """One or more estimates Q(s, a) on one shared trunk: features (B, f), actions (B, a) to (critics, B)."""
 
     def __init__(self, features: int, action_dim: int, settings: Agent, layers: Layers = PLAIN):
         super().__init__()
-        self.head, self.width = _head(features, settings, layers)
+        self.trunk, self.width = _make_trunk(features, settings, layers)
         self.estimates = nn.ModuleList([_Q(self.width, action_dim, settings, layers) for _ in range(settings.critics)])
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        return self.values(self.head(features), action)
+        return self.values(self.trunk(features), action)
 
     def values(self, latent: Tensor, action: Tensor) -> Tensor:
-        """Q from what the shared head makes of the features."""
+        """Q from what the shared trunk makes of the features."""
         first, *others = (estimate(latent, action) for estimate in self.estimates)
         return torch.stack([first, *others]) if others else first[None]  # a view, where there is nothing to copy
 
@@ -154,7 +154,7 @@ def dense(inputs: int, outputs: int, layers: Layers, layer_norm: bool, batch_nor
     return nn.Sequential(*parts, nn.ReLU())
 
 
-def _head(features: int, settings: Agent, layers: Layers) -> tuple[nn.Module, int]:
+def _make_trunk(features: int, settings: Agent, layers: Layers) -> tuple[nn.Module, int]:
     """DrQ-v2's trunk, or nothing; and its width."""
     if not settings.feature_dim:
         return layers.stack(), features

@@ -23,7 +23,7 @@ class Batch:
     discount: Tensor  # float32 (B,)
     next_observation: Tensor
     actions: Tensor  # float32 (B, n_step, a): `action` and those after it
-    whole: Tensor  # bool (B,): no episode ends within these steps; where one does, `actions` is meaningless
+    complete: Tensor  # bool (B,): no episode ends within these steps; where one does, `actions` is meaningless
     unshifted: Tensor  # `observation` before its random shift, where the replay was asked for it; else `observation`
 
 
@@ -242,12 +242,12 @@ class Replay:
     def _collect(self, slots: Tensor, shifts: Tensor | None, next_shifts: Tensor | None) -> tuple[Tensor, ...]:
         reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
         end = self._moved(slots, 1)
-        window, whole = [slots], torch.ones_like(self.lasts[slots])
+        window, complete = [slots], torch.ones_like(self.lasts[slots])
         for _ in range(self._n_step - 1):
             continues = ~self.lasts[end]
             reward += torch.where(continues, discount * self.rewards[end], 0.0)
             window.append(end)
-            whole &= continues
+            complete &= continues
             discount *= torch.where(continues, self._gamma * self.discounts[end], 1.0)
             end = self._moved(end, continues)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
@@ -255,7 +255,7 @@ class Replay:
         unshifted = observation
         if self._unshifted and shifts is not None:
             unshifted = self._observations(slots, torch.zeros_like(shifts))
-        return observation, actions[:, 0], reward, discount, next_observation, actions, whole, unshifted
+        return observation, actions[:, 0], reward, discount, next_observation, actions, complete, unshifted
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
         """The slots `by` further on, each within its own stream's part of the ring."""

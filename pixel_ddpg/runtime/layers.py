@@ -38,44 +38,44 @@ class Stack(nn.Sequential):
             return super().forward(x)
         if x.ndim == 2:
             x = x.contiguous()  # a product with a part of wider rows takes oneDNN a hundred times as long
-        return _Node.apply(x, self._steps, *self._own) if self._steps else x
+        return _Node.apply(x, self._blocks, *self._own) if self._blocks else x
 
     @functools.cached_property
-    def _steps(self) -> list["Step"]:
+    def _blocks(self) -> list["Block"]:
         layers = _flat(self)
         followed = zip(layers, [*layers[1:], None])
         return [
-            Step(layer, isinstance(after, nn.ReLU), *next(KINDS[kind] for kind in KINDS if isinstance(layer, kind)))
+            Block(layer, isinstance(after, nn.ReLU), *next(KINDS[kind] for kind in KINDS if isinstance(layer, kind)))
             for layer, after in followed
             if not isinstance(layer, nn.ReLU)
         ]
 
     @functools.cached_property
     def _own(self) -> list[nn.Parameter]:
-        return [parameter for step in self._steps for parameter in step.layer.parameters()]
+        return [parameter for block in self._blocks for parameter in block.layer.parameters()]
 
 
 def _flat(layers: nn.Sequential) -> list[nn.Module]:
     return [leaf for layer in layers for leaf in (_flat(layer) if isinstance(layer, nn.Sequential) else [layer])]
 
 
-class Step(NamedTuple):
+class Block(NamedTuple):
     """A layer, and the ReLU after it if there is one."""
 
     layer: Any
     rectified: bool
-    forward: Callable  # (step, x) to y and the tensors that backward takes
-    backward: Callable  # (step, these, dy, is dx wanted, are the parameters' wanted) to dx and those of the parameters
+    forward: Callable  # (block, x) to y and the tensors that backward takes
+    backward: Callable  # (block, these, dy, is dx wanted, are the parameters' wanted) to dx and those of the parameters
 
 
 class _Node(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, steps: list[Step], *parameters: Tensor) -> Tensor:
-        ctx.steps, ctx.ends = steps, []
+    def forward(ctx, x: Tensor, blocks: list[Block], *parameters: Tensor) -> Tensor:
+        ctx.blocks, ctx.ends = blocks, []
         kept: list[Tensor] = []
-        for step in steps:
-            x, saved = step.forward(step, x)
-            kept += [*saved, x] if step.rectified else saved
+        for block in blocks:
+            x, saved = block.forward(block, x)
+            kept += [*saved, x] if block.rectified else saved
             ctx.ends.append(len(kept))
         ctx.save_for_backward(*kept)
         return x
@@ -86,13 +86,13 @@ class _Node(torch.autograd.Function):
         if gradient.ndim == 4:
             gradient = gradient.contiguous(memory_format=torch.channels_last)  # as the maps are; else each step is slow
         below: list[Tensor | None] = []
-        for number in reversed(range(len(ctx.steps))):
-            step = ctx.steps[number]
-            if step.rectified:
+        for number in reversed(range(len(ctx.blocks))):
+            block = ctx.blocks[number]
+            if block.rectified:
                 gradient = aten.threshold_backward(gradient, kept.pop(), 0)
             begin = ctx.ends[number - 1] if number else 0
             saved, kept = kept[begin:], kept[:begin]
-            gradient, *own = step.backward(step, saved, gradient, number > 0 or of_input, any(of_parameters))
+            gradient, *own = block.backward(block, saved, gradient, number > 0 or of_input, any(of_parameters))
             below = own + below
         return gradient, None, *below
 
@@ -105,65 +105,65 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, rectified: bo
     return y.relu_() if rectified else y
 
 
-def _linear(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-    layer = step.layer
-    return product(x, layer.weight, layer.bias, step.rectified), (x, layer.weight)
+def _linear(block: Block, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    layer = block.layer
+    return product(x, layer.weight, layer.bias, block.rectified), (x, layer.weight)
 
 
-def _linear_backward(step: Step, saved: list[Tensor], gradient: Tensor, of_input: bool, of_parameters: bool) -> tuple:
+def _linear_backward(block: Block, saved: list[Tensor], gradient: Tensor, of_input: bool, of_parameters: bool) -> tuple:
     x, weight = saved
     below = product(gradient, weight.t()) if of_input else None
     return below, *((product(gradient.t(), x.t()), gradient.sum(0)) if of_parameters else (None, None))
 
 
-def _convolution(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-    layer, after = step.layer, "relu" if step.rectified else "none"
+def _convolution(block: Block, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    layer, after = block.layer, "relu" if block.rectified else "none"
     weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
     sizes = (layer.padding, layer.stride, layer.dilation, layer.groups)
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, after, [], ""), (x, weight)
 
 
-def _convolution_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
-    layer, wanted = step.layer, [of_input, of_parameters, of_parameters]
+def _convolution_backward(block: Block, saved, gradient, of_input, of_parameters) -> tuple:
+    layer, wanted = block.layer, [of_input, of_parameters, of_parameters]
     sizes = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
     below, *own = aten.convolution_backward(gradient, *saved, [layer.out_channels], *sizes, wanted)
     return below, *(each.to(layer.weight.dtype) if of_parameters else None for each in own)
 
 
-def _layer_norm(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-    layer = step.layer
+def _layer_norm(block: Block, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    layer = block.layer
     y, mean, scale = aten.native_layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
-    return y.relu_() if step.rectified else y, (x, mean, scale, layer.weight, layer.bias)
+    return y.relu_() if block.rectified else y, (x, mean, scale, layer.weight, layer.bias)
 
 
-def _layer_norm_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
+def _layer_norm_backward(block: Block, saved, gradient, of_input, of_parameters) -> tuple:
     x, *rest = saved
     wanted = [of_input, of_parameters, of_parameters]
-    return aten.native_layer_norm_backward(gradient, x, step.layer.normalized_shape, *rest, wanted)
+    return aten.native_layer_norm_backward(gradient, x, block.layer.normalized_shape, *rest, wanted)
 
 
-def _batch_norm(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-    layer = step.layer
+def _batch_norm(block: Block, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    layer = block.layer
     if layer.training:
         layer.num_batches_tracked.add_(1)
     how = (layer.running_mean, layer.running_var, layer.training, layer.momentum, layer.eps)
     y, mean, scale = aten.native_batch_norm(x, layer.weight, layer.bias, *how)
-    return y.relu_() if step.rectified else y, (x, layer.weight, mean, scale)
+    return y.relu_() if block.rectified else y, (x, layer.weight, mean, scale)
 
 
-def _batch_norm_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
+def _batch_norm_backward(block: Block, saved, gradient, of_input, of_parameters) -> tuple:
     x, weight, *statistics = saved
-    layer, wanted = step.layer, [of_input, of_parameters, of_parameters]
+    layer, wanted = block.layer, [of_input, of_parameters, of_parameters]
     how = (layer.running_mean, layer.running_var, *statistics, layer.training, layer.eps)
     return aten.native_batch_norm_backward(gradient, x, weight, *how, wanted)
 
 
-def _tanh(step: Step, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+def _tanh(block: Block, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     y = x.tanh()
     return y, (y,)
 
 
-def _tanh_backward(step: Step, saved, gradient, of_input, of_parameters) -> tuple:
+def _tanh_backward(block: Block, saved, gradient, of_input, of_parameters) -> tuple:
     return (aten.tanh_backward(gradient, *saved),)
 
 
@@ -222,4 +222,4 @@ class Linear(nn.Linear):
         return functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype)).float()
 
 
-FAST = Layers(Convolutions, Stack, Linear)
+OPTIMIZED = Layers(Convolutions, Stack, Linear)

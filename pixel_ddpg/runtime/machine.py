@@ -91,7 +91,7 @@ def use_precision(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
-def fast_precision(device: torch.device) -> str:
+def auto_precision(device: torch.device) -> str:
     """What agent.precision=auto means: bfloat16 where the processor multiplies in it, else float32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -17,14 +17,14 @@ from pixel_ddpg.envs.environment import element_shape, observation_shape
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.runtime import machine
 from pixel_ddpg.runtime.crops import crops_by_slices
-from pixel_ddpg.runtime.layers import FAST
+from pixel_ddpg.runtime.layers import OPTIMIZED
 
-STREAMS = ("environment", "exploration", "init", "update_noise", "replay")
+RANDOM_STREAMS = ("environment", "exploration", "init", "update_noise", "replay")
 
 
 def seeds(seed: int) -> dict[str, int]:
     """An independent seed for every random stream of a run."""
-    return dict(zip(STREAMS, np.random.SeedSequence(seed).generate_state(len(STREAMS)).tolist()))
+    return dict(zip(RANDOM_STREAMS, np.random.SeedSequence(seed).generate_state(len(RANDOM_STREAMS)).tolist()))
 
 
 def player_seeds(seed: int, number: int) -> tuple[int, int]:
@@ -53,17 +53,17 @@ def choose_device(config: Config) -> torch.device:
 
 def make_agent(config: Config, device: torch.device) -> DDPG:
     """A new agent, as a run begins with."""
-    task, stream = tasks.find(config.task), seeds(config.seed)
+    task, seed_of = tasks.find(config.task), seeds(config.seed)
     shape, settings = observation_shape(task, config.obs, config.env), config.agent
     if settings.precision == "auto":
-        settings = dataclasses.replace(settings, precision=machine.fast_precision(device))
+        settings = dataclasses.replace(settings, precision=machine.auto_precision(device))
     compiled = _compiled(config, device)
     # torch's layers draw weights, from a caller's stream, on a caller's device and of a caller's type, which are then
     # drawn again
     with torch.random.fork_rng([]), torch.device("cpu"), _float32():
         agent = DDPG(
-            shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=FAST,
-            compiled=compiled, device=device, init_seed=stream["init"], noise_seed=stream["update_noise"],
+            shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=OPTIMIZED,
+            compiled=compiled, device=device, init_seed=seed_of["init"], noise_seed=seed_of["update_noise"],
         )  # fmt: skip
     if compiled:
         agent.encoder.compile(dynamic=False)

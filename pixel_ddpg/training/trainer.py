@@ -58,11 +58,11 @@ class Player:
         self.exploration.load_state_dict(state["exploration"])
 
 
-def _players(config: Config, stream: dict[str, int]) -> list[Player]:
+def _players(config: Config, seed_of: dict[str, int]) -> list[Player]:
     """The first player uses the run's own seeds, as a run with one environment does."""
     kind = workers.Remote if build.overlaps(config) else workers.Local
     action_dim = tasks.find(config.task).action_dim
-    pairs = [(stream["environment"], stream["exploration"])]
+    pairs = [(seed_of["environment"], seed_of["exploration"])]
     pairs += [build.player_seeds(config.seed, number) for number in range(1, config.envs)]
     return [Player(kind(config, one), Exploration(config.noise, action_dim, other)) for one, other in pairs]
 

@@ -15,7 +15,7 @@ from pixel_ddpg.agent.ddpg import DDPG
 from pixel_ddpg.agent.exploration import Exploration
 from pixel_ddpg.agent.replay import Replay
 from pixel_ddpg.presets import compose
-from pixel_ddpg.runtime.layers import FAST
+from pixel_ddpg.runtime.layers import OPTIMIZED
 
 STORED = pathlib.Path(__file__).with_name("as_before.json")
 PRESETS = ("dpg", "offpolicy_dpg", "dpg_replay", "ddpg2016_no_bn", "ddpg2016", "drqv2")
@@ -31,7 +31,7 @@ def numbers(case: str) -> list[list[float]]:
     config = compose([f"preset={preset}", f"obs={obs}", "agent.hidden=[24,20]"])
     stack, draw = config.env.frame_stack, np.random.default_rng(7)
     shape = (3 * config.env.renderings, 40, 40) if obs == "pixels" else (5,)
-    agent = DDPG((shape[0] * stack, *shape[1:]), ACTIONS, config.agent, config.noise, layers=FAST)
+    agent = DDPG((shape[0] * stack, *shape[1:]), ACTIONS, config.agent, config.noise, layers=OPTIMIZED)
     agent.noise_scale.fill_(0.4)
     replay = Replay(
         shape, ACTIONS, 50, frame_stack=stack, n_step=config.replay.n_step, discount=config.agent.discount,

@@ -665,22 +665,23 @@ def test_the_inverse_loss_is_that_of_its_equation():
     agent = scatter(make_small(*words, n_step=3))
     batch = random_batch(PIXELS)
     with torch.no_grad():
-        latent = agent.critic.head(agent.encoder(batch.observation))
-        ahead = agent.targets["critic"].head(agent.targets["encoder"](batch.next_observation))
+        latent = agent.critic.trunk(agent.encoder(batch.observation))
+        ahead = agent.targets["critic"].trunk(agent.targets["encoder"](batch.next_observation))
         total = 0.0
         for row in range(len(latent)):
             guess = agent.inverse.layers(torch.cat([latent[row], ahead[row]])[None])[0]
-            total += batch.whole[row] * (guess - torch.cat([*batch.actions[row]])).square().mean() / len(latent)
-    assert agent.inverse.loss(latent, ahead, batch.actions, batch.whole).item() == pytest.approx(total.item(), rel=1e-4)
+            total += batch.complete[row] * (guess - torch.cat([*batch.actions[row]])).square().mean() / len(latent)
+    loss = agent.inverse.loss(latent, ahead, batch.actions, batch.complete)
+    assert loss.item() == pytest.approx(total.item(), rel=1e-4)
 
 
 def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
     """A gradient into the target latent, the actor or the estimates; an inverse model that no optimiser steps."""
     agent = make_small("agent.inverse_loss=1", n_step=3)
     batch = random_batch(PIXELS)
-    latent = agent.critic.head(agent.encoder(batch.observation))
-    ahead = agent.critic.head(agent.encoder(batch.next_observation)).detach()
-    agent.inverse.loss(latent, ahead, batch.actions, batch.whole).backward()
+    latent = agent.critic.trunk(agent.encoder(batch.observation))
+    ahead = agent.critic.trunk(agent.encoder(batch.next_observation)).detach()
+    agent.inverse.loss(latent, ahead, batch.actions, batch.complete).backward()
     moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
     assert moved == {"encoder", "critic", "inverse"}
     assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
@@ -703,7 +704,7 @@ def test_the_reconstruction_loss_is_that_of_its_equation():
     low = np.array(blocks).reshape(len(pictures), -1)
     wanted = (low - low.mean(0)) / np.sqrt(low.var(0) + (2 / 255) ** 2)
     with torch.no_grad():
-        latent = agent.critic.head(agent.encoder(batch.observation))
+        latent = agent.critic.trunk(agent.encoder(batch.observation))
         total = ((agent.decoder.layers(latent).numpy() - wanted.clip(-5, 5)) ** 2).mean()
         assert agent.decoder.loss(latent, agent.decoder.learn(batch.unshifted)).item() == pytest.approx(total, rel=1e-3)
 
@@ -732,9 +733,9 @@ def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
     loss, auxiliary, _, td = agent.critic_loss(features, batch, None, averages)
     loss, td_loss = agent._add_auxiliary(loss, auxiliary), td.square().mean(1).sum()
     torch.testing.assert_close(agent.td_loss, (0.99 * 2 + 0.01 * td_loss).detach())
-    latent = agent.critic.head(features)
-    ahead = agent.targets["critic"].head(agent.encoder(batch.next_observation))
-    told = agent.inverse.loss(latent, ahead, batch.actions, batch.whole)
+    latent = agent.critic.trunk(features)
+    ahead = agent.targets["critic"].trunk(agent.encoder(batch.next_observation))
+    told = agent.inverse.loss(latent, ahead, batch.actions, batch.complete)
     others = 3 * agent.decoder.loss(latent, averages) + 0.7 * told
     torch.testing.assert_close(loss, td_loss + agent.td_loss * others, rtol=1e-3, atol=1e-3)
     assert not agent.td_loss.requires_grad
@@ -743,7 +744,7 @@ def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
 def test_the_reconstruction_trains_encoder_head_and_decoder_alone():
     """A gradient into the actor or the estimates; a decoder that no optimiser steps."""
     agent, batch = make_small("agent.reconstruction_loss=1"), random_batch(PIXELS)
-    latent = agent.critic.head(agent.encoder(batch.observation))
+    latent = agent.critic.trunk(agent.encoder(batch.observation))
     agent.decoder.loss(latent, agent.decoder.learn(batch.unshifted)).backward()
     moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
     assert moved == {"encoder", "critic", "decoder"}
@@ -855,6 +856,15 @@ def test_a_restored_agent_keeps_nothing_of_its_own():
     for each in (agent, other):
         each.update(random_batch(PIXELS, seed=2))
     assert all(map(torch.equal, agent.parameters(), other.parameters()))
+
+
+def test_an_agent_of_an_older_checkpoint_loads():
+    """Agents lost to a module that has got another name."""
+    agent, fresh = make_small(init_seed=1), make_small(init_seed=2)
+    older = {name.replace("critic.trunk.", "critic.head."): tensor for name, tensor in agent.tensors().items()}
+    assert older.keys() != agent.tensors().keys()
+    fresh.load_networks(older)
+    assert all(map(torch.equal, agent.parameters(), fresh.parameters()))
 
 
 @pytest.mark.parametrize("observation", [np.zeros(PIXELS, np.float32), np.zeros(PIXELS[1:], np.uint8), [0.0, 1.0]])

@@ -9,7 +9,7 @@ from torch import nn
 from pixel_ddpg.agent.ddpg import DDPG
 from pixel_ddpg.agent.networks import PLAIN, Actor, Critic, Encoder, RunningNorm, SpatialSoftmax
 from pixel_ddpg.presets import compose
-from pixel_ddpg.runtime.layers import FAST
+from pixel_ddpg.runtime.layers import OPTIMIZED
 
 
 def build(preset, obs, shape, action_dim, *words, **options):
@@ -103,7 +103,7 @@ def test_16_pixels_are_divided_by_255(offset, least):
     words = ["agent.conv=[[1,1,1,0]]", "agent.spatial_softmax=false", "agent.precision=float32"]
     words.append(f"agent.pixel_offset={offset}")
     settings, pixels = compose(["obs=pixels", *words]).agent, torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    for layers in (PLAIN, FAST):
+    for layers in (PLAIN, OPTIMIZED):
         encoder = Encoder(1, settings, layers)
         with torch.no_grad():
             encoder.convolutions[0].weight.fill_(1), encoder.convolutions[0].bias.fill_(0.5)  # ReLU lets all pass
@@ -227,7 +227,7 @@ def test_a_spatial_softmax_tells_the_mean_place_of_each_map():
 
 
 def test_places_have_a_trunk_of_their_own():
-    """Places that the maps' trunk sees too, or a head that the one of the two does not reach."""
+    """Places that the maps' trunk sees too, or a trunk that the one of the two does not reach."""
     agent = build("fast", "pixels", (9, 64, 64), 2, "agent.spatial_softmax=true")
     maps, filters, width = 2048, agent.settings.conv[-1][0], agent.settings.feature_dim
     features = agent.encoder(
@@ -235,8 +235,8 @@ def test_places_have_a_trunk_of_their_own():
     )
     assert features.shape == (4, maps + 2 * filters)
     torch.testing.assert_close(features[:, maps:], agent.encoder.softmax(features[:, :maps].view(4, filters, 8, 8)))
-    for head in (agent.critic.head, agent.actor.policy[0]):
-        latent = head(features)
-        other = head(features + torch.cat([torch.zeros(maps), torch.ones(2 * filters)]))
+    for trunk in (agent.critic.trunk, agent.actor.policy[0]):
+        latent = trunk(features)
+        other = trunk(features + torch.cat([torch.zeros(maps), torch.ones(2 * filters)]))
         assert latent.shape == (4, 2 * width) and torch.equal(latent[:, :width], other[:, :width])
         assert not torch.isclose(latent[:, width:], other[:, width:]).any()

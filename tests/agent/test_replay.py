@@ -213,8 +213,8 @@ def test_windows_hold_the_actions_and_rewards_of_the_steps_that_follow(events, r
         follow[float(episode["steps"][time][0][0])] = episode["steps"][time : time + ring["n_step"]]
     for row, action in enumerate(batch.action[:, 0].tolist()):
         window = follow[action]
-        assert batch.whole[row] == (len(window) == ring["n_step"])
-        if batch.whole[row]:
+        assert batch.complete[row] == (len(window) == ring["n_step"])
+        if batch.complete[row]:
             assert batch.actions[row, :, 0].tolist() == [float(action[0]) for action, _, _ in window]
 
 

@@ -24,7 +24,7 @@ from pixel_ddpg.config import Agent
 from pixel_ddpg.runtime import layers, machine
 from pixel_ddpg.runtime.crops import crops_by_slices
 from pixel_ddpg.runtime.graphs import GraphedPolicy, GraphedUpdate
-from pixel_ddpg.runtime.layers import FAST, Convolutions, Linear, Stack
+from pixel_ddpg.runtime.layers import OPTIMIZED, Convolutions, Linear, Stack
 from pixel_ddpg.runtime.learner import Learner, Policy
 from pixel_ddpg.training import build
 
@@ -134,7 +134,7 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypa
     actions = torch.rand(8, steps, 2, generator=draws) * 2 - 1
     batch = Batch(first, *rows, second, actions, torch.arange(8) > 1, first)
     results = []
-    for kind in (PLAIN, FAST):
+    for kind in (PLAIN, OPTIMIZED):
         agent = DDPG(shape, 2, settings.agent, settings.noise, n_step=steps, layers=kind)
         losses = [agent.update(batch) for _ in range(3)]
         results.append(({name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}, agent.state_dict()))
@@ -189,8 +189,8 @@ def test_an_encoder_in_bfloat16_is_that_of_float32_rounded(fast, monkeypatch):
     monkeypatch.setattr(layers, "AVAILABLE", fast)
     settings = presets.compose(["preset=fast", "obs=pixels"]).agent
     torch.manual_seed(0)
-    exact = Encoder(9, settings, FAST).to(memory_format=torch.channels_last)
-    rounded = Encoder(9, half(settings), FAST).to(memory_format=torch.channels_last)
+    exact = Encoder(9, settings, OPTIMIZED).to(memory_format=torch.channels_last)
+    rounded = Encoder(9, half(settings), OPTIMIZED).to(memory_format=torch.channels_last)
     rounded.load_state_dict(exact.state_dict())
     pictures = torch.randint(0, 256, (8, 9, 64, 64), dtype=torch.uint8)
     for encoder in (exact, rounded):
@@ -208,7 +208,7 @@ def test_an_encoder_in_bfloat16_is_that_of_float32_rounded(fast, monkeypatch):
 def test_a_processor_without_bfloat16_has_torchs_own_layers(monkeypatch):
     """A run of bfloat16 that another machine cannot even play."""
     monkeypatch.setattr(layers, "bfloat16_available", lambda: False)
-    encoder = Encoder(3, half(presets.compose(["preset=fast", "obs=pixels"]).agent), FAST)
+    encoder = Encoder(3, half(presets.compose(["preset=fast", "obs=pixels"]).agent), OPTIMIZED)
     features = encoder(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert features.grad_fn is not None and "_NodeBackward" not in str(graph_of(features))
 
@@ -306,8 +306,8 @@ def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"
     shape = (3 * settings.env.renderings, 64, 64) if obs == "pixels" else (9,)
     stack = settings.env.frame_stack
     steps_ahead = settings.replay.n_step
-    agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, n_step=steps_ahead, layers=FAST,
-                 compiled=compiled, device=device)  # fmt: skip
+    agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, n_step=steps_ahead,
+                 layers=OPTIMIZED, compiled=compiled, device=device)  # fmt: skip
     options = {"frame_stack": stack, "n_step": steps_ahead, "random_shift": settings.agent.random_shift}
     options["unshifted"] = settings.agent.reconstruction_loss > 0
     replay = Replay(shape, 2, 60, device=device, compiled=compiled, **options)
