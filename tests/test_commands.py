@@ -1,9 +1,12 @@
 """The real commands, as a stranger would type and kill them."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
+import pty
+import re
 import resource
 import shutil
 import signal
@@ -91,6 +94,24 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     done = subprocess.run(line, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+
+
+def test_a_terminal_sees_how_far_a_run_is(tmp_path):
+    """Hours of silence between two evaluations, or a bar that stands where it began."""
+    master, slave = pty.openpty()
+    words = [*STATE, "eval.every=1600", f"run_dir={tmp_path}/run"]
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-m", RUN, *words], stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: the run has ended
+        while part := os.read(master, 4096):
+            seen += part
+    os.close(master)
+    assert process.wait() == 0
+    frames = [int(found.replace(b",", b"")) for found in re.findall(rb"([\d,]+)/1,600 frames", seen)]
+    assert frames == sorted(frames) and frames[0] == 0 and frames[-1] == 1600 and b"frames/s  left" in seen
+    assert re.search(rb"return \d+\.\d", seen)
 
 
 def closed_pipe():

@@ -1,6 +1,8 @@
 """From runs to the report."""
 
+import base64
 import csv
+import io
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 from small import call
@@ -18,6 +21,7 @@ from experiments.profiles import CONTROLS
 from experiments.report import __main__ as report
 from experiments.report import page, panels, runs
 from pixel_ddpg import config, files, presets
+from pixel_ddpg.envs.video import Video
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.planning import baselines
 from pixel_ddpg.training import run_folder
@@ -163,6 +167,35 @@ def test_a_control_is_never_the_subject(three_tasks):
     assert found.main == "fast"
     control = runs.collect([str(three_tasks / "cart")])
     assert control.main == "fast_no_target" and control.control is None
+
+
+def test_the_preset_that_is_compared_can_be_chosen(three_tasks, tmp_path):
+    """compare= that is read and forgotten: a table of the preset with most runs; or one without a single run."""
+    write_run(three_tasks, "task=cart preset=drqv2", 100.0, 300.0, 340.0)
+    report.main([f"runs={three_tasks}", f"out={tmp_path}/out", "compare=drqv2"])
+    rows = list(csv.DictReader((tmp_path / "out" / "figures" / "table1.csv").open()))
+    assert {(row["task"], float(row["ours"])) for row in rows if row["ours"]} == {("cart", 0.3)}
+    with pytest.raises(UserError, match="no run of preset ddpg2016; there are drqv2, fast"):
+        runs.collect([str(three_tasks)], "ddpg2016")
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_films_lie_beside_the_page_or_in_it(embed, three_tasks, tmp_path):
+    """A page that is sent alone and shows no film; the film of another task, or under another return."""
+    for task, grey in (("cart", 60), ("cheetah-run", 190)):
+        with Video(three_tasks / task / "pixels" / "fast" / "seed0" / "videos" / "20000.mp4", 25) as film:
+            for _ in range(5):
+                film.add(np.full((3, 64, 64), grey, np.uint8))
+    report.main([f"runs={three_tasks}", f"out={tmp_path}/out", f"embed={str(embed).lower()}"])
+    text = (tmp_path / "out" / "report.html").read_text()
+    sources = re.findall(r'<video[^>]*src="([^"]+)"', text)
+    told = re.findall(r"(cart|cheetah-run), pixels, seed 0: return (\d+)", text)
+    assert told == [("cart", "500"), ("cheetah-run", "740")] and len(sources) == 2
+    assert (tmp_path / "out" / "videos").exists() != embed
+    for source, grey in zip(sources, (60, 190)):
+        data = base64.b64decode(source.split(",")[1]) if embed else (tmp_path / "out" / source).read_bytes()
+        with av.open(io.BytesIO(data)) as container:
+            assert next(container.decode(video=0)).to_ndarray(format="rgb24").mean() == pytest.approx(grey, abs=3)
 
 
 def test_a_run_that_continued_shows_its_last_evaluation(tmp_path):

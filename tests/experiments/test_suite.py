@@ -10,6 +10,7 @@ import random
 import shlex
 import signal
 import subprocess
+import sys
 import time
 import types
 
@@ -269,6 +270,17 @@ def test_a_finished_run_without_its_replay_can_act_but_not_resume(tmp_path):
     assert subprocess.run(check, cwd=checkpoint.newest(tmp_path)).returncode == 0
     with pytest.raises(UserError, match="its replay was deleted, so it cannot be resumed"):
         train([*STATE, "frames=3200"], tmp_path)
+
+
+@pytest.mark.parametrize("keep_replay", [False, True])
+def test_a_suites_run_keeps_its_replay_where_that_is_asked(keep_replay, tmp_path):
+    """Disks that fill up with replays, or runs that cannot be trained further though keep_replay=true was asked."""
+    words = [*STATE, f"run_dir={tmp_path}/run"]
+    code = "import sys; from experiments.suite import worker; sys.exit(worker.train(*eval(sys.argv[1])))"
+    given = repr((words, f"{tmp_path}/run", str(tmp_path), keep_replay))
+    assert subprocess.run([sys.executable, "-c", code, given]).returncode == 0
+    assert bool(list(tmp_path.glob("run/checkpoints/replay/*"))) == keep_replay
+    assert command("pixel_ddpg.run", *words, "frames=1800")[0] == (0 if keep_replay else 2)
 
 
 # --- real suites ---
