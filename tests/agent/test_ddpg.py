@@ -752,11 +752,14 @@ def test_the_reconstruction_trains_encoder_head_and_decoder_alone():
     assert {id(p) for p in agent.decoder.parameters()} == optimised(agent, "decoder")
 
 
-def test_learning_rates_are_the_scheduled_share():
+@pytest.mark.parametrize("rate", [float, torch.tensor], ids=["a number", "a tensor, which a CUDA graph reads"])
+def test_learning_rates_are_the_scheduled_share(rate):
     """A schedule that an optimiser misses, or that compounds."""
     steps = []
     for share in (1.0, 0.25):
         agent, batch = make_small(), random_batch(PIXELS)
+        for group in (group for optimizer in agent.optimizers.values() for group in optimizer.param_groups):
+            group["lr"] = rate(group["lr"])
         agent.schedule(0.5, 0.5), agent.schedule(0.5, share)
         before = [parameter.detach().clone() for parameter in trained(agent)]
         agent.update(batch)
