@@ -145,7 +145,6 @@ class Replay:
         discount: float = 0.99,
         random_shift: int = 0,
         unshifted: bool = False,
-        crops: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         compiled: Callable[[Callable], Callable] | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -167,7 +166,6 @@ class Replay:
         self.lasts = table(dtype=torch.bool)  # the slot is an episode's last observation
         self.ages = table(dtype=torch.int64)  # steps since the episode's first observation
         self._slot_of = table(dtype=torch.int64)  # transition -> slot, both within a stream
-        self._crops = crops or crops_by_index
         if compiled:
             self._find_slots = compiled(self._find_slots)  # type: ignore[method-assign]
             self._collect = compiled(self._collect)  # type: ignore[method-assign]
@@ -231,13 +229,11 @@ class Replay:
         return Batch(*self._collect(slots, *(self._draw_shifts(len(slots)) for _ in range(2))))
 
     def _draw_shifts(self, size: int) -> Tensor | None:
-        """How far each picture of a batch is moved down and right, (2, B); None where there are no pictures."""
-        if self.elements.dim() == 2:
+        """How far each picture of a batch is moved down and right, (2, B); None where none is."""
+        if not self._shift:
             return None
-        shifts = torch.zeros(2, size, dtype=torch.int64, device=self.device)
-        if self._shift:
-            shifts.random_(-self._shift, self._shift + 1, generator=self.shifts)
-        return shifts
+        shifts = torch.empty(2, size, dtype=torch.int64, device=self.device)
+        return shifts.random_(-self._shift, self._shift + 1, generator=self.shifts)
 
     def _collect(self, slots: Tensor, shifts: Tensor | None, next_shifts: Tensor | None) -> tuple[Tensor, ...]:
         reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
@@ -252,9 +248,7 @@ class Replay:
             end = self._moved(end, continues)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
         actions = self.actions[torch.stack(window, 1)]
-        unshifted = observation
-        if self._unshifted and shifts is not None:
-            unshifted = self._observations(slots, torch.zeros_like(shifts))
+        unshifted = self._observations(slots, None) if self._unshifted else observation
         return observation, actions[:, 0], reward, discount, next_observation, actions, complete, unshifted
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
@@ -269,9 +263,9 @@ class Replay:
         stacked = slots[:, None]
         if self._stack > 1:
             stacked = self._moved(stacked, -torch.minimum(self._offsets, self.ages[slots][:, None]))
-        if shifts is None:
-            return self.elements[stacked].flatten(1)
-        return self._crops(self.elements, stacked, shifts).flatten(1, 2)
+        if shifts is None:  # elements[stacked] takes ten times as long
+            return self.elements.index_select(0, stacked.flatten()).unflatten(0, stacked.shape).flatten(1, 2)
+        return _crops(self.elements, stacked, shifts).flatten(1, 2)
 
     def state_dict(self) -> dict:
         """Counters and random streams, without the slots."""
@@ -288,7 +282,7 @@ class Replay:
         self.shifts.set_state(torch.tensor(state["shifts"], dtype=torch.uint8))
 
 
-def crops_by_index(elements: Tensor, stacked: Tensor, shift: Tensor) -> Tensor:
+def _crops(elements: Tensor, stacked: Tensor, shift: Tensor) -> Tensor:
     """The pictures in these slots (B, stack), each sample moved by its shift (2, B): uint8 (B, stack, c, H, W).
 
     Rows are copied whole from the ring, already in their shifted order; columns are then moved in each row.

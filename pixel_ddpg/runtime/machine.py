@@ -100,6 +100,11 @@ def auto_precision(device: torch.device) -> str:
     return "bfloat16" if native else "float32"
 
 
+def is_intel() -> bool:
+    """Whether the processor is Intel's, as far as Linux tells."""
+    return _cpuinfo("vendor_id") == "GenuineIntel"
+
+
 def facts(device: torch.device, threads: int) -> dict:
     """What a result depends on: commit, versions, hardware."""
     return {

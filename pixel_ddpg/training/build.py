@@ -16,8 +16,7 @@ from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import element_shape, observation_shape
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.runtime import machine
-from pixel_ddpg.runtime.crops import crops_by_slices
-from pixel_ddpg.runtime.layers import OPTIMIZED
+from pixel_ddpg.runtime.layers import ON_INTEL, OPTIMIZED
 
 RANDOM_STREAMS = ("environment", "exploration", "init", "update_noise", "replay")
 
@@ -57,12 +56,12 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     shape, settings = observation_shape(task, config.obs, config.env), config.agent
     if settings.precision == "auto":
         settings = dataclasses.replace(settings, precision=machine.auto_precision(device))
-    compiled = _compiled(config, device)
+    compiled, layers = _compiled(config, device), ON_INTEL if machine.is_intel() else OPTIMIZED
     # torch's layers draw weights, from a caller's stream, on a caller's device and of a caller's type, which are then
     # drawn again
     with torch.random.fork_rng([]), torch.device("cpu"), _float32():
         agent = DDPG(
-            shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=OPTIMIZED,
+            shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=layers,
             compiled=compiled, device=device, init_seed=seed_of["init"], noise_seed=seed_of["update_noise"],
         )  # fmt: skip
     if compiled:
@@ -87,8 +86,7 @@ def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu
         replay_element(config), tasks.find(config.task).action_dim, capacity, streams=streams,
         frame_stack=config.env.frame_stack, n_step=config.replay.n_step, discount=config.agent.discount,
         random_shift=config.agent.random_shift, unshifted=config.agent.reconstruction_loss > 0,
-        crops=crops_by_slices if device.type == "cpu" else None, compiled=_compiled(config, device),
-        device=device, seed=seeds(config.seed)["replay"],
+        compiled=_compiled(config, device), device=device, seed=seeds(config.seed)["replay"],
     )  # fmt: skip
 
 
