@@ -116,13 +116,14 @@ def _numbers(task: str, variant: Variant, seed: int | str, points: Curve, name: 
 
 
 def _mean(curves: list[Curve]) -> Curve:
-    """Mean over seeds as far as all have come, at the frames of the shortest.
+    """Mean over seeds from where all have a value to where the shortest ends, at the frames of the shortest.
 
     The others are interpolated: where episodes end early, each seed is evaluated some frames later than another.
     """
     if not all(curves):
         return []
-    frames = [frame for frame, _ in min(curves, key=lambda curve: curve[-1][0])]
+    first = max(curve[0][0] for curve in curves)
+    frames = [frame for frame, _ in min(curves, key=lambda curve: curve[-1][0]) if frame >= first]
     means = np.mean([np.interp(frames, *np.array(curve).T) for curve in curves], 0)
     return list(zip(frames, means.tolist()))
 
@@ -253,6 +254,8 @@ def iqm_curve(axis: plt.Axes, variants: dict[Variant, list[Run]], over: str) -> 
         curves = {id(run): run.curve if over == "frame" else run.hours_curve for run in runs}
         first = max(curve[0][0] for curve in curves.values())
         last = min(curve[-1][0] for curve in curves.values())
+        if last < first:
+            continue
         mine: Rows = []
         for x in np.linspace(first, last, 21) if last > first else [first]:
             scores: dict[str, list[float]] = defaultdict(list)
@@ -270,7 +273,8 @@ def iqm_curve(axis: plt.Axes, variants: dict[Variant, list[Run]], over: str) -> 
             axis.fill_between(x, low, high, color=COLOURS[variant], alpha=0.15, linewidth=0)
         rows += mine
     axis.set(xlabel=_UNITS[over], ylabel="IQM of the scores")
-    axis.legend()
+    if rows:
+        axis.legend()
     return rows
 
 

@@ -94,6 +94,9 @@ def test_a_mean_over_seeds_is_drawn_where_episodes_end_early(three_tasks, tmp_pa
     assert [value for _, value in mean] == pytest.approx([2.0, 3.0, 5.0], abs=1e-3)
     shorter = panels._mean([curves[0], curves[1][:2]])
     assert [frame for frame, _ in shorter] == [0, 10_001]
+    later = panels._mean([curves[0], curves[1][1:]])  # its first evaluation was not finite
+    assert [frame for frame, _ in later] == [10_001, 20_000]
+    assert panels._mean([curves[0][:1], curves[1][1:]]) == []
 
 
 def test_an_evaluation_without_a_finite_return_is_left_out_and_told(three_tasks, tmp_path):
@@ -290,6 +293,15 @@ def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
     assert {(row["preset"], row["obs"]): row["failed"] for row in together["rows"]} == {
         ("fast", "pixels"): 0, ("fast", "state"): 0, ("fast_no_target", "state"): 0,
     }  # fmt: skip
+
+
+def test_the_iqm_curve_has_no_point_where_a_run_has_none(tmp_path):
+    """The end of one run beside the beginning of another, as if both had been evaluated at one frame."""
+    write_run(tmp_path / "runs", "task=cart", 100.0, 500.0, frames=10_000)
+    write_run(tmp_path / "runs", "task=cart seed=1", float("nan"), float("nan"), 700.0)
+    page.make([str(tmp_path / "runs")], tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "figures" / "profile.csv").open()))
+    assert rows and not any(row.get("iqm") for row in rows)
 
 
 def test_the_page_asks_for_nothing_else(three_tasks, tmp_path):
