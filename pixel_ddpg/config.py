@@ -94,7 +94,9 @@ class Noise:
         most=0.8,
     )
     target_clip: float = option(
-        0.3, "clip of the Gaussian noise on the actions of the target and of the actor's loss; 0: no noise", least=0
+        0.3,
+        "clip of the noise, of deviation start to end, on the actions of target and actor's loss; 0: no noise",
+        least=0,
     )
 
 
@@ -135,10 +137,10 @@ class Agent:
     final_init: float = option(0.0, "last layers U(+-final_init); 0: as the others", least=0)
     state_norm: bool = option(False, "state: minus its running mean, divided by its running deviation, within +-5")
     inverse_loss: float = option(
-        0.0, "pixels: weight of the loss that predicts the actions between two observations", least=0
+        0.0, "pixels: weight of predicting the actions between two observations, times the running TD loss", least=0
     )
     reconstruction_loss: float = option(
-        0.0, "pixels: weight of the loss that reconstructs the picture before its random shift", least=0
+        0.0, "pixels: weight of reconstructing the picture before its shift, times the running TD loss", least=0
     )
     saturation_penalty: float = option(
         0.0, "weight of the squared output before tanh in the actor's loss; with output_rms, its minimum", least=0
@@ -153,7 +155,7 @@ class Agent:
     target_actor: bool = option(False, "a target actor, a slow copy, chooses the next action")
     precision: str = option(
         "float32",
-        "tf32: matrix products on a GPU; bfloat16: the encoder; auto: bfloat16 where it is fast",
+        "tf32: products and convolutions on a GPU; bfloat16: the encoder; auto: bfloat16 where it is fast",
         choices=("float32", "tf32", "bfloat16", "auto"),
     )
 

@@ -26,9 +26,9 @@ RENDER: dict[str, tuple[str, dict]] = {
 # 129,601 in the critic for cheetah, without BatchNorm's), the action enters at the second. The paper leaves open: the
 # step of the OU process (1 agent step here), which layers "all layers of mu" are (the input and both hidden layers
 # here, not the output), what L2 pulls at (weights here, not biases or BatchNorm's gains), which statistics the
-# target's BatchNorm has (running ones, that follow with tau like its weights), and when updates begin (as soon as one
-# batch is stored). It trains for 2.5 million steps; the budget here is that of every other preset until frames= says
-# so.
+# target's BatchNorm has (running ones, that follow with tau like its weights; those of the critic take in the batch
+# with its own actions and with the actor's), and when updates begin (as soon as one batch is stored). It trains for
+# 2.5 million steps; the budget here is that of every other preset until frames= says so.
 DDPG_STATE: dict[str, dict] = {
     "agent": {
         "actor_lr": 1e-4, "critic_lr": 1e-3, "critic_weight_decay": 1e-2, "tau": 0.001, "discount": 0.99,
@@ -178,7 +178,7 @@ DRQV2_HARD = ("humanoid-stand", "humanoid-walk", "humanoid-run")
 
 
 def action_repeat(task: str) -> int:
-    """Frames a step of preset fast from pixels, which baselines are measured with too."""
+    """Action repeat of `fast` from pixels, also used to measure baselines."""
     return for_task("fast", "pixels", task)["env"]["action_repeat"]
 
 

@@ -40,7 +40,7 @@ console = Output(soft_wrap=True)
 
 
 def configuration(words: list[str]) -> Config:
-    """Of a command's words; UserError for a task that there is not, too."""
+    """Of a command's words; UserError for an unknown task, too."""
     config = presets.compose(words)
     tasks.find(config.task)
     return config
@@ -61,10 +61,10 @@ def main(config: Config) -> None:
         threads = machine.prepare(config, device)
         environment = Environment(tasks.find(config.task), config.obs, config.env, 0)
         costs = cost.measure(config, environment, device)
-        disk = cost.check_disk(config, costs)
+        cost.check_disk(config, costs)
         drawn_by = environment.drawn_by() if config.obs == "pixels" else None
         environment.close()
-        print_plan(config, device, threads, costs, disk, drawn_by, resumes=started is not None)
+        print_plan(config, device, threads, costs, drawn_by, resumes=started is not None)
         if not started:
             run_folder.delete_run(run_dir)
         run = Trainer(config, device, costs.replay_device)
@@ -80,7 +80,7 @@ def main(config: Config) -> None:
 
 
 def print_plan(
-    config: Config, device: torch.device, threads: int, costs: Cost, disk: int, drawn_by: str | None, resumes: bool
+    config: Config, device: torch.device, threads: int, costs: Cost, drawn_by: str | None, resumes: bool
 ) -> None:
     """Say what is going to happen, at what cost."""
     to_do = checkpoint.fraction_left(pathlib.Path(config.run_dir), config.frames) if resumes else 1.0
@@ -97,7 +97,7 @@ def print_plan(
         **({"environments": f"{config.envs}, each in a process of its own"} if build.overlaps(config) else {}),
         "rendering": drawn_by or "none",
         "replay": f"{replay}, {costs.replay_place}",
-        "checkpoints": f"up to {format_bytes(disk)} in {config.run_dir}",
+        "checkpoints": f"up to {format_bytes(costs.disk)} in {config.run_dir}",
         "updates": f"{updates}, from step {config.train.start_steps:,} on",
         "time": f"about {format_hours(costs.hours * to_do)} {'to the end' if resumes else 'for the whole run'}, "
         "measured just now",

@@ -397,6 +397,15 @@ def test_fast_repeats_actions_as_planet(task, repeat):
     assert_fields(preset("fast", "state", task), env__action_repeat=2)
 
 
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_docs_name_every_field_in_which_fast_differs_from_the_paper(obs):
+    """A difference that a reader of the table never hears of."""
+    table = pathlib.Path(__file__).parents[1].joinpath("docs/presets.md").read_text()
+    paper, fast = (presets.compose([f"preset={preset}", f"obs={obs}"]) for preset in ("ddpg2016", "fast"))
+    names = [key for key in config.fields_of(Config) if config.value_of(paper, key) != config.value_of(fast, key)]
+    assert [key for key in names if f"`{key}" not in table] == ["preset", "run_dir"]
+
+
 @pytest.mark.parametrize("obs", ["pixels", "state"])
 def test_a_preset_is_added_as_docs_contributing_says(obs, monkeypatch):
     """A preset made of another one's fields that loses what that changes per task: a comparison of five things."""
@@ -651,7 +660,7 @@ def test_a_gpu_is_made_torchs_current_one(monkeypatch, name, index):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
     device = machine.find_device(name)
-    machine.prepare(compose(), device)
+    machine.prepare(compose("agent.precision=bfloat16"), device)
     assert device == torch.device("cuda", index) and chosen == [index, index]
 
 

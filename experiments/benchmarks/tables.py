@@ -358,10 +358,11 @@ def paper_cost(found: dict) -> str:
     gain = sharing[at_once] / sharing[1]
     days = sum(hours.values()) / gain / 24
     return (
-        f"The paper's whole experiment is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of {FRAMES_OF_PAPER:,} frames from "
-        f"pixels, and as many from state: {frames / 1e6:g} million frames each. `ddpg2016` on one core trains at "
-        f"{_each(speeds, 'frames/s')}, without evaluations: {_each(hours, 'h')}. {at_once} cores with a run each do "
-        f"{gain:.2f} times the work of one (measured with `fast` from pixels), so the whole takes {days:,.0f} days."
+        f"The paper's whole experiment, ablations apart, is {RUNS_OF_PAPER} runs (27 tasks, 5 seeds) of "
+        f"{FRAMES_OF_PAPER:,} frames from pixels, and as many from state: {frames / 1e6:g} million frames each. "
+        f"`ddpg2016` on one core trains at {_each(speeds, 'frames/s')}, without evaluations: {_each(hours, 'h')}. "
+        f"{at_once} cores with a run each do {gain:.2f} times the work of one (measured with "
+        f"`fast` from pixels), so the whole takes {days:,.0f} days."
     )
 
 
@@ -386,8 +387,8 @@ def paper_cost_on_gpus(found: dict) -> str:
     return (
         f"The paper's whole experiment on such GPUs, estimated from these measurements: a frame's updates of "
         f"`ddpg2016`, run as CUDA graphs in float32, and its images (cheetah-run's at {pictures[0]['size']} pixels, "
-        f"`render=fast`) take {_each({obs: 1e3 * seconds for obs, seconds in frame.items()}, 'ms')}. By these times no "
-        f"sharing makes it shorter than {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. "
+        f"`render=fast`) take {_each({obs: 1e3 * seconds for obs, seconds in frame.items()}, 'ms')}. However runs "
+        f"share it, this takes at least {busy:,.0f} h on one GPU and {busy / GPUS:.1f} h on {GPUS} in a Ray cluster. "
         f"The run that gpu_check made, from pixels, trained at {speed:.0f} frames/s ({min(trained):.0f} to "
         f"{max(trained):.0f} by episode), {alone:.1f} h for {FRAMES_OF_PAPER:,}. One after another, all {runs} take at "
         f"that speed {runs * alone:,.0f} h on one GPU and {math.ceil(runs / GPUS) * alone:.0f} h on {GPUS}."

@@ -30,7 +30,7 @@ class Inverse(nn.Module):
         """Mean squared error of the n actions between (Pathak et al., 2017, eq. 3; Lamb et al., 2022, eq. 1).
 
         `later` is the target critic's, so the gradient reaches the encoder through `latent` alone. Windows that an
-        episode's end cuts, which are not `complete`, are left out.
+        episode's end cuts, which are not `complete`, count as no error.
         """
         error = (self(latent, later) - actions).square().mean((1, 2))
         return (error * complete).mean()

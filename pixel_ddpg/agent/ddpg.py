@@ -21,6 +21,7 @@ from pixel_ddpg.agent.replay import Batch
 from pixel_ddpg.config import Agent, Noise
 
 SATURATED = 0.95  # of an action's bound; tanh's slope is below 0.1 there
+TD_LOSS_STEP = 0.01  # of the running mean of the critic's loss, an update
 PENALTY_STEP = 0.01  # of the logarithm of the saturation penalty's weight, an update, at most
 EDGE = 1 - 1e-6  # noisy actions of the update stay this far inside [-1, 1], as in DrQ-v2
 
@@ -107,7 +108,7 @@ class DDPG(nn.Module):
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The policy's action mu(s), without noise: float32 (a,) in [-1, 1] for one observation.
 
-        ValueError for one of another shape or type, as pixels that are divided by 255 already.
+        ValueError for one of another shape or type, such as pixels already divided by 255.
         """
         kind = np.uint8 if len(self.observation_shape) == 3 else np.float32
         observation = np.asarray(observation)
@@ -198,7 +199,7 @@ class DDPG(nn.Module):
     def _add_auxiliary(self, loss: Tensor, auxiliary: list[tuple[float, Tensor]]) -> Tensor:
         """Add the auxiliary losses, scaled by a running mean of the critic's loss, which is updated first."""
         if auxiliary:
-            self.td_loss.lerp_(loss.detach(), 0.01)
+            self.td_loss.lerp_(loss.detach(), TD_LOSS_STEP)
         for weight, other in auxiliary:
             loss = loss + weight * self.td_loss * other
         return loss

@@ -1,4 +1,4 @@
-"""A ring of single frames on the training device. Stacks, n-step returns and random shifts are gathered at sampling.
+"""A ring of single images on the training device. Stacks, n-step returns and random shifts are gathered at sampling.
 
 Each observation is one slot; its action, reward and discount lead to the next slot. An episode of L transitions takes
 L + 1 slots (docs/algorithm.md draws them). A draw is O(batch).
@@ -23,7 +23,7 @@ class Batch:
     discount: Tensor  # float32 (B,)
     next_observation: Tensor
     actions: Tensor  # float32 (B, n_step, a): `action` and those after it
-    complete: Tensor  # bool (B,): no episode ends within these steps; where one does, `actions` is meaningless
+    complete: Tensor  # bool (B,): no episode ends before the last of these steps; else `actions` is meaningless
     unshifted: Tensor  # `observation` before its random shift, where the replay was asked for it; else `observation`
 
 

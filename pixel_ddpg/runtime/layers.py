@@ -1,7 +1,8 @@
 """The layers of `agent.networks` made fast: oneDNN in one autograd node on a CPU, bfloat16 where that is faster.
 
 torch's own matrix products are MKL's, which leaves half of an AMD processor unused, and where layers are small its
-graph costs as much as they do. experiments/benchmarks/results has the figures.
+graph costs as much as they do. On an Intel processor torch's own stacks of products are faster.
+experiments/benchmarks/results has the figures.
 """
 
 import functools
@@ -18,7 +19,7 @@ from pixel_ddpg.config import Agent
 aten = torch.ops.aten
 AVAILABLE = torch.backends.mkldnn.is_available()
 SMALL = 2**19  # multiplications in a matrix product that is done before oneDNN has begun
-HALF_CHANNELS = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
+CHANNELS_OF_BFLOAT16 = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
 
 
 @functools.cache
@@ -193,7 +194,7 @@ class Convolutions(Stack):
 
     def forward(self, x: Tensor) -> Tensor:
         gpu = x.device.type != "cpu"
-        more = -x.shape[1] % HALF_CHANNELS if self._half and gpu else 0
+        more = -x.shape[1] % CHANNELS_OF_BFLOAT16 if self._half and gpu else 0
         if more:
             x = functional.pad(x, (0,) * 5 + (more,))
         pixels = x.contiguous(memory_format=torch.channels_last).to(self._dtype)  # in turn: bytes move faster

@@ -46,7 +46,7 @@ def prepare(config: Config, device: torch.device) -> int:
     threads = prepare_cpu(config.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    use_precision(config.agent.precision)
+    use_precision(resolved_precision(config.agent.precision, device))
     rendering.choose_backend(threads, (device.index or 0) if device.type == "cuda" else None)
     return threads
 
@@ -91,8 +91,10 @@ def use_precision(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
-def auto_precision(device: torch.device) -> str:
-    """What agent.precision=auto means: bfloat16 where the processor multiplies in it, else float32."""
+def resolved_precision(precision: str, device: torch.device) -> str:
+    """What agent.precision= means on a device: auto is bfloat16 where the processor multiplies in it, else float32."""
+    if precision != "auto":
+        return precision
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

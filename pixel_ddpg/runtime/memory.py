@@ -14,7 +14,7 @@ GPU_RESERVE = 3 * 2**30  # bytes
 def element_bytes(element_shape: tuple[int, ...], action_dim: int) -> int:
     """Bytes that a slot takes in all tables of a replay."""
     element = int(np.prod(element_shape)) * (1 if len(element_shape) == 3 else 4)
-    return element + 4 * action_dim + 4 + 4 + 1 + 8 + 8 + 8
+    return element + 4 * action_dim + 4 + 4 + 1 + 8 + 8 + 8  # rewards, discounts, lasts, ages, _slot_of, _needs
 
 
 def place(nbytes: int, device: torch.device, free_on_device: int, free_in_ram: int) -> tuple[torch.device, str]:

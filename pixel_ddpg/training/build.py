@@ -33,7 +33,7 @@ def player_seeds(seed: int, number: int) -> tuple[int, int]:
 
 
 def evaluation_seed(seed: int, frame: int) -> int:
-    """Evaluations draw from a stream of their own, the same whenever they happen."""
+    """Evaluations draw from a stream of their own, which seed and frame determine."""
     return int(np.random.SeedSequence((seed, 1 + frame)).generate_state(1)[0])
 
 
@@ -54,11 +54,9 @@ def make_agent(config: Config, device: torch.device) -> DDPG:
     """A new agent, as a run begins with."""
     task, seed_of = tasks.find(config.task), seeds(config.seed)
     shape, settings = observation_shape(task, config.obs, config.env), config.agent
-    if settings.precision == "auto":
-        settings = dataclasses.replace(settings, precision=machine.auto_precision(device))
+    settings = dataclasses.replace(settings, precision=machine.resolved_precision(settings.precision, device))
     compiled, layers = _compiled(config, device), ON_INTEL if machine.is_intel() else OPTIMIZED
-    # torch's layers draw weights, from a caller's stream, on a caller's device and of a caller's type, which are then
-    # drawn again
+    # torch's layers draw weights with the caller's random stream, device and type, before `initialise` draws them again
     with torch.random.fork_rng([]), torch.device("cpu"), _float32():
         agent = DDPG(
             shape, task.action_dim, settings, config.noise, n_step=config.replay.n_step, layers=layers,

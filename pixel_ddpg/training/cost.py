@@ -47,7 +47,8 @@ def measure(config: Config, environment: Environment, device: torch.device) -> C
     agent, nbytes = build.make_agent(config, device), replay_bytes(config)
     free = memory.free_memory(device), memory.free_memory(torch.device("cpu"))
     replay_device, place = memory.place(nbytes, device, *free)
-    return Cost(_hours(config, environment, agent, device), nbytes, checkpoint_bytes(agent), replay_device, place)
+    hours = _hours(config, environment, agent, replay_device)
+    return Cost(hours, nbytes, checkpoint_bytes(agent), replay_device, place)
 
 
 def replay_slots(config: Config) -> int:
@@ -68,8 +69,8 @@ def checkpoint_bytes(agent: DDPG) -> int:
     return sum(tensor.nbytes for tensor in agent.state_dict().values()) + moments
 
 
-def check_disk(config: Config, cost: Cost) -> int:
-    """Bytes that checkpoints will take beside those that are there; UserError where the disk has less."""
+def check_disk(config: Config, cost: Cost) -> None:
+    """UserError where the disk has less than checkpoints will take beside those that are there."""
     needed = max(0, cost.disk - checkpoint.disk_bytes(pathlib.Path(config.run_dir)))
     free = shutil.disk_usage(config.run_dir).free
     if needed > free:
@@ -78,7 +79,6 @@ def check_disk(config: Config, cost: Cost) -> int:
             f"{config.run_dir}: free some, choose another run_dir= or a smaller replay.capacity",
             code=1,
         )
-    return needed
 
 
 def format_hours(hours: float) -> str:
@@ -88,7 +88,7 @@ def format_hours(hours: float) -> str:
     return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
 
 
-def _hours(config: Config, environment: Environment, agent: DDPG, device: torch.device) -> float:
+def _hours(config: Config, environment: Environment, agent: DDPG, replay_device: torch.device) -> float:
     """Of the whole run."""
     action = np.zeros(tasks.find(config.task).action_dim, np.float32)
     first, policy = environment.reset(), Policy(config, agent)
@@ -101,7 +101,7 @@ def _hours(config: Config, environment: Environment, agent: DDPG, device: torch.
 
     step = _median_seconds(play, 12)
     needed = 32 + config.replay.n_step
-    scratch = build.make_replay(config, needed, device)
+    scratch = build.make_replay(config, needed, replay_device)
     scratch.begin(first.element)
     for _ in range(needed):
         scratch.add(first.element, action, 0.0, 1.0, False)

@@ -147,7 +147,7 @@ class Trainer:
     def _advance(self) -> None:
         """One agent step in every environment, and the updates that are due.
 
-        Where environments have processes of their own, updates are made while these step, without those steps.
+        With processes of their own, environments step while updates run, which cannot sample those steps yet.
         """
         self._begin_episodes()
         actions = self._actions()
@@ -183,7 +183,7 @@ class Trainer:
         return [player.exploration(mean, self.frame) for player, mean in zip(self.players, means)]
 
     def _update(self) -> None:
-        """The updates that the newest step of each environment, or the one that it makes now, has made due."""
+        """Run the updates due after the newest step of each environment; with overlap, after the one in progress."""
         if self.step < self.config.train.start_steps or not len(self.replay):
             return
         ratio, count = self.config.train.updates_per_step, len(self.players)
@@ -253,7 +253,7 @@ class Trainer:
         self._announce(row)
 
     def log_part(self, facts: dict) -> None:
-        """A row on what this part of the run is made with."""
+        """Log commit, versions and hardware of this part of the run."""
         self._log(PartRow(**self._counters(), **facts))
 
     def _not_finite(self, what: str) -> None:

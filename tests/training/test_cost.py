@@ -21,7 +21,6 @@ def test_checkpoints_take_the_disk_that_was_told(words, tmp_path):
     told = cost.measure(run.config, run.evaluation, CPU)
     used = checkpoint.disk_bytes(tmp_path)
     assert used <= told.disk <= 2 * used
-    assert cost.check_disk(run.config, told) == told.disk - used
 
 
 def test_a_disk_with_too_little_room_is_told_before_the_run(tmp_path, monkeypatch):
@@ -35,7 +34,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_run(tmp_path, monkeypatc
     assert refused.value.code == 1
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "piece").write_bytes(bytes(2 * 2**20))
-    assert cost.check_disk(config, needs) == 2 * 2**20
+    cost.check_disk(config, needs)
 
 
 def test_memory_counts_the_replay_only_where_it_lies_in_ram():
