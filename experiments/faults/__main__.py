@@ -77,8 +77,6 @@ def main(options: Faults) -> int:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             row = part(options, np.random.default_rng((options.seed, number)), pathlib.Path(folder))
         failed += len(row["failures"])
-        for failure in row["failures"]:
-            print(f"    {failure}", flush=True)
         print(f"    {json.dumps({key: value for key, value in row.items() if key != 'failures'})}", flush=True)
         words = [word for word in sys.argv[1:] if not word.startswith("out=")]
         made = {

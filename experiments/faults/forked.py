@@ -51,12 +51,20 @@ class Ended:
             raise RuntimeError(f"exit code {self.code}: {self.err}")
 
 
+class Failures(list[str]):
+    """What went wrong; each is shown at once, as a part may take hours."""
+
+    def append(self, failure: str) -> None:
+        super().append(failure)
+        print(f"    {failure}", file=sys.stderr, flush=True)
+
+
 @dataclass
 class Tally:
     """How commands ended, and what is wrong with which of them."""
 
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
-    failures: list[str] = field(default_factory=list)
+    failures: Failures = field(default_factory=Failures)
     slowest: float = 0.0
 
     def add(self, what: str, end: str, complaint: str, seconds: float = 0.0) -> None:

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import psutil
 
+from experiments.faults.forked import Failures
 from experiments.faults.small_runs import PIXELS, STATE, difference
 from pixel_ddpg.training import checkpoint
 
@@ -53,7 +54,7 @@ def measure(kind: str, count: int, random: np.random.Generator, folder: pathlib.
     words = [*KINDS[kind], FRAMES]
     longest = leave_alone(words, folder / "whole")
     found = {"tried": 0, "in a save": 0, "before the first checkpoint": 0, "runs": 0}
-    failures: list[str] = []
+    failures = Failures()
     while found["tried"] < count or (folder / "killed").exists():
         process = start("pixel_ddpg.run", *words, SAVED[found["runs"] % 2], f"run_dir={folder / 'killed'}")
         try:
@@ -112,7 +113,7 @@ def measure_suite(count: int, random: np.random.Generator, folder: pathlib.Path)
     words = ["tasks=cartpole-swingup", "obs=state", "preset=fast", "frames=16000", f"seeds={len(SEEDS)}", *run]
     words += [f"out={suite}", f"address={nodes.cluster.address}", "retries=1000"]
     found = {"tried": 0, **dict.fromkeys(Nodes.VICTIMS, 0), "suites": 0}
-    failures: list[str] = []
+    failures = Failures()
     try:
         while found["tried"] < count or suite.exists():
             driver = start("experiments.suite", *words)
