@@ -103,6 +103,12 @@ class Noise:
 @dataclass
 class Agent:
     discount: float = option(0.99, "of rewards, per agent step; above 0", most=1)
+    first_discount: float = option(
+        0.0,
+        "discount at frame 0; the horizon 1 / (1 - discount) grows to that of discount in 80% of frames=; 0: constant",
+        least=0,
+        most=1,
+    )
     tau: float = option(
         0.01, "soft-update rate of the target networks, per update; above 0; 1: no target networks", most=1
     )
@@ -406,6 +412,10 @@ def check(config: Config) -> None:
     for key in ("agent.discount", "agent.tau"):
         if value_of(config, key) <= 0:
             raise UserError(f"{key}={value_of(config, key)} must lie in (0, 1]")
+    if agent.first_discount and not agent.first_discount < agent.discount < 1:
+        raise UserError(
+            f"agent.first_discount={agent.first_discount} must lie below agent.discount={agent.discount}, that below 1"
+        )
     if agent.action_layer >= len(agent.hidden):
         raise UserError(
             f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"

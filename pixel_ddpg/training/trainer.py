@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pixel_ddpg.agent.exploration import Exploration, scheduled_scale
+from pixel_ddpg.agent.replay import scheduled_discount
 from pixel_ddpg.config import Config, to_yaml
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment, Step
@@ -188,7 +189,10 @@ class Trainer:
             return
         ratio, count = self.config.train.updates_per_step, len(self.players)
         done = min(1.0, self.frame / self.config.frames)
-        self.agent.schedule(scheduled_scale(self.config.noise, self.frame), 1 - done * (1 - self.config.agent.final_lr))
+        settings = self.config.agent
+        self.agent.schedule(scheduled_scale(self.config.noise, self.frame), 1 - done * (1 - settings.final_lr))
+        if settings.first_discount:
+            self.replay.discount.fill_(scheduled_discount(settings.first_discount, settings.discount, done))
         self.replay.publish()
         for _ in range(math.floor(self.step * ratio) - math.floor((self.step - count) * ratio)):
             for name, value in self._learn().items():

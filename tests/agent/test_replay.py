@@ -523,7 +523,7 @@ def test_nbytes_is_what_is_announced(shape):
     everything = [*vars(replay).values(), *vars(replay.streams[0]).values()]
     tables = [value for value in everything if isinstance(value, torch.Tensor | np.ndarray)]
     assert sum(
-        table.nbytes for table in tables if len(table) == replay.slots
+        table.nbytes for table in tables if table.shape[:1] == (replay.slots,)
     ) - replay._slot_of.nbytes == replay.slots * element_bytes(shape, 6)
 
 

@@ -29,6 +29,7 @@ VARIANTS = {
         *STATE,
         "agent.state_norm=true",
         "agent.final_lr=0.1",
+        "agent.first_discount=0.8",
         "agent.ensemble=mean",
         "noise.bursts=0.5",
     ],
@@ -118,6 +119,20 @@ def test_learning_rates_fall_over_the_budget(tmp_path):
     assert shares == [pytest.approx([share] * 2) for share in (1.0, 0.6, 0.2, 0.2)]
 
 
+def test_the_horizon_grows_over_the_budget(tmp_path):
+    """Geometrically, to its full length at four fifths; one that grows in the loss and not in the data, or by steps."""
+    run = train([*STATE, "agent.first_discount=0.5", "agent.discount=0.9", "replay.n_step=1"], tmp_path)
+    assert run.replay.discount.item() == pytest.approx(0.9)
+    horizons = []
+    for share_of_budget in (0.0, 0.4, 0.8, 1.0, 1.01):
+        run.frame = share_of_budget * run.config.frames
+        run._update()
+        horizons.append(1 / (1 - run.replay.draw(8).discount.max().item()))
+    assert horizons == [pytest.approx(horizon, rel=1e-5) for horizon in (2, 20**0.5, 10, 10, 10)]
+    constant = make_trainer([*STATE, "agent.discount=0.9"], tmp_path / "constant")
+    assert constant.replay.discount.item() == pytest.approx(0.9)
+
+
 def test_8_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch):
     """Silent bug 8, where the trainer asks for noise: steps for frames; a process that runs on between episodes."""
     run = make_trainer(STATE, tmp_path)
@@ -141,7 +156,8 @@ def test_the_replay_is_made_as_the_configuration_says(tmp_path):
     words = ["replay.n_step=2", "agent.discount=0.9", "env.frame_stack=4", "agent.random_shift=1"]
     run = make_trainer([*PIXELS, *words, "replay.capacity=70"], tmp_path)
     replay = run.replay
-    assert (replay._n_step, replay._gamma, replay._stack, replay._shift, replay.capacity) == (2, 0.9, 4, 1, 70)
+    assert (replay._n_step, replay._stack, replay._shift, replay.capacity) == (2, 4, 1, 70)
+    assert replay.discount.item() == pytest.approx(0.9)
 
 
 def test_what_is_compiled_lies_on_the_gpu(monkeypatch):
