@@ -6,6 +6,8 @@ import math
 import os
 import pathlib
 import shutil
+import sys
+import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -113,21 +115,21 @@ class WandbMirror:
         """`project` may be entity/project; W&B's own files go to `folder`, or to the run's; `failed`: why it ended."""
         self._run, self._rows, self.failed = None, 0, ""
         with self._no_mirror_is_worth_a_run():
+            folder = (folder or run_dir) / "wandb"
+            before = [*folder.glob("offline-run-*"), *folder.glob("tmp*wandb-*")]
             if mode == "auto":
-                mode = os.environ.get("WANDB_MODE") or _usual_mode()
+                mode = os.environ.get("WANDB_MODE") or _usual_mode(folder)
             if mode in ("off", "disabled"):
                 return
-            import wandb
-
-            folder = folder or run_dir
-            before = list(folder.glob("wandb/offline-run-*"))
+            wandb = _wandb(folder)
             project = project or os.environ.get("WANDB_PROJECT") or "pixel-ddpg"
             entity, _, project = project.rpartition("/")
-            self._run = wandb.init(
-                entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder,
-                config=config, mode=mode, resume="allow",  # type: ignore[arg-type]
-                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True, init_timeout=TIMEOUT),
-            )  # fmt: skip
+            with _logs_in(folder):
+                self._run = wandb.init(
+                    entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder.parent,
+                    config=config, mode=mode, resume="allow",
+                    settings=wandb.Settings(silent=True, console="off", x_disable_meta=True, init_timeout=TIMEOUT),
+                )  # fmt: skip
             self._run.define_metric("*", step_metric="frame")
             self._sent = self._run.starting_step if mode == "online" else 0
             for old in before:
@@ -158,10 +160,11 @@ class WandbMirror:
             self._rows += 1
 
     def close(self) -> None:
-        """Finish the W&B run."""
+        """Finish the W&B run, and end W&B's own process, which would leave a socket where this one is killed."""
         if self._run is not None:
             with self._no_mirror_is_worth_a_run():
                 self._run.finish()
+                _wandb().teardown()
 
 
 def _named_numbers(row: Row) -> dict[str, float]:
@@ -171,11 +174,35 @@ def _named_numbers(row: Row) -> dict[str, float]:
     return {key if key in COUNTERS else f"{row.kind}/{key}": value for key, value in finite.items()}
 
 
-def _usual_mode() -> str:
-    """What `wandb offline` or `wandb disabled` has set; else online where there is a key."""
-    import wandb
+def _wandb(folder: pathlib.Path | None = None) -> Any:
+    """The module. Where it is not imported yet, the temporary folders that it then makes lie in `folder`."""
+    before = tempfile.tempdir
+    if folder and "wandb" not in sys.modules:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = str(folder)
+    try:
+        import wandb
+    finally:
+        tempfile.tempdir = before
+    return wandb
 
-    mode = wandb.setup().settings.mode
+
+@contextlib.contextmanager
+def _logs_in(folder: pathlib.Path) -> Iterator[None]:
+    """W&B's process begins in here, and logs to this folder, where the user names no other."""
+    if "WANDB_CACHE_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_CACHE_DIR"]
+
+
+def _usual_mode(folder: pathlib.Path) -> str:
+    """What `wandb offline` or `wandb disabled` has set; else online where there is a key."""
+    mode = _wandb(folder).setup().settings.mode
     return "offline" if mode == "online" and not has_wandb_key() else mode
 
 
@@ -190,12 +217,10 @@ def has_wandb_key() -> bool:
         return False
     import netrc
 
-    import wandb
-
     try:
         known = netrc.netrc(path)
     except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
         return False
-    host = urllib.parse.urlsplit(wandb.setup().settings.base_url).netloc
+    host = urllib.parse.urlsplit(_wandb().setup().settings.base_url).netloc
     hosts = [host] + ["api.wandb.ai"] * host.endswith(".coreweave.com")  # W&B's own server, by its two names
     return any(known.authenticators(host) for host in hosts)

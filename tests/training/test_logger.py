@@ -345,7 +345,7 @@ def fake(monkeypatch):
         module.options, module.run = options, FakeRun(module.step)
         return module.run
 
-    module.init, module.Settings, module.mode = init, dict, "online"
+    module.init, module.Settings, module.mode, module.teardown = init, dict, "online", lambda: None
     module.setup = lambda: types.SimpleNamespace(settings=types.SimpleNamespace(mode=module.mode))
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
@@ -479,10 +479,10 @@ SCRIPT = """if True:
 """
 
 
-def run_script(folder: pathlib.Path, first: int, last: int, end: str) -> None:
+def run_script(folder: pathlib.Path, first: int, last: int, end: str, **variables: str) -> None:
     """Write rows in a process of its own; with end="wait" it is killed without a chance to finish."""
     words = [sys.executable, "-c", SCRIPT, str(folder), str(first), str(last), end]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | variables
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env)
     assert process.stdout.readline() == "written\n"
     if end == "wait":
@@ -536,6 +536,20 @@ def test_offline_run_survives_a_kill(tmp_path):
     assert [row["train/return"] for row in rows] == [i + 0.5 for i in range(405)]
     assert [row["_step"] for row in rows] == list(range(405))
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 405
+
+
+def test_wandb_writes_to_the_runs_folder_alone(tmp_path):
+    """Logs in the user's home, and two folders in TMPDIR for every run that was killed: thousands on a cluster."""
+    elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    for path in elsewhere.values():
+        path.mkdir()
+    (tmp_path / "run").mkdir()
+    for first, end in enumerate(["wait", "wait", "close", "close"]):
+        run_script(tmp_path / "run", first, first + 1, end, **{name: str(path) for name, path in elsewhere.items()})
+        if end == "close":
+            assert not list(tmp_path.glob("run/wandb/tmp*"))
+    assert [path for each in elsewhere.values() for path in each.rglob("*") if path.is_file()] == []
+    assert [path.name for path in elsewhere["TMPDIR"].iterdir()] == []
 
 
 def test_importing_the_logger_does_not_import_wandb():
