@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from pixel_ddpg.config import check_fields, fields_of, set_values, to_yaml, value_of, words_of
-from pixel_ddpg.errors import UserError, leave, on_stop, warn
+from pixel_ddpg.errors import UserError, interrupt, leave, on_stop, stopped_by, warn
 
 FLAGS = {"-h": "--help", "--help": "--help", "-m": "--multirun", "--multirun": "--multirun", "--cfg": "--cfg"}
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
@@ -180,7 +181,7 @@ def _print_any_text() -> None:
 def one_line_errors() -> Iterator[None]:
     """UserError, what the disk refuses, and signals to stop become one line on stderr and an exit code."""
     try:
-        with on_stop(signal.default_int_handler):
+        with _interrupted():
             yield
             if hasattr(sys.stdout, "flush"):  # while what it raises can still be told
                 sys.stdout.flush()
@@ -201,6 +202,25 @@ def one_line_errors() -> Iterator[None]:
         message, code = "interrupted", 130
     warn(one_line(message))
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """Signals to stop raise KeyboardInterrupt; once more where a callback had it, whose exceptions Python ignores."""
+
+    def again(ignored: Any) -> None:
+        if ignored.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()  # once this callback has ended
+        else:
+            before(ignored)
+
+    before, sys.unraisablehook = sys.unraisablehook, again
+    try:
+        with on_stop(interrupt):
+            yield
+    finally:
+        sys.unraisablehook = before
+        stopped_by.clear()
 
 
 def _refused(error: OSError) -> str:

@@ -83,6 +83,15 @@ def refuse_deleted_folder() -> None:
         sys.exit("pixel_ddpg: the working directory has been deleted: change to another one")
 
 
+stopped_by: list[int] = []  # signals that `interrupt` has met since the command began
+
+
+def interrupt(number: int, frame: object) -> None:
+    """KeyboardInterrupt, and a note of it: where it is raised in a callback, a library may lose it."""
+    stopped_by.append(number)
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def on_stop(handler: Callable) -> Iterator[None]:
     """In here what asks a process to end goes to `handler`: Ctrl-C, SIGTERM, a closed terminal, Slurm's SIGUSR1.

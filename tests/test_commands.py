@@ -80,6 +80,33 @@ def test_ctrl_c_saves_and_the_run_continues(number, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_ctrl_c_in_a_callback_ends_a_command(tmp_path):
+    """ "Exception ignored in: <function _get_module_lock.<locals>.cb>", and a command that continues."""
+    code = (
+        "import signal, time, weakref; from pixel_ddpg.command import one_line_errors\n"
+        "with one_line_errors():\n"
+        "    kept = set(); alive = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT)); del kept\n"
+        "    while True: time.sleep(0.1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "pixel_ddpg: interrupted\n")
+
+
+def test_ctrl_c_that_a_library_loses_stops_a_run_before_it_trains(tmp_path):
+    """A run that trains for hours although it was told to stop while it began."""
+    code = (
+        "import contextlib, signal, sys; from pixel_ddpg import run\n"
+        "def lose_it(*args, **options):\n"
+        "    with contextlib.suppress(KeyboardInterrupt): signal.raise_signal(signal.SIGINT)\n"
+        "run.print_plan = lose_it\n"
+        "run.main(sys.argv[1:])"
+    )
+    line = [sys.executable, "-c", code, *STATE, f"run_dir={tmp_path}/run"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert_one_line(done.stderr, "stopped at frame 0", "the same command resumes it")
+
+
 @pytest.mark.parametrize("word", ["replay.n_step=50", "env.action_repeat=400"])
 def test_a_plan_can_be_made_for_any_run(word, tmp_path):
     """A window longer than the steps that are tried, an episode shorter than these: a traceback."""

@@ -19,7 +19,7 @@ from pixel_ddpg.config import Config, to_yaml
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment, Step
 from pixel_ddpg.envs.episodes import run_episodes
-from pixel_ddpg.errors import UserError, on_stop, warn
+from pixel_ddpg.errors import UserError, on_stop, stopped_by, warn
 from pixel_ddpg.runtime import memory
 from pixel_ddpg.runtime.learner import Learner, Policy
 from pixel_ddpg.training import build, checkpoint
@@ -280,6 +280,7 @@ class Trainer:
             signal.signal(number, signal.default_int_handler)
 
         with on_stop(ask):
+            self._stop |= bool(stopped_by)  # by one that got lost before
             yield
 
     # --- saving and resuming ---
