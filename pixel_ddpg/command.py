@@ -218,6 +218,10 @@ def _interrupted() -> Iterator[None]:
     try:
         with on_stop(interrupt):
             yield
+    except Exception as error:  # what fails after a signal fails because of it, as GL that had it in a callback
+        if stopped_by and getattr(error, "code", None) != 130:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         sys.unraisablehook = before
         stopped_by.clear()

@@ -92,6 +92,18 @@ def test_ctrl_c_in_a_callback_ends_a_command(tmp_path):
     assert (done.returncode, done.stderr) == (130, "pixel_ddpg: interrupted\n")
 
 
+def test_ctrl_c_in_a_library_is_not_taken_for_its_failure(tmp_path):
+    """GL that a Ctrl-C has met: "no pictures: install ...", and exit code 1."""
+    code = (
+        "import signal; from pixel_ddpg.command import one_line_errors; from pixel_ddpg.errors import UserError\n"
+        "with one_line_errors():\n"
+        "    try: signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt: raise UserError('no pictures') from None"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "pixel_ddpg: interrupted\n")
+
+
 def test_ctrl_c_that_a_library_loses_stops_a_run_before_it_trains(tmp_path):
     """A run that trains for hours although it was told to stop while it began."""
     code = (
