@@ -80,27 +80,23 @@ def test_ctrl_c_saves_and_the_run_continues(number, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_ctrl_c_in_a_callback_ends_a_command(tmp_path):
-    """ "Exception ignored in: <function _get_module_lock.<locals>.cb>", and a command that continues."""
-    code = (
-        "import signal, time, weakref; from pixel_ddpg.command import one_line_errors\n"
-        "with one_line_errors():\n"
-        "    kept = set(); alive = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT)); del kept\n"
+LOST = {
+    "in a callback": (
+        "kept = set(); alive = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT)); del kept\n"
         "    while True: time.sleep(0.1)"
-    )
+    ),
+    "taken for a failure": (
+        "try: signal.raise_signal(signal.SIGINT)\n    except KeyboardInterrupt: raise UserError('no pictures') from None"
+    ),
+}
+
+
+@pytest.mark.parametrize("lines", LOST.values(), ids=LOST)
+def test_ctrl_c_that_python_or_a_library_loses_ends_a_command(lines):
+    """ "Exception ignored in: <function _get_module_lock.<locals>.cb>"; GL that asks for packages: exit code 1."""
+    code = "import signal, time, weakref; from pixel_ddpg.command import one_line_errors\n"
+    code += f"from pixel_ddpg.errors import UserError\nwith one_line_errors():\n    {lines}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (130, "pixel_ddpg: interrupted\n")
-
-
-def test_ctrl_c_in_a_library_is_not_taken_for_its_failure(tmp_path):
-    """GL that a Ctrl-C has met: "no pictures: install ...", and exit code 1."""
-    code = (
-        "import signal; from pixel_ddpg.command import one_line_errors; from pixel_ddpg.errors import UserError\n"
-        "with one_line_errors():\n"
-        "    try: signal.raise_signal(signal.SIGINT)\n"
-        "    except KeyboardInterrupt: raise UserError('no pictures') from None"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "pixel_ddpg: interrupted\n")
 
 
