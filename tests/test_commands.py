@@ -86,7 +86,8 @@ LOST = {
         "    while True: time.sleep(0.1)"
     ),
     "taken for a failure": (
-        "try: signal.raise_signal(signal.SIGINT)\n    except KeyboardInterrupt: raise UserError('no pictures') from None"
+        "try: signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt: raise UserError('no pictures') from None"
     ),
 }
 
