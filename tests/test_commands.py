@@ -94,7 +94,7 @@ LOST = {
 
 @pytest.mark.parametrize("lines", LOST.values(), ids=LOST)
 def test_ctrl_c_that_python_or_a_library_loses_ends_a_command(lines):
-    """ "Exception ignored in: <function _get_module_lock.<locals>.cb>"; GL that asks for packages: exit code 1."""
+    """A command that continues after an "Exception ignored in: ..."; GL that asks for packages, and exit code 1."""
     code = "import signal, time, weakref; from pixel_ddpg.command import one_line_errors\n"
     code += f"from pixel_ddpg.errors import UserError\nwith one_line_errors():\n    {lines}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)

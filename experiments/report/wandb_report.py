@@ -12,7 +12,7 @@ from experiments.report import panels
 from experiments.report.runs import Found, Run
 from pixel_ddpg import files
 from pixel_ddpg.errors import UserError, first_line
-from pixel_ddpg.training.logger import WandbMirror, has_wandb_key
+from pixel_ddpg.training.logger import WandbMirror, has_wandb_key, logs_in
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2
@@ -95,7 +95,7 @@ def send_pictures(out: pathlib.Path, entity: str, project: str) -> None:
     import wandb
 
     name, paths = pictures(out)
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()), logs_in(out / "wandb"):
         run = wandb.init(
             entity=entity, project=project, id=name, name="pictures of a report", dir=out, config={"pictures": name},
             mode="online", resume="allow", settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),

@@ -124,7 +124,7 @@ class WandbMirror:
             wandb = _wandb(folder)
             project = project or os.environ.get("WANDB_PROJECT") or "pixel-ddpg"
             entity, _, project = project.rpartition("/")
-            with _logs_in(folder):
+            with logs_in(folder):
                 self._run = wandb.init(
                     entity=entity or None, project=project, id=run_id, name=str(run_dir), dir=folder.parent,
                     config=config, mode=mode, resume="allow",
@@ -188,16 +188,15 @@ def _wandb(folder: pathlib.Path | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def _logs_in(folder: pathlib.Path) -> Iterator[None]:
+def logs_in(folder: pathlib.Path) -> Iterator[None]:
     """W&B's process begins in here, and logs to this folder, where the user names no other."""
-    if "WANDB_CACHE_DIR" in os.environ:
-        yield
-        return
-    os.environ["WANDB_CACHE_DIR"] = str(folder)
+    given = "WANDB_CACHE_DIR" in os.environ
+    os.environ.setdefault("WANDB_CACHE_DIR", str(folder))
     try:
         yield
     finally:
-        del os.environ["WANDB_CACHE_DIR"]
+        if not given:
+            del os.environ["WANDB_CACHE_DIR"]
 
 
 def _usual_mode(folder: pathlib.Path) -> str:

@@ -326,11 +326,12 @@ def test_16_pixels_are_stored_once_as_bytes():
 SIDE, SHIFT, STACK = 12, 4, 3
 
 
-@pytest.fixture(scope="module")
-def shifted():
+@pytest.fixture(scope="module", params=[{}, {"capacity": 9}], ids=["a ring with room", "a ring that has wrapped"])
+def shifted(request):
     """A batch of shifted stacks, the stacks as they were, and the (row, column) that explains each sample."""
-    replay, _ = filled(["begin"] + [(1.0, False)] * 9, (3, SIDE, SIDE), frame_stack=STACK, random_shift=SHIFT)
-    plain, _ = filled(["begin"] + [(1.0, False)] * 9, (3, SIDE, SIDE), frame_stack=STACK)
+    events, shape = (["begin"] + [(1.0, False)] * 9) * 3, (3, SIDE, SIDE)
+    replay, _ = filled(events, shape, frame_stack=STACK, random_shift=SHIFT, **request.param)
+    plain, _ = filled(events, shape, frame_stack=STACK, **request.param)
     batch, same = replay.sample(1500), plain.sample(1500)
     assert torch.equal(batch.action, same.action)
     names = ("observation", "next_observation")

@@ -103,6 +103,7 @@ class Listening(http.server.ThreadingHTTPServer):
 @pytest.fixture
 def server(monkeypatch):
     """A local server in W&B's place, with a key for it."""
+    wandb.teardown()  # it remembers the server that another test has named
     empty = {"asked": [], "rows": collections.defaultdict(list), "configs": {}, "refuses": False}
     kind = type("Recording", (Server,), empty)
     listening = Listening(("127.0.0.1", 0), kind)

@@ -15,12 +15,18 @@ CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize("words", [STATE, PIXELS], ids=["state", "pixels"])
-def test_checkpoints_take_the_disk_that_was_told(words, tmp_path):
+def test_checkpoints_take_the_disk_that_was_told(words, tmp_path, monkeypatch):
     """A full disk in the night, of a run that was said to fit; or a run refused that would have."""
     run = train([*words, "agent.hidden=[256,256]"], tmp_path)  # beside which names and counters are nothing
     told = cost.measure(run.config, run.evaluation, CPU)
     used = checkpoint.disk_bytes(tmp_path)
     assert used <= told.disk <= 2 * used
+    free = types.SimpleNamespace(free=told.disk - used)
+    monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: free)
+    cost.check_disk(run.config, told)
+    free.free -= 1
+    with pytest.raises(UserError, match="checkpoints will take"):
+        cost.check_disk(run.config, told)
 
 
 def test_a_disk_with_too_little_room_is_told_before_the_run(tmp_path, monkeypatch):
@@ -34,7 +40,11 @@ def test_a_disk_with_too_little_room_is_told_before_the_run(tmp_path, monkeypatc
     assert refused.value.code == 1
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "piece").write_bytes(bytes(2 * 2**20))
+    free.free = 2 * 2**20
     cost.check_disk(config, needs)
+    free.free -= 1
+    with pytest.raises(UserError, match=r"will take 2\.0 MiB"):
+        cost.check_disk(config, needs)
 
 
 def test_memory_counts_the_replay_only_where_it_lies_in_ram():
