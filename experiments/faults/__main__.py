@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.faults import damage, fuzz, kills, writes
+from experiments.faults import damage, fuzz, kills, long_runs, writes
 from pixel_ddpg import files
 from pixel_ddpg.command import command
 from pixel_ddpg.config import option
@@ -37,6 +37,7 @@ PARTS: dict[str, Part] = {
     "refused writes": lambda options, random, folder: writes.measure(folder, options.every),
     "command lines": lambda options, random, folder: fuzz.lines(options.lines, random, folder),
     "damaged files": lambda options, random, folder: fuzz.files(options.files, random, folder),
+    "long runs": lambda options, _, folder: long_runs.measure(options.frames, folder),
 }
 
 
@@ -50,6 +51,7 @@ class Faults:
     every: int = option(1, "refuse every n-th of the calls that write", least=1)
     lines: int = option(2000, "command lines", least=1)
     files: int = option(500, "damaged files", least=1)
+    frames: int = option(1_000_000, "of the long run from state; a fifth of them from pixels", least=50_000)
     seed: int = option(0, "of all that is random", least=0)
     out: str = option("", f"a .json; none: {OUT.relative_to(OUT.parents[2])}")
 

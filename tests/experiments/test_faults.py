@@ -5,7 +5,8 @@ import json
 import pytest
 from small import command
 
-from experiments.faults import forked
+from experiments.faults import forked, long_runs
+from pixel_ddpg.training.rows import TrainRow
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,31 @@ def test_faults_cost_nothing(words, tmp_path):
     assert (code, err) == (0, ""), (out, err)
     for row in json.loads((tmp_path / "faults.json").read_text()).values():
         assert row["tried"] > 1 and not row["failures"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "speed", "disk", "wrong"),
+    [
+        (1000, 100.0, 50, []), (1001, 96.0, 60, []), (1030, 100.0, 50, ["memory has grown"]),
+        (1000, 90.0, 50, ["it has slowed down"]), (1000, 100.0, 61, ["checkpoints take more than planned"]),
+    ],
+)  # fmt: skip
+def test_a_long_run_that_grows_or_slows_down_fails(memory, speed, disk, wrong):
+    """The end is compared with a full replay, not with the beginning, in which memory grows and updates are few."""
+    first = [TrainRow(frame=frame, memory_bytes=frame, frames_per_second=500.0) for frame in range(100, 2000, 100)]
+    full = [TrainRow(frame=frame, memory_bytes=1000, frames_per_second=100.0) for frame in range(2000, 9000, 100)]
+    end = [TrainRow(frame=frame, memory_bytes=memory, frames_per_second=speed) for frame in range(9000, 10001, 100)]
+    row, found = long_runs.judge([*first, *full, *end], disk, planned=60)
+    assert found == wrong and row["frames"] == 10000 and row["frames/s at the end"] == round(speed)
+
+
+@pytest.mark.long
+def test_long_runs_are_made_and_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(long_runs, "SHARE", {"state": 1})
+    row = long_runs.measure(10_000, tmp_path)
+    assert row["state: frames"] == 10_000
+    assert 0 < row["state: MiB of checkpoints"] <= row["state: MiB of checkpoints planned"]
+    assert all("slowed down" in failure for failure in row["failures"])  # other tests run beside it
 
 
 def test_an_unknown_part_is_refused(tmp_path):
