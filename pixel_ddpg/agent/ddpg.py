@@ -163,14 +163,15 @@ class DDPG(nn.Module):
             "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "q": q.detach().mean(),
             "td_error": td_error.detach().square().mean().sqrt(), "pre_tanh": size.mean(),
             "saturated": (size.tanh() > SATURATED).float().mean(),
+            **{name: loss.detach() for name, loss in auxiliary.items()},
         }  # fmt: skip
 
     def critic_loss(
         self, features: Tensor, batch: Batch, noise: Tensor | None = None, averages: Tensor | None = None
-    ) -> tuple[Tensor, list[tuple[float, Tensor]], Tensor, Tensor]:
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         """Eq. 4, the mean squared error of Q(s, a) to the target y of eq. 5: R + discount * Q'(s', mu'(s') + noise).
 
-        Also returns the auxiliary losses with their weights, Q(s, a) and the TD error.
+        Also returns the auxiliary losses, by the names of their weights; Q(s, a); and the TD error.
         """
         with torch.no_grad():
             next_features = self._target("encoder")(batch.next_observation)
@@ -182,12 +183,11 @@ class DDPG(nn.Module):
         latent = self.critic.trunk(features)
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
-        auxiliary = []
+        auxiliary = {}
         if self.inverse:
-            error = self.inverse.loss(latent, next_latent, batch.actions, batch.complete)
-            auxiliary.append((self.settings.inverse_loss, error))
+            auxiliary["inverse_loss"] = self.inverse.loss(latent, next_latent, batch.actions, batch.complete)
         if self.decoder and averages is not None:
-            auxiliary.append((self.settings.reconstruction_loss, self.decoder.loss(latent, averages)))
+            auxiliary["reconstruction_loss"] = self.decoder.loss(latent, averages)
         return loss, auxiliary, q, q - y
 
     def actor_loss(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -196,12 +196,12 @@ class DDPG(nn.Module):
         output = self.actor.policy(features)
         return -self._combined(self.critic(features, _noisy(output.tanh(), noise))).mean(), output
 
-    def _add_auxiliary(self, loss: Tensor, auxiliary: list[tuple[float, Tensor]]) -> Tensor:
+    def _add_auxiliary(self, loss: Tensor, auxiliary: dict[str, Tensor]) -> Tensor:
         """Add the auxiliary losses, scaled by a running mean of the critic's loss, which is updated first."""
         if auxiliary:
             self.td_loss.lerp_(loss.detach(), TD_LOSS_STEP)
-        for weight, other in auxiliary:
-            loss = loss + weight * self.td_loss * other
+        for name, other in auxiliary.items():
+            loss = loss + getattr(self.settings, name) * self.td_loss * other
         return loss
 
     def _add_penalty(self, loss: Tensor, output: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class TrainRow(Row):
     td_error: float | None = None
     pre_tanh: float | None = None
     saturated: float | None = None
+    inverse_loss: float | None = None
+    reconstruction_loss: float | None = None
     frames_per_second: float = 0.0
     updates_per_second: float = 0.0
     memory_bytes: int = 0

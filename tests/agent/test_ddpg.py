@@ -525,7 +525,7 @@ def test_9_the_actors_loss_does_not_move_the_encoder():
     """The same, told by the weights after an update in which only the actor's loss has a gradient."""
     agent, batch = make_small("noise.target_clip=0"), random_batch(PIXELS)
     none = torch.zeros(1)
-    agent.critic_loss = lambda features, batch, *_: (0 * agent.critic(features, batch.action).sum(), [], none, none)
+    agent.critic_loss = lambda features, batch, *_: (0 * agent.critic(features, batch.action).sum(), {}, none, none)
     before = copy.deepcopy(agent.encoder)
     agent.update(batch)
     assert all(map(torch.equal, before.parameters(), agent.encoder.parameters()))
@@ -735,10 +735,15 @@ def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
     torch.testing.assert_close(agent.td_loss, (0.99 * 2 + 0.01 * td_loss).detach())
     latent = agent.critic.trunk(features)
     ahead = agent.targets["critic"].trunk(agent.encoder(batch.next_observation))
-    told = agent.inverse.loss(latent, ahead, batch.actions, batch.complete)
-    others = 3 * agent.decoder.loss(latent, averages) + 0.7 * told
+    told = {
+        "inverse_loss": agent.inverse.loss(latent, ahead, batch.actions, batch.complete),
+        "reconstruction_loss": agent.decoder.loss(latent, averages),
+    }
+    others = 3 * told["reconstruction_loss"] + 0.7 * told["inverse_loss"]
     torch.testing.assert_close(loss, td_loss + agent.td_loss * others, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(auxiliary, told)
     assert not agent.td_loss.requires_grad
+    assert set(agent.update(batch)) == {*LOSSES, *told}
 
 
 def test_the_reconstruction_trains_encoder_head_and_decoder_alone():

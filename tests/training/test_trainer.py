@@ -203,8 +203,8 @@ def test_every_metric_of_the_design_is_there(tmp_path):
         "eval": {"return", "returns", "length"},
         "values": {"q", "observed"},
         "train": {
-            "return", "critic_loss", "actor_loss", "q", "td_error", "pre_tanh", "saturated", "frames_per_second",
-            "updates_per_second", "memory_bytes",
+            "return", "critic_loss", "actor_loss", "q", "td_error", "pre_tanh", "saturated", "inverse_loss",
+            "reconstruction_loss", "frames_per_second", "updates_per_second", "memory_bytes",
         },
     }  # fmt: skip
     assert {row["kind"] for row in lines} == set(extra)
