@@ -414,7 +414,8 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={value_of(config, key)} must lie in (0, 1]")
     if agent.first_discount and not agent.first_discount < agent.discount < 1:
         raise UserError(
-            f"agent.first_discount={agent.first_discount} must lie below agent.discount={agent.discount}, that below 1"
+            f"agent.first_discount={agent.first_discount} must lie below agent.discount={agent.discount}, "
+            "that below 1; agent.first_discount=0 keeps the discount constant"
         )
     if agent.action_layer >= len(agent.hidden):
         raise UserError(

@@ -54,8 +54,8 @@ def main(options: Evaluate) -> None:
     for index, (value, length) in enumerate(zip(returns, lengths)):
         table.add_row(str(index), f"{value:.1f}", str(length))
     table.add_row("mean", f"{result['return']:.1f} +- {result['sd']:.1f}", "")
-    files.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
     Output(stderr=True).print(table)
+    files.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
     print(json.dumps(result))
 
 

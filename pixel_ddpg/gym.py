@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import gymnasium
 import numpy as np
@@ -51,6 +52,7 @@ class GymEnvironment(gymnasium.Env):
             self._made = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
+        seed = None if seed is None else operator.index(seed)  # gymnasium refuses numpy's integers
         super().reset(seed=seed)
         if seed is not None:
             self.environment.seed(seed)

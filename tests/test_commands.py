@@ -1,6 +1,7 @@
 """The real commands, as a stranger would type and kill them."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -219,6 +220,18 @@ def test_a_limit_on_the_size_of_files_is_told_and_leaves_no_half_file(module, tm
     assert code == 1
     assert_one_line(err, "ulimit -f")
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".svg", ".tmp", ".html")]
+
+
+def test_an_evaluation_that_cannot_be_written_is_shown(tmp_path, monkeypatch):
+    """A full disk: the same."""
+    train([*STATE, "frames=400"], tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    code, out, err = call("pixel_ddpg.evaluate", f"run={tmp_path}", "episodes=1")
+    assert (code, out) == (1, "") and "mean" in err and "the disk is full" in err
 
 
 def test_an_evaluation_that_nobody_reads_is_kept(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -753,6 +754,16 @@ def test_help_names_its_own_command_and_every_key(module, tmp_path):
             and "env.slices=14 " in result.stdout
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_leaves_the_root_logger_to_its_program():
+    """A handler that absl's first message gives it, after which the program's logging.basicConfig does nothing."""
+    program = """
+        import logging, pixel_ddpg
+        pixel_ddpg.make_env("pendulum-swingup", obs="state", seed=0).reset(seed=0)
+        assert not logging.root.handlers, logging.root.handlers
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
 def test_an_environment_leaves_a_programs_log_as_it_was():

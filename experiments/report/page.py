@@ -110,10 +110,11 @@ def warnings(found: Found) -> list[str]:
     """What a reader must know before any number."""
     said = []
     frames = sorted({run.settings.frames for run in found.runs})
-    if frames[-1] < PAPER_FRAMES:
-        said.append(f"The budget is {frames[-1]:,} frames a run; the paper's numbers are after {PAPER_FRAMES:,} steps.")
-    if len(frames) > 1:
-        said.append(f"Budgets differ: {', '.join(f'{each:,}' for each in frames)} frames.")
+    if len(frames) > 1 or frames[-1] < PAPER_FRAMES:
+        budget = f"Budgets differ: {', '.join(f'{each:,}' for each in frames)} frames"
+        if len(frames) == 1:
+            budget = f"The budget is {frames[0]:,} frames a run"
+        said.append(f"{budget}; the paper's numbers are after {PAPER_FRAMES:,} steps.")
     seeds = [sum(run.is_whole for run in found.of(task, each)) for task in found.tasks for each in found.variants]
     if max(seeds) == 1:
         said.append("One seed per task and variant, so no confidence intervals.")

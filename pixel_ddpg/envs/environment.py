@@ -87,7 +87,7 @@ class Environment:
 
     def seed(self, seed: int) -> None:
         """Reset the task's random stream; takes effect at the next reset."""
-        self._random.seed(seed % 2**32)
+        self._random.seed(tasks.for_numpy(seed))
 
     def reset(self) -> Step:
         """Start an episode; the stack is filled with its first element."""

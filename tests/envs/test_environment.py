@@ -270,10 +270,15 @@ def test_video_beyond_the_framebuffer(tmp_path):
 
 
 def test_any_seed_that_gymnasium_allows():
-    """A seed of 2**32 or more, which numpy's RandomState refuses with a ValueError."""
+    """A seed of 2**32 or more that RandomState refuses, or that begins as a smaller one does; numpy's integers."""
     environment = make_env("cartpole-swingup", "state", seed=2**32)
-    first, _ = environment.reset(seed=2**40)
-    assert np.array_equal(first, environment.reset(seed=2**40)[0])
+    seeds = [5, 2**32 + 5, 2**40 + 5, 2**64 + 5]
+    first, again = ([environment.reset(seed=seed)[0] for seed in seeds] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert len({state.tobytes() for state in first}) == len(seeds)
+    np.testing.assert_array_equal(environment.reset(seed=np.int64(5))[0], first[0])
+    begun = [make_env("cartpole-swingup", "state", seed=seed).reset()[0].tobytes() for seed in (0, 2**32)]
+    assert begun[0] != begun[1]
 
 
 # --- action repeat and endings ---

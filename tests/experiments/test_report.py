@@ -14,6 +14,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from small import call
 
 from experiments import figures
@@ -146,6 +147,16 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     single = runs.collect([str(three_tasks / "cheetah-run")])
     assert "One seed per task and variant" in " ".join(page.warnings(single))
     assert found.commands == ["make suite"] and found.tasks[-1] == "cheetah-run" and "pendulum" in found.tasks
+
+
+def test_an_unfinished_run_of_a_larger_budget_does_not_stretch_the_others(three_tasks):
+    """Curves that are a sliver of their axis, and its budget told as that of all."""
+    write_run(three_tasks, "task=cart seed=6", 100.0, 300.0, frames=400_000)
+    found = runs.collect([str(three_tasks)])
+    assert "Budgets differ: 20,000, 400,000 frames; the paper's" in " ".join(page.warnings(found))
+    axis = Figure().subplots()
+    panels.curves(axis, "cart", [run for run in found.runs if run.task == "cart"])
+    assert 20 <= axis.get_xlim()[1] < 25  # thousands of frames
 
 
 def test_other_action_repeats_are_said(tmp_path):

@@ -133,6 +133,19 @@ def test_the_horizon_grows_over_the_budget(tmp_path):
     assert constant.replay.discount.item() == pytest.approx(0.9)
 
 
+def test_a_larger_budget_does_not_shorten_the_horizon(tmp_path):
+    """A critic of long returns that gets targets of shorter ones."""
+    words = [*STATE, "agent.first_discount=0.5", "agent.discount=0.9"]
+    run = train(words, tmp_path)
+    frames, discounts = run.config.frames, []
+    run = make_trainer([*words, f"frames={2 * frames}"], tmp_path)
+    run.restore()
+    for run.frame in (frames, 2 * frames):
+        run._update()
+        discounts.append(run.replay.discount.item())
+    assert discounts == [pytest.approx(0.9)] * 2
+
+
 def test_8_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch):
     """Silent bug 8, where the trainer asks for noise: steps for frames; a process that runs on between episodes."""
     run = make_trainer(STATE, tmp_path)

@@ -4,11 +4,16 @@ suite.csv has dm_control's own tasks, paper.csv those of the DDPG paper (Lillicr
 Table 2), by the paper's names.
 """
 
+import contextlib
 import csv
 import fnmatch
 import importlib
+import logging
 import pathlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from pixel_ddpg.errors import UserError, nearest
 
@@ -54,17 +59,11 @@ class Task:
         from pixel_ddpg.envs import rendering
 
         rendering.choose_backend()
-        with rendering.gl_failures_explained():
-            from dm_control import suite  # noqa: F401  (loads GL; what builds a task imports it again)
-        from absl import logging
-
-        before = logging.get_verbosity()
-        logging.set_verbosity(logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
-        try:
+        with _logging_kept():
+            with rendering.gl_failures_explained():
+                from dm_control import suite  # noqa: F401  (loads GL; what builds a task imports it again)
             environment = self._build()
-        finally:
-            logging.set_verbosity(before)
-        environment.task.random.seed(seed % 2**32)
+        environment.task.random.seed(for_numpy(seed))
         return environment
 
     def _build(self):
@@ -76,6 +75,25 @@ class Task:
         limit = {"time_limit": self.time_limit} if domain == "lqr" else {}  # endless in dm_control
         # lqr draws its springs when it is built: the fixed 0 makes it one system for all seeds
         return suite.load(domain, task, task_kwargs={"random": 0, **limit})
+
+
+def for_numpy(seed: int) -> int | list[int]:
+    """A seed of any size as RandomState takes it: one of 32 bits as it is, a larger one as several numbers."""
+    return seed if seed < 2**32 else np.random.SeedSequence(seed).generate_state(4).tolist()
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Iterator[None]:
+    """The program's logging stays as it was, though absl's first message gives the root logger a handler."""
+    from absl import logging as absl_logging
+
+    verbosity, handlers = absl_logging.get_verbosity(), logging.root.handlers[:]
+    absl_logging.set_verbosity(absl_logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+        logging.root.handlers[:] = handlers
 
 
 # lqr runs for ever in dm_control; here it ends after 1000 control steps like the other tasks.
