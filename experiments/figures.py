@@ -30,10 +30,10 @@ class Figures:
     sheet: bool = option(False, "instead: every task of the paper, at 256 and at 64 pixels")
 
 
-def learning_curves(folders: list[pathlib.Path], out: pathlib.Path) -> None:
+def learning_curves(found: list[runs.Run], out: pathlib.Path) -> None:
     """One panel a task: every seed of ours, and those of DrQ-v2 in grey."""
     by_task = defaultdict(list)
-    for run in map(runs.read, folders):
+    for run in found:
         by_task[run.task].append(run)
     columns = min(3, len(by_task))
     rows = -(-len(by_task) // columns)
@@ -124,10 +124,8 @@ def main(options: Figures) -> None:
         observation_rows(options.observations, out)
     elif options.sheet:
         contact_sheet(out)
-    elif folders := runs.find(options.runs):
-        learning_curves(folders, out)
     else:
-        raise UserError(f"no runs in {', '.join(options.runs)}")
+        learning_curves(runs.read_all(options.runs)[0], out)
     print(out)
 
 

@@ -428,7 +428,7 @@ def main(options: Results) -> None:
         tables.write(path)
     for path in tables.GPUS_FOLDER.glob("*.json"):
         tables.write(path, tables.gpu)
-    learning_curves(runs.find([str(SIX)]), DOCS / "learning_curves.png")
+    learning_curves(_runs_in([SIX]), DOCS / "learning_curves.png")
     shutil.copyfile(FOLDER / "report" / "figures" / "figure2.png", DOCS / "figure2.png")
     print(f"the tables and figures of {ROOT / 'README.md'}, {DOCS} and {FOLDER}")
 

@@ -447,8 +447,10 @@ def _check_field(key: str, value: Any, known: Mapping[str, Any]) -> None:
     if not isinstance(value, int | float):
         return
     least, most = known.get("least"), LARGEST if known.get("most") is None else known["most"]
-    if (isinstance(value, float) and not math.isfinite(value)) or (least is not None and value < least):
-        raise UserError(f"{key}={value} must be {'a finite number' if least is None else f'at least {least}'}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value} must be a finite number")
+    if least is not None and value < least:
+        raise UserError(f"{key}={value} must be at least {least}")
     if value > most:
         raise UserError(f"{key}={value} must be at most {most:,}")
 

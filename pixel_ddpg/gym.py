@@ -28,7 +28,7 @@ class GymEnvironment(gymnasium.Env):
         self._made: Environment | None = None
         self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seed)  # reset(seed=) as Gymnasium's
         self._closed, self.render_mode = False, render_mode
-        fps = max(1, round(1 / (task.control_timestep * options.action_repeat)))
+        fps = round(1 / (task.control_timestep * options.action_repeat), 6)
         self.metadata = self.metadata | {"render_fps": fps}
         self._renderer: rendering.Renderer | None = None
         low, high = (0, 255) if obs == "pixels" else (-np.inf, np.inf)

@@ -727,6 +727,20 @@ def test_a_command_is_called_in_a_thread_with_a_logger_for_stdout(monkeypatch):
     assert codes == [0] and "cheetah-run" in sys.stdout.text
 
 
+def test_an_agent_can_be_sent_to_a_process_that_is_spawned(tmp_path):
+    """'unable to resize file', from the random stream that it carries."""
+    train([*STATE, "frames=400"], tmp_path / "run")
+    code = """
+import multiprocessing, sys, numpy, pixel_ddpg
+agent = pixel_ddpg.load(sys.argv[1])
+observation = numpy.zeros(agent.observation_shape, numpy.float32)
+with multiprocessing.get_context("spawn").Pool(1) as pool:
+    (action,) = pool.map_async(agent.act, [observation]).get(60)
+    assert action.tolist() == agent.act(observation).tolist()
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True, timeout=120)
+
+
 def test_an_agent_acts_in_forked_processes(tmp_path):
     """A pool of a user's that never answers, as torch waits for threads that a fork does not copy."""
     train([*STATE, "frames=400"], tmp_path / "run")

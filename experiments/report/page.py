@@ -126,6 +126,8 @@ def warnings(found: Found) -> list[str]:
         )
     if found.main != "ddpg2016":
         said.append(f"{found.main} is not the paper's algorithm; ddpg2016 is.")
+    if found.left_out:
+        said.append(f"Runs that cannot be read, and are left out: {', '.join(found.left_out)}.")
     if count := len(found.missing()):
         said.append(f"Missing: {count} of {len(found.wanted)} runs.")
     if count := sum(not run.is_whole for run in found.runs):

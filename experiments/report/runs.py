@@ -176,12 +176,32 @@ def _files(folders: list[str], name: str) -> Iterator[pathlib.Path]:
 
 
 def read(folder: pathlib.Path) -> Run:
-    """One of them; UserError for one whose task or preset is unknown here."""
+    """One of them; UserError for one that is damaged, empty, or whose task or preset is unknown here."""
     settings = run_folder.read_config(folder)
     if settings.task not in tasks.CATALOGUE or (settings.preset, settings.obs) not in presets.SETTINGS:
         what = f"task={settings.task} preset={settings.preset} obs={settings.obs}"
         raise UserError(f"{folder / 'config.yaml'} is damaged or of another version: it says {what}", code=1)
-    return Run(folder, settings, tuple(read_rows(folder / "metrics.jsonl")))
+    rows = tuple(read_rows(folder / "metrics.jsonl"))
+    if not rows:
+        raise UserError(f"{folder / 'metrics.jsonl'} has no rows", code=1)
+    return Run(folder, settings, rows)
+
+
+def read_all(folders: list[str]) -> tuple[list[Run], list[str]]:
+    """The runs at or below the folders, and the folders of those that cannot be read, with a warning for each.
+
+    UserError where there is no run.
+    """
+    found, left_out = [], []
+    for folder in find(folders):
+        try:
+            found.append(read(folder))
+        except UserError as error:
+            warn(f"{folder} is left out: {error}")
+            left_out.append(str(folder))
+    if not found:
+        raise UserError(f"no runs in {', '.join(folders)}")
+    return found, left_out
 
 
 def read_plans(path: pathlib.Path) -> dict[str, list[tuple]]:
@@ -203,6 +223,7 @@ class Found:
     wanted: list[tuple[str, str, str, int]]  # (task, obs, preset, seed)
     commands: list[str]  # of the suites
     main: str  # the preset that is compared
+    left_out: list[str]  # folders of runs that cannot be read
 
     @property
     def tasks(self) -> list[str]:
@@ -258,10 +279,7 @@ class Found:
 
 def collect(folders: list[str], preset: str = "") -> Found:
     """Read runs and plans; UserError where there are none, or two folders hold the same run."""
-    found = [read(folder) for folder in find(folders)]
-    found = [run for run in found if run.rows]
-    if not found:
-        raise UserError(f"no runs in {', '.join(folders)}")
+    found, left_out = read_all(folders)
     seen: dict[tuple, Run] = {}
     for run in found:
         other = seen.setdefault((run.task, run.variant, run.settings.seed), run)
@@ -278,7 +296,7 @@ def collect(folders: list[str], preset: str = "") -> Found:
     controls = {CONTROLS.get(name) for name in names}
     subjects = [name for name in presets.PRESETS if name in names and name not in controls]
     main = preset or max(subjects, key=names.count)
-    return Found(found, wanted, list(plans), main)
+    return Found(found, wanted, list(plans), main, left_out)
 
 
 def changes_since(found: list[Run]) -> str:

@@ -264,6 +264,15 @@ class DDPG(nn.Module):
 
     # --- saving ---
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and for processes that are spawned, to which torch cannot hand a random stream."""
+        return self.__dict__ | {"noise_draws": self.noise_draws.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        draws = torch.Generator(state["device"])
+        draws.set_state(state["noise_draws"])
+        super().__setstate__(state | {"noise_draws": draws})
+
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes, by name: networks, targets, optimisers, the noise's random stream."""
         tensors = {f"network.{name}": tensor for name, tensor in self.state_dict().items()}

@@ -96,12 +96,15 @@ class Environment:
         self._frames, self.over = 0, False
         with rendering.gl_failures_explained() if self.task.resets_need_gl else contextlib.nullcontext():
             time_step = self.task_env.reset()
-        first = flat(time_step.observation) if self._renderer is None else self._element([self._renderer.render()])
+        first = self._state(time_step) if self._renderer is None else self._element([self._renderer.render()])
         self._stack.extend([first] * self._options.frame_stack)
         return self._step(0.0, 1.0)
 
     def step(self, action: np.ndarray) -> Step:
-        """Hold the action for `action_repeat` frames or to the episode's end; rewards are summed."""
+        """Hold the action for `action_repeat` frames or to the episode's end; rewards are summed.
+
+        UserError for an action that does not fit, and where the simulation fails, which ends the episode.
+        """
         if self.over:
             raise ValueError("no episode is running: call reset() before step()")
         action = np.array(action, np.float32)  # a copy: its caller may use the array again
@@ -110,6 +113,7 @@ class Environment:
         if not np.isfinite(action).all():
             raise UserError(f"an action of {self.task.name} is not finite: {action}", code=1)
         self._actions.append(action)
+        self.over = True  # until the step has succeeded
         reward, discount, pictures = 0.0, 1.0, []
         apart = self._options.action_repeat // self._options.renderings
         for repeat in range(1, self._options.action_repeat + 1):
@@ -121,17 +125,25 @@ class Environment:
                 pictures.append(self._renderer.render())
             if time_step.last():
                 break
-        self._stack.append(flat(time_step.observation) if self._renderer is None else self._element(pictures))
-        self.over = time_step.last()
+        self._stack.append(self._state(time_step) if self._renderer is None else self._element(pictures))
         if not math.isfinite(reward):
             raise UserError(
                 f"the reward of {self.task.name} is {reward}, {self._frames} frames into an episode", code=1
             )
+        self.over = time_step.last()
         return self._step(float(reward), float(discount))
 
     def _element(self, pictures: list[np.ndarray]) -> np.ndarray:
         """What a step adds to an observation; the last picture stands for those that an episode's end left out."""
         return np.concatenate(pictures + [pictures[-1]] * (self._options.renderings - len(pictures)))
+
+    def _state(self, time_step: dm_env.TimeStep) -> np.ndarray:
+        state = flat(time_step.observation)
+        if not np.isfinite(state).all():
+            raise UserError(
+                f"an observation of {self.task.name} is not finite, {self._frames} frames into an episode", code=1
+            )
+        return state
 
     def _step(self, reward: float, discount: float) -> Step:
         return Step(np.concatenate(self._stack), self._stack[-1], reward, discount, self.over, self._frames)

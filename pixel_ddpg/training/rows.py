@@ -84,17 +84,19 @@ class PartRow(Row):
     precision: str | None = None  # what agent.precision=auto was
 
 
+NEEDED = {"frame", "return"}  # by all kinds that have them
 KINDS: dict[str, type[Row]] = {kind.kind: kind for kind in (TrainRow, EvalRow, ValuesRow, PartRow)}
 
 
 def row_of(found: dict[str, Any]) -> Row:
-    """A row as it stood in the file; keys of other versions are left out. ValueError for what is no row."""
+    """A row as it stood in the file; keys of other versions are left out. ValueError for what is no whole row."""
     if not isinstance(found, dict) or not isinstance(found.get("kind"), str) or found["kind"] not in KINDS:
         raise ValueError("no row")
     kind = KINDS[found["kind"]]
     items = {item.name.rstrip("_"): item for item in dataclasses.fields(kind)}
     known = {key: value for key, value in found.items() if key in items}
-    if not all(_fits(value, items[key].type) for key, value in known.items()) or known.get("hours", 0) is None:
+    whole = NEEDED & items.keys() <= known.keys() and known.get("hours", 0) is not None
+    if not whole or not all(_fits(value, items[key].type) for key, value in known.items()):
         raise ValueError("no row")
     return kind(**{items[key].name: value for key, value in known.items()})
 
@@ -122,7 +124,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
                 rows.append(row_of(json.loads(line)))
             except ValueError:
                 raise UserError(
-                    f"{path}: line {number} is damaged, or of another version; delete it and run this again",
+                    f"{path}: line {number} is damaged, or of another version; delete that line and run this again",
                     code=1,
                 ) from None
     return rows

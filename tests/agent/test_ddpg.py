@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -813,6 +814,18 @@ def test_an_update_never_waits_for_the_device(monkeypatch, build, shape):
     assert set(metrics) == set(LOSSES)
     for value in metrics.values():
         assert value.shape == () and not value.requires_grad and value.isfinite()
+
+
+@pytest.mark.parametrize("build, shape", [(make_small, PIXELS), (make_paper, (5,))])
+def test_a_pickled_agent_learns_as_the_original_does(build, shape):
+    """Optimisers or targets of another agent's weights; a random stream that begins again."""
+    agent, batch = build(), random_batch(shape)
+    agent.update(batch)
+    again = pickle.loads(pickle.dumps(agent))
+    for each in (agent, again):
+        each.update(batch)
+    wanted, got = agent.tensors(), again.tensors()
+    assert wanted.keys() == got.keys() and all(torch.equal(wanted[name], got[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("build, shape", [(make_small, PIXELS), (make_paper, (5,))])

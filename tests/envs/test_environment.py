@@ -222,7 +222,8 @@ def test_a_step_outside_an_episode_is_refused():
 
 def test_render_fps_is_that_of_the_task():
     """Gymnasium's videos at another speed than the simulated one."""
-    assert make_env("cartpole-swingup", "state", action_repeat=2).metadata["render_fps"] == 50
+    for repeat, fps in ((2, 50), (8, 12.5), (200, 0.5)):
+        assert make_env("cartpole-swingup", "state", action_repeat=repeat).metadata["render_fps"] == fps
 
 
 @pytest.mark.parametrize(
@@ -358,13 +359,22 @@ def test_discounts_are_multiplied():
     assert ended[-1].discount == 0.0
 
 
-def test_a_reward_that_is_not_finite_is_refused():
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"reward": float("nan")}, "the reward of fake-task is nan"),
+        ({"observation": {"frame": np.full(1, np.inf)}}, "an observation of fake-task is not finite"),
+    ],
+)
+def test_a_reward_or_observation_that_is_not_finite_is_refused(given, said):
     """NaN that is found in a loss, thousands of frames later, and blamed on the learning rate."""
     environment = make_fake(10, action_repeat=2)
     environment.reset()
     step = environment._task_step
-    environment._task_step = lambda action: step(action)._replace(reward=float("nan"))
-    with pytest.raises(UserError, match="the reward of fake-task is nan, 2 frames into an episode"):
+    environment._task_step = lambda action: step(action)._replace(**given)
+    with pytest.raises(UserError, match=f"{said}, 2 frames into an episode"):
+        environment.step(ZERO)
+    with pytest.raises(ValueError, match="call reset"):
         environment.step(ZERO)
 
 
@@ -409,6 +419,8 @@ def test_a_simulation_that_diverges_says_so():
     with pytest.raises(UserError, match="simulation of cheetah-run diverged") as told:
         environment.step(np.zeros(6, np.float32))
     assert told.value.code == 1
+    with pytest.raises(ValueError, match="call reset"):  # mujoco has begun again, from a state of its own
+        environment.step(np.zeros(6, np.float32))
 
 
 @pytest.mark.parametrize("name", ["cheetah-run", pytest.param("torcs", marks=NEEDS_BOX2D)])
@@ -686,7 +698,6 @@ def test_render_modes_are_those_that_there_are():
     assert environment.render()[0].shape == (256, 256, 3)
     with pytest.raises(UserError, match="unknown render_mode 'foo'; there are rgb_array"):
         pixel_ddpg.make_env("cartpole-swingup", render_mode="foo")
-    assert pixel_ddpg.make_env("cartpole-swingup", action_repeat=200).metadata["render_fps"] == 1
 
 
 def test_another_librarys_choice_of_gl_does_not_stop_state():

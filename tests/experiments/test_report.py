@@ -106,7 +106,7 @@ def test_an_evaluation_without_a_finite_return_is_left_out_and_told(three_tasks,
     found = page.make([str(three_tasks)], tmp_path / "out")
     assert next(run for run in found.runs if run.folder == folder).final is None
     assert "not finite: 1." in (tmp_path / "out" / "report.html").read_text()
-    figures.learning_curves([folder], tmp_path / "figure.png")
+    figures.learning_curves([runs.read(folder)], tmp_path / "figure.png")
 
 
 def test_a_preset_that_a_reader_has_added_has_a_colour(three_tasks, tmp_path, monkeypatch):
@@ -465,13 +465,39 @@ def test_runs_behind_links_are_found_once(three_tasks, tmp_path):
 
 
 @pytest.mark.parametrize("word", ["task: nothing", "preset: nothing", "obs: sounds"])
-def test_a_run_of_something_unknown_is_told_by_name(word, three_tasks, tmp_path):
+def test_a_run_of_something_unknown_is_told_by_name(word, three_tasks, tmp_path, capsys):
     """A traceback, or a task that no table has."""
     path = next(three_tasks.rglob("config.yaml"))
     key = word.split(":")[0]
     path.write_text("\n".join(word if line.startswith(f"{key}:") else line for line in path.read_text().split("\n")))
-    with pytest.raises(UserError, match=f"config.yaml is damaged or of another version: it says .*{word.split()[1]}"):
-        page.make([str(three_tasks)], tmp_path / "out")
+    found = page.make([str(three_tasks)], tmp_path / "out")
+    assert len(found.runs) == 7 and found.left_out == [str(path.parent)]
+    said = capsys.readouterr().err
+    assert "config.yaml is damaged or of another version: it says" in said and word.split()[1] in said
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [lines[0], lines[1][:20] + b"\n", *lines[2:]],
+        lambda lines: [*lines, b'{"kind": "of a later version", "frame": 1}\n'],
+        lambda lines: [line.replace(b'"return"', b'"Return"') for line in lines],
+        lambda lines: [],
+    ],
+    ids=["a line cut short", "an unknown kind", "evaluations without a return", "no rows"],
+)
+def test_a_damaged_run_does_not_stop_a_report_of_others(damage, three_tasks, tmp_path, capsys):
+    """A report that one bad line prevents, or that counts a return that is not there as 0."""
+    path = three_tasks / "cart" / "pixels" / "fast" / "seed1" / "metrics.jsonl"
+    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
+    found = page.make([str(three_tasks)], tmp_path / "out")
+    assert len(found.runs) == 7 and [run.settings.seed for run in found.of("cart", found.pixels)] == [0]
+    assert f"{path.parent} is left out: {path}" in capsys.readouterr().err
+    assert f"and are left out: {path.parent}." in (tmp_path / "out" / "report.html").read_text()
+    code, _, err = call("experiments.figures", f"runs={path.parent}", f"out={tmp_path}/a.png")
+    assert code == 2 and "no runs in" in err
+    code, _, _ = call("experiments.figures", f"runs={three_tasks}", f"out={tmp_path}/a.png")
+    assert code == 0
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_a_cut_last_line_is_left_out(tmp_path):
 def test_a_value_of_another_type_is_a_damaged_line(kind, key, value, tmp_path):
     """A traceback of whatever reads it first, long after."""
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"kind": kind, "frame": 0, "hours": 0.0, key: value}) + "\n")
+    path.write_text(json.dumps({"kind": kind, "frame": 0, "hours": 0.0, "return": 0.0, key: value}) + "\n")
     with pytest.raises(UserError, match="line 1 is damaged"):
         read_rows(path)
     Metrics(path, length=path.stat().st_size, step=10).close()
