@@ -38,14 +38,15 @@ def measure(frames: int, folder: pathlib.Path) -> dict:
 
 
 def judge(rows: list[TrainRow], disk: int, planned: int) -> tuple[dict, list[str]]:
-    """What a run took, and what is wrong with it: medians over a tenth of it once the replay is full, and its end."""
+    """What a run took, and what is wrong with it, over a tenth of it once the replay is full, and over its last tenth.
+
+    Memory is a median over episodes; speed is the 90th percentile, as other work on the machine slows some down.
+    """
     frames = rows[-1].frame
     full = [row for row in rows if 0 <= row.frame - frames / FILLS <= frames / 10]
     end = [row for row in rows if row.frame >= 0.9 * frames]
-    (memory, last_memory), (speed, last_speed) = (
-        [statistics.median(getattr(row, name) for row in part) for part in (full, end)]
-        for name in ("memory_bytes", "frames_per_second")
-    )
+    memory, last_memory = (statistics.median(row.memory_bytes for row in part) for part in (full, end))
+    speed, last_speed = (sorted(row.frames_per_second for row in part)[int(0.9 * len(part))] for part in (full, end))
     row = {
         "frames": frames, "MiB of memory with a full replay": round(memory / 2**20),
         "MiB of memory at the end": round(last_memory / 2**20), "frames/s with a full replay": round(speed),
