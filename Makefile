@@ -22,8 +22,8 @@ install: .venv/installed  ## build .venv with all that the project needs
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: install  ## train an arm to reach from pixels, for a few minutes; writes a video and a learning curve
-	$(BIN)/python -m pixel_ddpg.run task=fixedReacher obs=pixels frames=12000 noise.frames=6000 \
+demo: install  ## train a cart to drive to the middle from pixels, in minutes; writes a video and a learning curve
+	$(BIN)/python -m pixel_ddpg.run task=cart obs=pixels frames=8000 noise.frames=4000 \
 		eval.every=2000 eval.episodes=4 wandb=off run_dir=$(DEMO)
 	$(BIN)/python -m experiments.figures runs=[$(DEMO)] out=$(DEMO)/learning_curve.png
 	@echo "video:          $$(ls -t $(DEMO)/videos/*.mp4 | head -1)"
