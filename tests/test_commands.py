@@ -223,7 +223,7 @@ def test_a_limit_on_the_size_of_files_is_told_and_leaves_no_half_file(module, tm
 
 
 def test_an_evaluation_that_cannot_be_written_is_shown(tmp_path, monkeypatch):
-    """A full disk: the same."""
+    """A full disk: minutes of work thrown away."""
     train([*STATE, "frames=400"], tmp_path)
 
     def full(*_):
@@ -235,7 +235,7 @@ def test_an_evaluation_that_cannot_be_written_is_shown(tmp_path, monkeypatch):
 
 
 def test_an_evaluation_that_nobody_reads_is_kept(tmp_path, monkeypatch):
-    """evaluate | head: minutes of work thrown away."""
+    """evaluate | head: the same."""
     train([*STATE, "frames=400"], tmp_path)
     monkeypatch.setattr("builtins.print", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError))
     monkeypatch.setattr("pixel_ddpg.command.leave", lambda stream: None)

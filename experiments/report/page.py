@@ -111,9 +111,8 @@ def warnings(found: Found) -> list[str]:
     said = []
     frames = sorted({run.settings.frames for run in found.runs})
     if len(frames) > 1 or frames[-1] < PAPER_FRAMES:
-        budget = f"Budgets differ: {', '.join(f'{each:,}' for each in frames)} frames"
-        if len(frames) == 1:
-            budget = f"The budget is {frames[0]:,} frames a run"
+        listed = ", ".join(f"{each:,}" for each in frames)
+        budget = f"Budgets differ: {listed} frames" if len(frames) > 1 else f"The budget is {listed} frames a run"
         said.append(f"{budget}; the paper's numbers are after {PAPER_FRAMES:,} steps.")
     seeds = [sum(run.is_whole for run in found.of(task, each)) for task in found.tasks for each in found.variants]
     if max(seeds) == 1:

@@ -102,7 +102,7 @@ def curves(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
     for level in (0, 1) if scored else ():
         axis.axhline(level, color="#8c959f", linewidth=0.7, linestyle=":", zorder=0)
     axis.set(title=task, xlabel=_UNITS["frame"], ylabel="score" if scored else "return")
-    axis.set_xlim(0, 1.02 * max((run.frame for run in runs), default=0) / 1000 or None)
+    axis.set_xlim(0, 1.02 * max(run.frame for run in runs) / 1000 or None)
     return rows
 
 

@@ -30,7 +30,7 @@ class Run:
 
     folder: pathlib.Path
     settings: config.Config
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # one or more
 
     @property
     def task(self) -> str:
@@ -44,12 +44,12 @@ class Run:
     @property
     def frame(self) -> int:
         """Where it stands."""
-        return self.rows[-1].frame if self.rows else 0
+        return self.rows[-1].frame
 
     @property
     def hours(self) -> float:
         """Wall clock so far."""
-        return self.rows[-1].hours if self.rows else 0.0
+        return self.rows[-1].hours
 
     @property
     def is_whole(self) -> bool:
