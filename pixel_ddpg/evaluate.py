@@ -53,7 +53,8 @@ def main(options: Evaluate) -> None:
     )
     for index, (value, length) in enumerate(zip(returns, lengths)):
         table.add_row(str(index), f"{value:.1f}", str(length))
-    table.add_row("mean", f"{result['return']:.1f} +- {result['sd']:.1f}", "")
+    spread = f" +- {result['sd']:.1f}" if len(returns) > 1 else ""
+    table.add_row("mean", f"{result['return']:.1f}{spread}", "")
     Output(stderr=True).print(table)
     files.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
     print(json.dumps(result))

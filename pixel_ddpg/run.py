@@ -88,7 +88,8 @@ def print_plan(
     of_cores = f", more than the {cores} cores that it may use: slower" if threads > cores else ""
     shape = observation_shape(tasks.find(config.task), config.obs, config.env)
     replay = f"{cost.replay_slots(config) * config.env.action_repeat:,} frames, {format_bytes(costs.replay)}"
-    updates = f"{build.planned_updates(config):,}, batches of {config.replay.batch_size}"
+    about = "about " * tasks.find(config.task).terminates  # an episode's last step may have fewer frames
+    updates = f"{about}{build.planned_updates(config):,}, batches of {config.replay.batch_size}"
     rows = {
         "task": f"{config.task} from {config.obs}, {config.frames:,} frames, action repeat {config.env.action_repeat}",
         "preset": f"{config.preset}, seed {config.seed}",

@@ -232,6 +232,7 @@ def test_an_evaluation_that_cannot_be_written_is_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_atomically", full)
     code, out, err = call("pixel_ddpg.evaluate", f"run={tmp_path}", "episodes=1")
     assert (code, out) == (1, "") and "mean" in err and "the disk is full" in err
+    assert "+-" not in err  # of one episode
 
 
 def test_an_evaluation_that_nobody_reads_is_kept(tmp_path, monkeypatch):
@@ -643,7 +644,7 @@ def test_mistakes_get_one_line(words, tmp_path, monkeypatch):
 
 
 def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
-    """The commit of whatever repository surrounds an installation."""
+    """The commit of whatever repository surrounds an installation; one without a module that it does not have."""
     package = tmp_path / "site-packages" / "pixel_ddpg" / "runtime"
     package.mkdir(parents=True)
     (package / "machine.py").write_text("")
@@ -654,7 +655,15 @@ def test_a_commit_is_this_projects_own(tmp_path, monkeypatch):
     assert machine.commit() is None
     shutil.move(tmp_path / "site-packages" / "pixel_ddpg", tmp_path / "pixel_ddpg")
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "pixel_ddpg" / "runtime" / "machine.py"))
-    assert machine.commit().startswith(subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip())
+    assert machine.commit() is None  # as after `pip install --target .`
+    module = tmp_path / "pixel_ddpg" / "__init__.py"
+    module.write_text("")
+    for words in (["add", "-A"], ["commit", "-qm", "its own"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+    assert machine.commit() == head
+    module.with_name("new.py").write_text("")
+    assert machine.commit() == head + "+"
 
 
 def test_a_commit_is_not_another_repositorys_and_locks_nothing(tmp_path, monkeypatch):

@@ -756,11 +756,14 @@ def test_help_names_its_own_command_and_every_key(module, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_environment_leaves_the_root_logger_to_its_program():
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_an_environment_leaves_the_root_logger_to_its_program(obs):
     """A handler that absl's first message gives it, after which the program's logging.basicConfig does nothing."""
-    program = """
+    program = f"""
         import logging, pixel_ddpg
-        pixel_ddpg.make_env("pendulum-swingup", obs="state", seed=0).reset(seed=0)
+        env = pixel_ddpg.make_env("pendulum-swingup", obs="{obs}", seed=0, render_mode="rgb_array")
+        env.reset(seed=0)
+        env.render()
         assert not logging.root.handlers, logging.root.handlers
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)

@@ -130,7 +130,7 @@ def warnings(found: Found) -> list[str]:
     if count := len(found.missing()):
         said.append(f"Missing: {count} of {len(found.wanted)} runs.")
     if count := sum(not run.is_whole for run in found.runs):
-        said.append(f"Unfinished runs: {count}. Their curves are shown, but they do not count in tables.")
+        said.append(f"Unfinished runs: {count}. Their curves are shown, but they do not count in means and tables.")
     if count := sum(row.return_ is None for run in found.runs for row in run.evals):
         said.append(f"Evaluations whose return is not finite: {count}. They are left out.")
     done = {panels.label(variant): frozenset(found.scores(variant)) for variant in found.variants}

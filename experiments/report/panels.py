@@ -83,7 +83,7 @@ def score_of(task: str, value: float) -> float:
 
 
 def curves(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
-    """Scores of one task: a thin line a seed, a thick one their mean; 0 is random, 1 the planner."""
+    """Scores of one task: a thin line a seed, a thick one the mean of finished runs; 0 is random, 1 the planner."""
     rows = []
     by_variant: dict[Variant, list[Run]] = defaultdict(list)
     for run in runs:
@@ -93,8 +93,9 @@ def curves(axis: plt.Axes, task: str, runs: list[Run]) -> Rows:
             points = [(x, score_of(task, value)) for x, value in run.curve]
             axis.plot(*thousands(points), color=COLOURS[variant], linewidth=0.8, alpha=0.55 if len(members) > 1 else 1)
             rows += _numbers(task, variant, run.settings.seed, points, "score")
-        if len(members) > 1:
-            mean = _mean([run.curve for run in members])
+        whole = [run.curve for run in members if run.is_whole]
+        if len(whole) > 1:
+            mean = _mean(whole)
             points = [(x, score_of(task, value)) for x, value in mean]
             axis.plot(*thousands(points), color=COLOURS[variant], linewidth=2.2)
             rows += _numbers(task, variant, "mean", points, "score")

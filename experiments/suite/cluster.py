@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from pixel_ddpg.runtime.memory import format_bytes
 from pixel_ddpg.training import checkpoint
 
 POLL_SECONDS = 2.0
+KNOCK_SECONDS = 10
 LONGEST_TMPDIR = 40  # letters
 SAVE_SECONDS = 120  # that runs get to save a checkpoint after Ctrl-C
 
@@ -35,15 +37,20 @@ def cluster(plan: Suite) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if len(tempfile.gettempdir()) > LONGEST_TMPDIR:  # the names of Ray's sockets may have 107 letters
         quiet["_temp_dir"] = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    fix = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
     try:
         if plan.address:
+            if ":" in plan.address:
+                _knock(plan.address)  # Ray itself would try for minutes
+                fix = "something else may listen there, another version of Ray, or one that wants RAY_AUTH_MODE=token"
             ray.init(plan.address, **quiet)
         else:
             cores = container.available_threads()
             ray.init("local", num_cpus=cores, object_store_memory=80 * 2**20, include_dashboard=False, **quiet)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(f"Ray wants a token ({first_line(error)}): see `ray get-auth-token --help`", code=1) from None
     except (OSError, RuntimeError, ValueError) as error:
         why = first_line(error)
-        fix = "start one with `ray start --head`, or leave out address=" if plan.address else "try again"
         if isinstance(error, PermissionError):
             fix = "RAY_TMPDIR= names a folder that you may write to"
         elif isinstance(error, UnicodeError):
@@ -57,6 +64,12 @@ def cluster(plan: Suite) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(quiet.get("_temp_dir", ""), ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at [ray://]host:port."""
+    host, port = address.removeprefix("ray://").rsplit(":", 1)
+    socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def largest_machine() -> int:

@@ -3,11 +3,13 @@
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -73,10 +75,25 @@ def cuda_numbers() -> list[int | None]:
 
 
 @contextlib.contextmanager
+def logging_kept() -> Iterator[None]:
+    """The program's logging stays as it was, though absl's first message gives the root logger a handler."""
+    from absl import logging as absl_logging
+
+    verbosity, handlers = absl_logging.get_verbosity(), logging.root.handlers[:]
+    absl_logging.set_verbosity(absl_logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+        logging.root.handlers[:] = handlers
+
+
+@contextlib.contextmanager
 def gl_failures_explained():
     """Turns the many ways in which GL fails to start into one UserError that says what to do."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # GLFW's, about the display that is not there
+        # GLFW's, about the display that is not there
+        with warnings.catch_warnings(action="ignore"), logging_kept():
             yield
     except UserError:
         raise

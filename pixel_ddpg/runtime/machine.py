@@ -132,7 +132,7 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of this code, with + for changes that are not committed; None outside a checkout of it.
+    """The commit of this code, with + for changes and modules that are not committed; None outside a checkout of it.
 
     What experiments and benchmarks write is no code.
     """
@@ -146,7 +146,9 @@ def commit() -> str | None:
         top, head = run([*git, "rev-parse", "--show-toplevel", "HEAD"], check=True).stdout.split("\n")[:2]
         if pathlib.Path(top).resolve() != package.parent:  # some other project's repository, around an installation
             return None
+        run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True)  # or installed into its top folder
         changed = run([*git, "status", "--porcelain", "-uno", "--", *CODE]).stdout.strip()
+        changed += run([*git, "ls-files", "--others", "--exclude-standard", "--", "*.py"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed else "")

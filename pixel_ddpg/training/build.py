@@ -23,18 +23,20 @@ RANDOM_STREAMS = ("environment", "exploration", "init", "update_noise", "replay"
 
 def seeds(seed: int) -> dict[str, int]:
     """An independent seed for every random stream of a run."""
-    return dict(zip(RANDOM_STREAMS, np.random.SeedSequence(seed).generate_state(len(RANDOM_STREAMS)).tolist()))
+    sequence = np.random.SeedSequence(tasks.for_numpy(seed))
+    return dict(zip(RANDOM_STREAMS, sequence.generate_state(len(RANDOM_STREAMS)).tolist()))
 
 
 def player_seeds(seed: int, number: int) -> tuple[int, int]:
     """Seeds of the environment and the exploration of every player after the first."""
-    environment, exploration = np.random.SeedSequence((seed, 0, number)).generate_state(2).tolist()
+    sequence = np.random.SeedSequence((tasks.for_numpy(seed), 0, number))
+    environment, exploration = sequence.generate_state(2).tolist()
     return environment, exploration
 
 
 def evaluation_seed(seed: int, frame: int) -> int:
     """Evaluations draw from a stream of their own, which seed and frame determine."""
-    return int(np.random.SeedSequence((seed, 1 + frame)).generate_state(1)[0])
+    return int(np.random.SeedSequence((tasks.for_numpy(seed), 1 + frame)).generate_state(1)[0])
 
 
 def choose_device(config: Config) -> torch.device:

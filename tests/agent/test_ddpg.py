@@ -888,6 +888,15 @@ def test_an_agent_of_an_older_checkpoint_loads():
     assert all(map(torch.equal, agent.parameters(), fresh.parameters()))
 
 
+def test_an_observation_that_is_not_finite_is_refused_and_a_view_is_not():
+    """An action of NaN; torch's own complaint about strides."""
+    agent = make_paper()
+    observation = np.linspace(0, 1, agent.observation_shape[0], dtype=np.float32)
+    np.testing.assert_array_equal(agent.act(observation[::-1]), agent.act(observation[::-1].copy()))
+    with pytest.raises(ValueError, match="not finite"):
+        agent.act(np.full_like(observation, np.nan))
+
+
 @pytest.mark.parametrize("observation", [np.zeros(PIXELS, np.float32), np.zeros(PIXELS[1:], np.uint8), [0.0, 1.0]])
 def test_an_observation_of_another_kind_is_refused(observation):
     """Pixels that were divided by 255 already, which look black."""

@@ -129,6 +129,14 @@ def test_a_step_is_what_it_says(small, monkeypatch):
             environment.step(random_actions(environment, 1)[0])
 
 
+@NEEDS_BOX2D
+def test_the_race_starts_where_warnings_are_errors():
+    """A crash of the interpreter in Box2D's import."""
+    program = "import pixel_ddpg; pixel_ddpg.make_env('torcs', obs='state').reset()"
+    warned = "import warnings; warnings.simplefilter('error'); "
+    subprocess.run([sys.executable, "-c", "import torch, dm_control.suite, gymnasium; " + warned + program], check=True)
+
+
 def check(environment: gymnasium.Env, **skips) -> None:
     """Gymnasium's checker, whose warnings are errors."""
     with warnings.catch_warnings():
@@ -152,6 +160,20 @@ def test_all_tasks_are_registered():
     """A task that gymnasium.make does not know."""
     ids = {f"pixel_ddpg/{name}-{obs}-v0" for name in NAMES for obs in ("pixels", "state")}
     assert ids == {name for name in gymnasium.registry if name.startswith("pixel_ddpg/")}
+
+
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+@pytest.mark.parametrize("repeat", [None, 3])
+def test_a_specification_has_the_steps_of_an_episode(obs, repeat):
+    """None, as of an environment without a limit; or a limit of Gymnasium's own that comes first."""
+    options = {"size": 16} | ({"action_repeat": repeat} if repeat else {})
+    environment = gymnasium.make(f"pixel_ddpg/cartpole-swingup-{obs}-v0", **options)
+    for made in (environment, gymnasium.make(environment.spec)):
+        made.reset(seed=0)
+        limit = made.spec.max_episode_steps
+        ends = [made.step(np.zeros(1, np.float32))[2:4] for _ in range(limit)]
+        assert not any(sum(ends[:-1], ())) and ends[-1] == (False, True)
+        made.close()
 
 
 def test_gymnasium_make_honours_options():

@@ -50,6 +50,8 @@ def test_every_player_has_its_own_streams():
     """Environments that all play the same episode, or the seeds of an evaluation."""
     seeds = [seed for number in range(1, 9) for seed in build.player_seeds(0, number)]
     seeds += list(build.seeds(0).values()) + [build.evaluation_seed(0, frame) for frame in range(0, 9000, 1000)]
+    # SeedSequence takes a number of more than 32 bits as it takes the sequence of its parts
+    seeds += list(build.seeds(2**32).values()) + list(build.seeds(2**64).values()) + list(build.player_seeds(2**64, 0))
     assert len(set(seeds)) == len(seeds)
 
 

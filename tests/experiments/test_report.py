@@ -288,6 +288,15 @@ def test_a_thick_line_is_the_mean_of_all_seeds():
     assert panels._mean(curves) == [(0, 1.5), (10, 4.0)]
 
 
+def test_a_run_that_has_begun_takes_no_mean_away(three_tasks):
+    """A mean over all runs, which ends where the shortest does."""
+    write_run(three_tasks, "task=cart seed=2", 100.0)
+    found = runs.collect([str(three_tasks)]).runs
+    rows = panels.curves(Figure().gca(), "cart", [run for run in found if run.task == "cart"])
+    means = [row["frame"] for row in rows if row["seed"] == "mean" and row["obs"] == "pixels"]
+    assert means == [0, 10_000, 20_000]
+
+
 def test_the_iqm_curve_ends_with_the_shortest_run(three_tasks, tmp_path):
     """A curve that continues with the runs that are left; its last value is the IQM of the finals."""
     write_run(three_tasks, "task=hopper", 100.0, 500.0, frames=10_000)

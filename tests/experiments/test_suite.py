@@ -9,10 +9,12 @@ import pathlib
 import random
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 import types
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -45,6 +47,24 @@ def test_rays_folder_of_another_user_is_told_with_what_helps(monkeypatch):
     monkeypatch.setattr(cluster.ray, "init", lambda *args, **options: (_ for _ in ()).throw(PermissionError(13, "no")))
     with pytest.raises(UserError, match="RAY_TMPDIR= names a folder"), cluster.cluster(Suite()):
         pass
+
+
+def test_an_address_without_ray_is_told_at_once(monkeypatch):
+    """Minutes in which Ray tries it; advice to start a cluster that runs already, and wants a token."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        refusals = {
+            "version of Ray, or one that wants RAY_AUTH_MODE=token": ConnectionError("no answer"),
+            "Ray wants a token": cluster.ray.exceptions.AuthenticationError("none here"),
+        }
+        for told, error in refusals.items():
+            monkeypatch.setattr(cluster.ray, "init", Mock(side_effect=error))
+            with pytest.raises(UserError, match=told), cluster.cluster(Suite(address=address)):
+                pass
+    monkeypatch.setattr(cluster.ray, "init", Mock(side_effect=AssertionError))
+    for nowhere in (address, f"ray://{address}"):
+        with pytest.raises(UserError, match="ray start --head"), cluster.cluster(Suite(address=nowhere)):
+            pass
 
 
 def test_sets_hold_what_their_names_say():

@@ -4,13 +4,10 @@ suite.csv has dm_control's own tasks, paper.csv those of the DDPG paper (Lillicr
 Table 2), by the paper's names.
 """
 
-import contextlib
 import csv
 import fnmatch
 import importlib
-import logging
 import pathlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +56,7 @@ class Task:
         from pixel_ddpg.envs import rendering
 
         rendering.choose_backend()
-        with _logging_kept():
+        with rendering.logging_kept():
             with rendering.gl_failures_explained():
                 from dm_control import suite  # noqa: F401  (loads GL; what builds a task imports it again)
             environment = self._build()
@@ -80,20 +77,6 @@ class Task:
 def for_numpy(seed: int) -> int | list[int]:
     """A seed of any size as RandomState takes it: one of 32 bits as it is, a larger one as several numbers."""
     return seed if seed < 2**32 else np.random.SeedSequence(seed).generate_state(4).tolist()
-
-
-@contextlib.contextmanager
-def _logging_kept() -> Iterator[None]:
-    """The program's logging stays as it was, though absl's first message gives the root logger a handler."""
-    from absl import logging as absl_logging
-
-    verbosity, handlers = absl_logging.get_verbosity(), logging.root.handlers[:]
-    absl_logging.set_verbosity(absl_logging.ERROR)  # dm_control's models use an attribute that mujoco calls deprecated
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(verbosity)
-        logging.root.handlers[:] = handlers
 
 
 # lqr runs for ever in dm_control; here it ends after 1000 control steps like the other tasks.

@@ -1,6 +1,7 @@
 """torcs: Gymnasium's CarRacing-v3 as a stand-in for the paper's racing game; its returns do not compare with theirs."""
 
 import types
+import warnings
 from typing import Any
 
 import dm_env
@@ -104,7 +105,8 @@ class Racing(dm_env.Environment):
 
 def _make_game() -> Any:
     try:
-        return gymnasium.make("CarRacing-v3").unwrapped
+        with warnings.catch_warnings(action="ignore"):  # one of Box2D's crashes Python where warnings are errors
+            return gymnasium.make("CarRacing-v3").unwrapped
     except gymnasium.error.DependencyNotInstalled:
         raise UserError("task=torcs needs Box2D: `.venv/bin/python -m pip install box2d pygame`", code=1) from None
 
