@@ -22,7 +22,7 @@ from experiments.profiles import PROFILES
 from experiments.report import page, panels, runs
 from pixel_ddpg import files, presets
 from pixel_ddpg.command import command
-from pixel_ddpg.config import Config, differences, fields_of, value_of
+from pixel_ddpg.config import Config, fields_of, value_of
 from pixel_ddpg.envs import rendering, tasks
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.planning import baselines
@@ -121,12 +121,8 @@ def _mean_of(returns: dict[str, float], names: list[str]) -> str:
 
 def refuse_mixed(made: list[runs.Run]) -> None:
     """UserError where runs of one task and variant have different settings: their mean would say nothing."""
-    first: dict[tuple, runs.Run] = {}
-    for run in made:
-        other = first.setdefault((run.task, *run.variant), run)
-        same_seed = dataclasses.replace(run.settings, seed=other.settings.seed)
-        if changed := differences(other.settings, same_seed):
-            raise UserError(f"{other.folder} and {run.folder} differ in {' '.join(changed)}: they are not one cell")
+    for one, other, words in runs.mixed(made):
+        raise UserError(f"{one.folder} and {other.folder} differ in {' '.join(words)}: they are not one cell")
 
 
 def _score(task: str, values: list[float] | None) -> str:

@@ -81,9 +81,9 @@ class Noise:
     kind: str = option(
         "gaussian", "exploration noise: gaussian, or ou, an Ornstein-Uhlenbeck process", choices=("gaussian", "ou")
     )
-    start: float = option(1.0, "gaussian: standard deviation at frame 0 ...", least=0)
-    end: float = option(0.1, "... which falls linearly to this one ...", least=0)
-    frames: int = option(100_000, "... over this many frames", least=1)
+    start: float = option(1.0, "gaussian: standard deviation at frame 0", least=0)
+    end: float = option(0.1, "gaussian: standard deviation after noise.frames", least=0)
+    frames: int = option(100_000, "gaussian: frames over which its standard deviation falls linearly", least=1)
     theta: float = option(0.15, "ou: pull to the mean", least=0)
     sigma: float = option(0.2, "ou: diffusion", least=0)
     random_frames: int = option(0, "frames of uniform random actions before the policy acts", least=0)
@@ -129,7 +129,7 @@ class Agent:
     )
     conv: list[list[int]] = option([], "pixels: [filters, kernel, stride, padding] a layer")
     spatial_softmax: bool = option(False, "pixels: add a second trunk, on the spatial softmax of the last feature maps")
-    pixel_offset: float = option(0.0, "subtracted after division by 255")
+    pixel_offset: float = option(0.0, "pixels: subtracted after division by 255")
     feature_dim: int = option(0, "width of the linear + LayerNorm + tanh after the encoder; 0: none", least=0)
     hidden: list[int] = option([256, 256], "widths of the hidden layers of actor and critic")
     action_layer: int = option(0, "the hidden layer of the critic that the action enters", least=0)
@@ -157,7 +157,7 @@ class Agent:
     random_shift: int = option(
         4, "pixels: shift observation and next observation at random, by up to this many pixels each; 0: off", least=0
     )
-    target_encoder: bool = option(False, "a target encoder, a slow copy, sees the next observation")
+    target_encoder: bool = option(False, "pixels: a target encoder, a slow copy, sees the next observation")
     target_actor: bool = option(False, "a target actor, a slow copy, chooses the next action")
     precision: str = option(
         "float32",
@@ -471,6 +471,20 @@ def check_convolutions(config: Config) -> None:
             layer = [filters, kernel, stride, padding]
             raise UserError(f"agent.conv {layer} does not fit a map of {side} pixels (env.size={config.env.size})")
         side = (side + 2 * padding - kernel) // stride + 1
+
+
+# The first word of a field's help text, where it counts only in some runs, and the field and value that such runs have.
+COUNTS_WITH = {
+    "pixels": ("obs", "pixels"), "state": ("obs", "state"), "ou": ("noise.kind", "ou"),
+    "gaussian": ("noise.kind", "gaussian"),
+}  # fmt: skip
+
+
+def has_no_effect(config: Config, key: str) -> str:
+    """What a field of a run would need to count, as key=value; empty where it does."""
+    other, value = COUNTS_WITH.get(fields_of(Config)[key].metadata["text"].partition(":")[0], ("", ""))
+    in_updates = other == "noise.kind" and value == "gaussian" and config.noise.target_clip > 0
+    return f"{other}={value}" if other and value_of(config, other) != value and not in_updates else ""
 
 
 def differences(old: Config, new: Config) -> list[str]:

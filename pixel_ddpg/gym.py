@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import math
 import operator
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 
 from pixel_ddpg import presets
 from pixel_ddpg.config import Env
@@ -18,6 +16,9 @@ from pixel_ddpg.errors import UserError, nearest
 
 class GymEnvironment(gymnasium.Env):
     """A time limit truncates; only the task's own end terminates.
+
+    The limit counts frames, and `spec.max_episode_steps` is None: Gymnasium would end episodes of a smaller action
+    repeat too early.
 
     The simulation and what draws are made when they are first used: a vector environment makes one only to ask for its
     spaces, and forks then, which GL does not survive.
@@ -30,8 +31,6 @@ class GymEnvironment(gymnasium.Env):
         self._made: Environment | None = None
         self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seed)  # reset(seed=) as Gymnasium's
         self._closed, self.render_mode = False, render_mode
-        self._spec: EnvSpec | None = None
-        self._episode_steps = math.ceil(task.episode_frames / options.action_repeat)
         fps = round(1 / (task.control_timestep * options.action_repeat), 6)
         self.metadata = self.metadata | {"render_fps": fps}
         self._renderer: rendering.Renderer | None = None
@@ -39,15 +38,6 @@ class GymEnvironment(gymnasium.Env):
         shape = observation_shape(task, obs, options)
         self.observation_space = gymnasium.spaces.Box(low, high, shape, observation_dtype(obs))
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.action_dim,), np.float32)
-
-    @property
-    def spec(self) -> EnvSpec | None:
-        """What `gymnasium.make` says of it, with the steps after which an episode is out of time."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = spec and dataclasses.replace(spec, max_episode_steps=self._episode_steps)
 
     @property
     def environment(self) -> Environment:

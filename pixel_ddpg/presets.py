@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pixel_ddpg.config import Config, check, converted, fields_of, flat, set_values, value_of, words_of
+from pixel_ddpg.config import Config, check, converted, differences, fields_of, flat, set_values, value_of, words_of
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.errors import UserError, nearest
 
@@ -257,6 +257,15 @@ def configure(changes: Mapping[str, Any]) -> Config:
     config.run_dir = _Names(config.run_dir).safe_substitute(values)
     check(config)
     return config
+
+
+def changes(config: Config) -> list[str]:
+    """The fields, as key=value, in which a run differs from its preset with its action repeat."""
+    repeat = {"env.action_repeat": config.env.action_repeat}  # which sets other fields
+    chosen = {"task": config.task, "obs": config.obs, "preset": config.preset, "seed": config.seed}
+    others = differences(config, configure(chosen | repeat))
+    is_presets = configure(chosen).env.action_repeat == config.env.action_repeat
+    return others if is_presets else [f"env.action_repeat={config.env.action_repeat}", *others]
 
 
 def compose(words: list[str]) -> Config:

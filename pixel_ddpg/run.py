@@ -12,10 +12,10 @@ from rich.text import Text
 
 from pixel_ddpg import container, files, presets
 from pixel_ddpg.command import Output, command, is_terminal
-from pixel_ddpg.config import Config
+from pixel_ddpg.config import Config, has_no_effect
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment, observation_dtype, observation_shape
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, warn
 from pixel_ddpg.runtime import machine
 from pixel_ddpg.runtime.memory import format_bytes
 from pixel_ddpg.training import build, checkpoint, cost, run_folder
@@ -65,6 +65,7 @@ def main(config: Config) -> None:
         drawn_by = environment.drawn_by() if config.obs == "pixels" else None
         environment.close()
         print_plan(config, device, threads, costs, drawn_by, resumes=started is not None)
+        warn_of_idle_settings(config)
         if not started:
             run_folder.delete_run(run_dir)
         run = Trainer(config, device, costs.replay_device)
@@ -105,6 +106,15 @@ def print_plan(
     }
     for name, value in rows.items():
         console.print(Text(f"{name:12}", "bold"), value)
+
+
+def warn_of_idle_settings(config: Config) -> None:
+    """Tell which fields that were given change nothing, and whether nothing will be learned."""
+    for word in presets.changes(config):
+        if needed := has_no_effect(config, word.partition("=")[0]):
+            warn(f"{word} has no effect: it is for {needed}")
+    if config.train.updates_per_step and not build.planned_updates(config):
+        warn(f"no update will be made: frames={config.frames} end before train.start_steps={config.train.start_steps}")
 
 
 def device_name(device: torch.device) -> str:

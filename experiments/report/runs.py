@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from experiments.profiles import CONTROLS
@@ -139,12 +139,7 @@ class Run:
     @functools.cached_property
     def changes(self) -> list[str]:
         """The fields, as key=value, in which it differs from its preset, as that is now, with its action repeat."""
-        words = [word for word in self.words if not word.startswith("seed=")]
-        repeat = f"env.action_repeat={self.settings.env.action_repeat}"  # which sets other fields
-        preset = presets.compose([*words, repeat])
-        others = config.differences(self.settings, dataclasses.replace(preset, seed=self.settings.seed))
-        is_presets = presets.compose(words).env.action_repeat == self.settings.env.action_repeat
-        return others if is_presets else [repeat, *others]
+        return presets.changes(self.settings)
 
 
 def find(folders: list[str]) -> list[pathlib.Path]:
@@ -284,7 +279,9 @@ def collect(folders: list[str], preset: str = "") -> Found:
     for run in found:
         other = seen.setdefault((run.task, run.variant, run.settings.seed), run)
         if other is not run:
-            raise UserError(f"{other.folder} and {run.folder} are the same task, variant and seed: name one")
+            words = " ".join(config.differences(other.settings, run.settings))
+            differ = f"they differ in {words}" if words else "one may be a copy"
+            raise UserError(f"{other.folder} and {run.folder} are the same task, variant and seed ({differ}): name one")
     plans: dict[str, list[tuple]] = {}
     for path in sorted(_files(folders, PLANS)):
         plans |= read_plans(path)
@@ -300,7 +297,17 @@ def collect(folders: list[str], preset: str = "") -> Found:
 
 
 def changes_since(found: list[Run]) -> str:
-    """A sentence on runs whose preset has changed since; empty where there are none."""
+    """A sentence on runs that differ from what their preset is now; empty where there are none."""
     changed = [run for run in found if run.changes]
     words = sorted({word for run in changed for word in run.changes})
-    return f"Runs with settings that their preset no longer has: {len(changed)} ({' '.join(words)})." if changed else ""
+    return f"Runs with settings other than their preset's today: {len(changed)} ({' '.join(words)})." if words else ""
+
+
+def mixed(found: Iterable[Run]) -> Iterator[tuple[Run, Run, list[str]]]:
+    """Two runs of one task and variant, and the settings of the first that differ: a mean of them would say nothing."""
+    first: dict[tuple, Run] = {}
+    for run in found:
+        other = first.setdefault((run.task, *run.variant), run)
+        same_seed = dataclasses.replace(run.settings, seed=other.settings.seed)
+        if words := config.differences(other.settings, same_seed):
+            yield other, run, words

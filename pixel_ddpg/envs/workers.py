@@ -13,6 +13,7 @@ import signal
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ class Remote:
         with sigint_ignored_by_children():
             self._process.start()
         theirs.close()
+        self.close = multiprocessing.util.Finalize(self, _end, (self._pipe, self._process), exitpriority=1)
 
     def begin_reset(self) -> None:
         """Ask for a new episode."""
@@ -118,13 +120,6 @@ class Remote:
         self._send("load_state_dict", state)
         return self.take()
 
-    def close(self) -> None:
-        """End the process: it exits when its pipe closes, and is killed if it hangs."""
-        self._pipe.close()
-        self._process.join(5)
-        self._process.kill()
-        self._process.join()
-
     def _send(self, method: str, *arguments: object) -> None:
         try:
             self._pipe.send((method, *arguments))
@@ -137,7 +132,7 @@ class Remote:
             if not any(self._pipe.poll(seconds) for seconds in waits):
                 raise UserError(
                     f"an environment, process {self._process.pid}, has not answered for {self._patience} s; the same "
-                    "command resumes from the last checkpoint",
+                    "command resumes from the last checkpoint, if there is one",
                     code=1,
                 )
             failure, result = self._pipe.recv()
@@ -150,7 +145,7 @@ class Remote:
 
     def _ended(self) -> None:
         self._process.join(5)
-        if self._process.exitcode == -signal.SIGTERM:  # sent to all, before it had a group of its own
+        if self._process.exitcode == -signal.SIGTERM:  # sent to all, before it ignored it
             raise KeyboardInterrupt
         code = self._process.exitcode or 0
         how = f"killed by signal {-code}, out of memory?" if code < 0 else f"exit code {code}"
@@ -161,9 +156,19 @@ class Remote:
         )
 
 
+def _end(pipe: Connection, process: BaseProcess) -> None:
+    """End a worker, at the latest when Python exits: it ends when its pipe closes, and is killed if it hangs."""
+    pipe.close()
+    process.join(5)
+    process.kill()
+    process.join()
+
+
 def _serve(config: Config, seed: int, pipe: Connection, shared) -> None:
     """The worker process: serve calls from the pipe until it closes."""
-    os.setpgrp()  # what `timeout` sends is for the one that trains, which still needs this one to save
+    # What `timeout` or a cluster sends is for the one that trains, which still needs this one to save
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["LP_NUM_THREADS"] = "1"
     rendering.choose_backend(1)
     environment, failure = None, None

@@ -143,6 +143,9 @@ def test_a_signal_to_all_is_for_the_one_that_trains_and_leaves_no_process(tmp_pa
     process = start("pixel_ddpg.run", *LONG, "envs=2", f"run_dir={tmp_path / 'run'}", start_new_session=True)
     wait_for(lambda: trained(tmp_path / "run") or process.poll() is not None)
     remotes = spawned(process)
+    for remote in remotes:  # which have groups of their own; a cluster sends it to all processes of a job
+        remote.send_signal(number)
+    time.sleep(1)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "the same command resumes it" in err and "Traceback" not in err

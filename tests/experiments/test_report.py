@@ -136,7 +136,9 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     for words in (
         "20,000 frames a run; the paper's numbers are after 2,500,000", "Missing: 2 of 3 runs",
         "Unfinished runs: 1.",
-        "Runs with settings that their preset no longer has: 1 (agent.tau=0.5)", "fast is not the paper's algorithm",
+        "Runs with settings other than their preset's today: 1 (agent.tau=0.5)",
+        "Means over runs with different settings (agent.tau), which say little: cart, pixels, fast.",
+        "fast is not the paper's algorithm",
         "different tasks (state, fast_no_target: 1; pixels, fast: 2; state, fast: 1)",
     ):  # fmt: skip
         assert words in said
@@ -413,8 +415,11 @@ def test_published_results_are_those_of_the_same_task(tmp_path):
 def test_two_folders_of_the_same_run_are_refused(three_tasks, tmp_path):
     """A seed that counts twice."""
     write_run(tmp_path / "more", "task=cart seed=1", 1.0, 1.0, 1.0)
-    with pytest.raises(UserError, match="are the same task, variant and seed"):
+    with pytest.raises(UserError, match=r"are the same task, variant and seed \(one may be a copy\)"):
         runs.collect([str(three_tasks), str(tmp_path / "more")])
+    write_run(tmp_path / "sweep", "task=cart seed=1 agent.tau=0.5", 1.0, 1.0, 1.0)
+    with pytest.raises(UserError, match=r"they differ in agent.tau=0.01"):
+        runs.collect([str(three_tasks), str(tmp_path / "sweep")])
 
 
 @pytest.mark.parametrize(

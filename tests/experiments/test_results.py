@@ -66,7 +66,7 @@ def test_a_run_of_a_preset_that_has_changed_is_told(tmp_path):
     fake_run(tmp_path / "now", 1.0, "task=walker-walk")
     assert "as it is now" not in results.comparison_table(tmp_path, "pixels")
     fake_run(tmp_path / "then", 1.0, "task=cheetah-run", "agent.tau=0.5")
-    said = "Runs with settings that their preset no longer has: 1 (agent.tau=0.5)."
+    said = "Runs with settings other than their preset's today: 1 (agent.tau=0.5)."
     assert results.comparison_table(tmp_path, "pixels").endswith(said)
 
 

@@ -13,7 +13,7 @@ from small import PIXELS, STATE, assert_same_run, make_trainer, rows, train
 
 import pixel_ddpg
 from experiments.faults.damage import flipped
-from pixel_ddpg import presets
+from pixel_ddpg import presets, run
 from pixel_ddpg.envs.episodes import run_episodes
 from pixel_ddpg.errors import UserError
 from pixel_ddpg.training import build, checkpoint, run_folder
@@ -162,6 +162,34 @@ def test_8_exploration_is_told_frames_and_of_each_episode(tmp_path, monkeypatch)
         run._advance()
     assert told == ["reset", *range(0, 1000, 8), "reset", *range(1000, 1040, 8)]
     assert noisy == list(range(200, 1040, 8))
+
+
+@pytest.mark.parametrize(
+    "words, needed",
+    [
+        ([*STATE, "agent.inverse_loss=1"], "obs=pixels"), ([*STATE, "agent.random_shift=8"], "obs=pixels"),
+        ([*STATE, "agent.pixel_offset=0.3"], "obs=pixels"), ([*PIXELS, "agent.state_norm=true"], "obs=state"),
+        ([*STATE, "preset=ddpg2016", "noise.start=2"], "noise.kind=gaussian"),
+        ([*STATE, "noise.sigma=5"], "noise.kind=ou"),
+    ],
+)  # fmt: skip
+def test_a_field_that_has_no_effect_is_told(words, needed, tmp_path, capsys):
+    """A value that is recorded and never read; a warning of one that is."""
+    idle, usual = words[-1], [*words[:-1], "frames=800"]
+    first, second = (train([*usual, *given], tmp_path / str(len(given))).agent.tensors() for given in ([], [idle]))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    run.warn_of_idle_settings(presets.compose([*usual, idle]))
+    assert f"{idle.partition('=')[0]}=" in (told := capsys.readouterr().err) and f"it is for {needed}" in told
+    run.warn_of_idle_settings(presets.compose([*usual, "noise.kind=ou", "noise.target_clip=0.3", "noise.start=2"]))
+    assert "noise.start" not in capsys.readouterr().err
+
+
+def test_a_run_that_makes_no_update_is_told(capsys):
+    """A run that ends well and has learned nothing."""
+    run.warn_of_idle_settings(presets.compose([*STATE, "frames=400", "train.start_steps=5000"]))
+    assert "no update will be made" in capsys.readouterr().err
+    run.warn_of_idle_settings(presets.compose([*STATE, "frames=400", "train.start_steps=20"]))
+    assert "no update" not in capsys.readouterr().err
 
 
 def test_the_replay_is_made_as_the_configuration_says(tmp_path):
