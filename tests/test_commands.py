@@ -120,7 +120,7 @@ def test_ctrl_c_that_a_library_loses_stops_a_run_before_it_trains(tmp_path):
 @pytest.mark.parametrize("word", ["replay.n_step=50", "env.action_repeat=400"])
 def test_a_plan_can_be_made_for_any_run(word, tmp_path):
     """A window longer than the steps that are tried, an episode shorter than these: a traceback."""
-    code, out, err = command(RUN, *STATE, "frames=2000", word, f"run_dir={tmp_path}/run")
+    code, out, err = command(RUN, *STATE, "frames=2000", "train.start_steps=2", word, f"run_dir={tmp_path}/run")
     assert (code, err) == (0, "") and "measured just now" in out
 
 
