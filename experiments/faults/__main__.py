@@ -33,7 +33,7 @@ def _kills_of(kind: str) -> Part:
 PARTS: dict[str, Part] = {
     **{f"kills of {kind}": _kills_of(kind) for kind in kills.KINDS},
     "kills of a suite": lambda options, random, folder: kills.measure_suite(options.kills, random, folder),
-    "damaged checkpoints": lambda options, random, folder: damage.measure(options.flips, random, folder),
+    "damaged checkpoints": lambda options, random, folder: damage.measure(options.cuts, options.flips, random, folder),
     "refused writes": lambda options, random, folder: writes.measure(folder, options.every),
     "command lines": lambda options, random, folder: fuzz.lines(options.lines, random, folder),
     "damaged files": lambda options, random, folder: fuzz.files(options.files, random, folder),
@@ -47,6 +47,7 @@ class Faults:
 
     parts: list[str] = option([], "by the beginning of their names; none: all")
     kills: int = option(100, "of each kind of run", least=1)
+    cuts: int = option(10, "places at which each file of a checkpoint is truncated", least=1)
     flips: int = option(200, "bits of checkpoints", least=1)
     every: int = option(1, "refuse every n-th of the calls that write", least=1)
     lines: int = option(2000, "command lines", least=1)

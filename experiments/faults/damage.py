@@ -15,7 +15,6 @@ from pixel_ddpg.training import checkpoint
 from pixel_ddpg.training.trainer import Trainer
 
 RUN = "pixel_ddpg.run"
-CUTS = 10  # of each file
 
 
 def make_runs(folder: pathlib.Path) -> None:
@@ -55,13 +54,15 @@ def flipped(data: bytes, bit: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << which]) + data[at + 1 :]
 
 
-def damages(folder: pathlib.Path, flips: int, random: np.random.Generator) -> Iterator[tuple[str, pathlib.Path, bytes]]:
+def damages(
+    folder: pathlib.Path, cuts: int, flips: int, random: np.random.Generator
+) -> Iterator[tuple[str, pathlib.Path, bytes]]:
     """(kind, file, what it then holds)."""
     names = files_of(folder / "parts")
     for name in names:
         data = (folder / "parts" / name).read_bytes()
-        for cut in range(CUTS):
-            yield "truncated", name, data[: len(data) * cut // CUTS]
+        for cut in range(cuts):
+            yield "truncated", name, data[: len(data) * cut // cuts]
     for number in range(flips):
         name = names[number % len(names)]
         data = (folder / "parts" / name).read_bytes()
@@ -71,12 +72,12 @@ def damages(folder: pathlib.Path, flips: int, random: np.random.Generator) -> It
             yield "of another run", name, (folder / "other" / name).read_bytes()
 
 
-def measure(flips: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
+def measure(cuts: int, flips: int, random: np.random.Generator, folder: pathlib.Path) -> dict:
     """Each damage to a copy of a run, which is then resumed to its end."""
     make_runs(folder)
     run_dir = folder / "damaged"
     tally = forked.Tally()
-    for kind, name, data in damages(folder, flips, random):
+    for kind, name, data in damages(folder, cuts, flips, random):
         shutil.rmtree(run_dir, ignore_errors=True)
         shutil.copytree(folder / "parts", run_dir)
         (run_dir / name).write_bytes(data)
