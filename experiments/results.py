@@ -84,7 +84,7 @@ def measured(made: list[runs.Run]) -> dict[tuple[str, str], list[float]]:
 def comparison_table(folder: pathlib.Path, obs: str) -> str:
     """Markdown: ours by task and seed beside published means; a missing run is shown as missing."""
     made = [run for run in _runs_in([folder]) if run.settings.obs == obs]
-    refuse_mixed(made)
+    refuse_mixed([run for run in made if final_return(run) is not None])
     ours, others = measured(made), published(obs)
     repeats = {run.task: run.settings.env.action_repeat for run in made if run.settings.preset == "fast"}
     short = {name: name.split(" (")[0] for name in others}

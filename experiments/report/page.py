@@ -139,7 +139,7 @@ def warnings(found: Found) -> list[str]:
         said.append(f"Variants have finished different tasks ({counts}): their means cannot be compared.")
     if below := below_paper(found):
         said.append(f"Tasks with a score more than {NEAR} below the paper's average: {below}.")
-    if mixed := list(runs.mixed(found.runs)):
+    if mixed := list(runs.mixed(run for run in found.runs if run.is_whole)):
         names = "; ".join(dict.fromkeys(f"{run.task}, {panels.label(run.variant)}" for run, _, _ in mixed))
         words = " ".join(sorted({word.partition("=")[0] for *_, words in mixed for word in words}))
         said.append(f"Means over runs with different settings ({words}), which say little: {names}.")

@@ -309,5 +309,8 @@ def mixed(found: Iterable[Run]) -> Iterator[tuple[Run, Run, list[str]]]:
     for run in found:
         other = first.setdefault((run.task, *run.variant), run)
         same_seed = dataclasses.replace(run.settings, seed=other.settings.seed)
-        if words := config.differences(other.settings, same_seed):
+        words = config.differences(other.settings, same_seed)
+        if run.settings.frames != other.settings.frames:  # over which schedules span
+            words.append(f"frames={other.settings.frames}")
+        if words:
             yield other, run, words

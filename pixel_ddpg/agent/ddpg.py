@@ -111,13 +111,13 @@ class DDPG(nn.Module):
         ValueError for one of another shape or type, such as pixels already divided by 255, or that is not finite.
         """
         kind = np.uint8 if len(self.observation_shape) == 3 else np.float32
-        observation = np.ascontiguousarray(observation)
+        observation = np.asarray(observation)
         if observation.shape != self.observation_shape or observation.dtype != kind:
             wanted, given = f"{kind.__name__} {self.observation_shape}", f"{observation.dtype} {observation.shape}"
             raise ValueError(f"an observation is {wanted}, not {given}")
         if not np.isfinite(observation).all():
             raise ValueError("an observation is not finite")
-        return self.actions(torch.as_tensor(observation[None], device=self.device)).cpu().numpy()[0]
+        return self.actions(torch.as_tensor(observation.copy()[None], device=self.device)).cpu().numpy()[0]
 
     @torch.no_grad()
     def actions(self, observations: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def read_config(run_dir: pathlib.Path) -> Config:
     path = run_dir / "config.yaml"
     try:
         return configuration.from_yaml(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run_dir} is not a run: it has no config.yaml") from None
     except UserError as error:
         raise UserError(f"{path} is not of this version ({error})") from None

@@ -143,6 +143,8 @@ def test_what_weakens_the_numbers_is_said(three_tasks):
     ):  # fmt: skip
         assert words in said
     assert "One seed" not in said
+    write_run(three_tasks, "task=cart obs=state seed=6 agent.tau=0.5", 100.0)  # unfinished
+    assert "cart, state" not in " ".join(page.warnings(runs.collect([str(three_tasks)])))
     shutil.rmtree(three_tasks / "cart" / "pixels")
     assert "finished different tasks (" in " ".join(page.warnings(runs.collect([str(three_tasks)])))
     write_run(three_tasks, "task=cheetah-run seed=1", 100.0, 300.0)  # unfinished: no interval yet

@@ -78,6 +78,14 @@ def test_runs_of_different_settings_are_not_averaged(tmp_path):
         results.comparison_table(tmp_path, "pixels")
 
 
+def test_runs_of_different_budgets_are_not_averaged(tmp_path):
+    """A run that has hardly begun to lower its learning rate; a run of other settings that is in no mean."""
+    fake_run(tmp_path / "now", 1.0, "task=walker-walk")
+    fake_run(tmp_path / "then", 1.0, "task=walker-walk", "seed=1", "frames=1000000")
+    with pytest.raises(UserError, match="differ in frames=100000"):
+        results.comparison_table(tmp_path, "pixels")
+
+
 def test_curves_of_unfinished_runs_and_real_rows(tmp_path):
     """A figure that needs a finished run, or a published curve."""
     train(STATE, tmp_path / "a")
