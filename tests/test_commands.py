@@ -852,7 +852,7 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path):
 @pytest.mark.long
 def test_an_agent_learns_from_pixels(tmp_path):
     """Everything above, and still nothing is learned: random actions return 110 on cart, with a deviation of 81."""
-    words = ["task=cart", "obs=pixels", "threads=1", "frames=8000", "noise.frames=4000", "eval.every=8000"]
+    words = ["task=cart", "obs=pixels", "threads=1", "frames=6000", "noise.frames=4000", "eval.every=6000"]
     code, _, err = command(RUN, *words, "eval.episodes=4", "eval.video_size=0", "wandb=off", f"run_dir={tmp_path}/run")
     assert code == 0, err
     last = [row for row in rows(tmp_path / "run") if row["kind"] == "eval"][-1]
