@@ -84,7 +84,8 @@ def measured(made: list[runs.Run]) -> dict[tuple[str, str], list[float]]:
 def comparison_table(folder: pathlib.Path, obs: str) -> str:
     """Markdown: ours by task and seed beside published means; a missing run is shown as missing."""
     made = [run for run in _runs_in([folder]) if run.settings.obs == obs]
-    refuse_mixed([run for run in made if final_return(run) is not None])
+    for one, other, words in runs.mixed(run for run in made if final_return(run) is not None):
+        raise UserError(f"{one.folder} and {other.folder} differ in {' '.join(words)}: they are not one cell")
     ours, others = measured(made), published(obs)
     repeats = {run.task: run.settings.env.action_repeat for run in made if run.settings.preset == "fast"}
     short = {name: name.split(" (")[0] for name in others}
@@ -117,12 +118,6 @@ def _average(values: list[float] | None) -> float:
 def _mean_of(returns: dict[str, float], names: list[str]) -> str:
     value = _average([returns[name] for name in names])
     return "missing" if math.isnan(value) else f"{value:.0f}"
-
-
-def refuse_mixed(made: list[runs.Run]) -> None:
-    """UserError where runs of one task and variant have different settings: their mean would say nothing."""
-    for one, other, words in runs.mixed(made):
-        raise UserError(f"{one.folder} and {other.folder} differ in {' '.join(words)}: they are not one cell")
 
 
 def _score(task: str, values: list[float] | None) -> str:

@@ -121,8 +121,6 @@ def _mean(curves: list[Curve]) -> Curve:
 
     The others are interpolated: where episodes end early, each seed is evaluated some frames later than another.
     """
-    if not all(curves):
-        return []
     first = max(curve[0][0] for curve in curves)
     frames = [frame for frame, _ in min(curves, key=lambda curve: curve[-1][0]) if frame >= first]
     means = np.mean([np.interp(frames, *np.array(curve).T) for curve in curves], 0)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -92,7 +92,7 @@ class Remote:
         with sigint_ignored_by_children():
             self._process.start()
         theirs.close()
-        self.close = multiprocessing.util.Finalize(self, _end, (self._pipe, self._process), exitpriority=1)
+        self.close = util.Finalize(self, _end, (self._pipe, self._process), exitpriority=1)
 
     def begin_reset(self) -> None:
         """Ask for a new episode."""
