@@ -46,6 +46,7 @@ PUBLISHED = {
     ),
     "state": ("DDPG (DreamerV3's)", "SAC", "MR.Q", "BRO (2 updates a step)", "SimbaV2 (2 updates a step)", "TD-MPC2"),
 }
+METHODS = "dmcontrol_100k.csv"
 FRAMES = 100_000
 MADE = ("command", "commit", "date")
 NO_ENDS = ("tried", "failures", "runs", "suites", "calls of a run", "slowest_seconds")
@@ -59,7 +60,7 @@ class Results:
 
 def published(obs: str) -> dict[str, dict[str, float]]:
     """Method -> task -> mean return at 100k frames, from this kind of observation."""
-    found = {row["method"]: row for row in panels.reference("dmcontrol_100k.csv") if row["obs"] == obs}
+    found = {row["method"]: row for row in panels.reference(METHODS) if row["obs"] == obs}
     return {name: {task: float(found[name][task]) for task in tasks.PLANET6} for name in PUBLISHED[obs]}
 
 
@@ -107,7 +108,9 @@ def comparison_table(folder: pathlib.Path, obs: str) -> str:
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     note = f"Published means above those of `fast`: {'; '.join(said)}." if said else ""
-    notes = f"Published: {'; '.join(name for name in others if name != short[name])}."
+    known = sum(row["obs"] == obs for row in panels.reference(METHODS))
+    notes = f"Published, {len(others)} of the {known} methods in `experiments/reference/{METHODS}`"
+    notes += f": {'; '.join(name for name in others if name != short[name])}."
     return "\n\n".join(part for part in (table, note, notes, runs.changes_since(made)) if part)
 
 
@@ -275,7 +278,7 @@ def task_table() -> str:
             text = " ".join(" ".join(_docstrings(task)).split())
             first = task.name if task.family == "suite" else rows.setdefault(text, task.name)
             text = f"{_variant(task)} {text if first == task.name else f'As {first}.'}".strip()
-            dimensions = f"{task.state_dim or ''}, {task.action_dim}, {task.observation_dim}"
+            dimensions = f"{task.state_dim or 'not counted'}, {task.action_dim}, {task.observation_dim}"
             cells = [task.name, task.origin, dimensions, str(task.control_timestep), text]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
@@ -310,7 +313,7 @@ def _docstrings(task: tasks.Task) -> list[str]:
 
 
 def resources_table(folders: list[pathlib.Path]) -> str:
-    """Markdown: memory and speed of the runs there are, by preset, observation and machine."""
+    """Markdown: memory and speed by preset, observation and machine: of runs with today's settings, where there are."""
     columns = ["preset", "from", "machine", "runs", "memory of a run", "a million frames of replay", "frames/s"]
     lines = [f"| {' | '.join([*columns, f'{FRAMES:,} frames'])} |", "|---|---|---|---|---|---|---|---|"]
     groups: dict[tuple[str, str, str], list[runs.Run]] = {}
@@ -320,6 +323,7 @@ def resources_table(folders: list[pathlib.Path]) -> str:
             host = part.gpu or f"{part.cpu}, {part.threads} thread{'s' * (part.threads != 1)}"
             groups.setdefault((*run.variant, host), []).append(run)
     for (preset, obs, host), found in sorted(groups.items()):
+        found = [run for run in found if not run.changes] or found
         memory = max(row.memory_bytes for run in found for row in run.trains)
         million = max(replay_bytes(dataclasses.replace(run.settings, frames=1_000_000)) for run in found)
         speeds = [run.frames_per_second for run in found if run.frames_per_second]

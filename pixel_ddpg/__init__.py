@@ -28,11 +28,6 @@ except ModuleNotFoundError as error:
 from pixel_ddpg.envs import tasks
 
 
-def list_tasks() -> list[tasks.Task]:
-    """Every task: name, tags, origin and dimensions."""
-    return [*tasks.CATALOGUE.values()]  # `list` is a module of this package
-
-
 def make_env(task: str, obs: str = "pixels", seed: int | None = None, **options):
     """A task as a gymnasium.Env; `options`: preset, render_mode, and the fields of the configuration's `env`."""
     from pixel_ddpg import gym

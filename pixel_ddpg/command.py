@@ -140,7 +140,9 @@ def print_help(name: str, schema: type, defaults: Any, more: str) -> int:
 def _shown(value: object) -> str:
     if value is None:
         return ""
-    return (str(value).lower() if isinstance(value, bool) else str(value)).replace(" ", "")
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def is_terminal(stream: Any) -> bool:

@@ -32,15 +32,19 @@ def option(
     free: bool = False,
     flag: bool = False,
     own: bool = False,
+    only: str = "",
 ) -> Any:
     """A field with its help text and its bounds.
 
     One that is `free` may change when a run is resumed; one that is a `flag` may be given as --name too; each job of a
-    --multirun needs its `own`.
+    --multirun needs its `own`; one with `only`, as "obs=pixels", has an effect in such runs alone.
     """
-    known = types.MappingProxyType(
-        {"text": text, "least": least, "most": most, "choices": choices, "free": free, "flag": flag, "own": own}
-    )
+    if only:
+        text = f"{only.partition('=')[2]}: {text}"
+    known = types.MappingProxyType({
+        "text": text, "least": least, "most": most, "choices": choices, "free": free, "flag": flag, "own": own,
+        "only": only,
+    })  # fmt: skip
     if isinstance(default, list):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=known)
     return field(default=default, metadata=known)
@@ -48,11 +52,14 @@ def option(
 
 @dataclass
 class Env:
-    size: int = option(64, "width and height of a frame, in pixels", least=8, most=LARGEST_PICTURE)
+    size: int = option(64, "width and height of a frame", least=8, most=LARGEST_PICTURE, only="obs=pixels")
     action_repeat: int = option(2, "frames (control steps) an action is held", least=1)
     frame_stack: int = option(3, "observations of the last steps that are stacked into one", least=1)
     renderings: int = option(
-        1, "pictures taken within one step, evenly spread over its frames; the paper takes 3", least=1
+        1,
+        "pictures taken within one step, evenly spread over its frames; the paper takes 3",
+        least=1,
+        only="obs=pixels",
     )
     camera: int = option(-1, "camera id; -1: the task's default", least=-1)
     shadow_size: int = option(
@@ -81,11 +88,13 @@ class Noise:
     kind: str = option(
         "gaussian", "exploration noise: gaussian, or ou, an Ornstein-Uhlenbeck process", choices=("gaussian", "ou")
     )
-    start: float = option(1.0, "gaussian: standard deviation at frame 0", least=0)
-    end: float = option(0.1, "gaussian: standard deviation after noise.frames", least=0)
-    frames: int = option(100_000, "gaussian: frames over which its standard deviation falls linearly", least=1)
-    theta: float = option(0.15, "ou: pull to the mean", least=0)
-    sigma: float = option(0.2, "ou: diffusion", least=0)
+    start: float = option(1.0, "standard deviation at frame 0", least=0, only="noise.kind=gaussian")
+    end: float = option(0.1, "standard deviation after noise.frames", least=0, only="noise.kind=gaussian")
+    frames: int = option(
+        100_000, "frames over which its standard deviation falls linearly", least=1, only="noise.kind=gaussian"
+    )
+    theta: float = option(0.15, "pull to the mean", least=0, only="noise.kind=ou")
+    sigma: float = option(0.2, "diffusion", least=0, only="noise.kind=ou")
     random_frames: int = option(0, "frames of uniform random actions before the policy acts", least=0)
     bursts: float = option(
         0.0,
@@ -103,12 +112,6 @@ class Noise:
 @dataclass
 class Agent:
     discount: float = option(0.99, "of rewards, per agent step; above 0", most=1)
-    first_discount: float = option(
-        0.0,
-        "discount at frame 0; the horizon 1 / (1 - discount) grows to that of discount in 80% of frames=; 0: constant",
-        least=0,
-        most=1,
-    )
     tau: float = option(
         0.01, "soft-update rate of the target networks, per update; above 0; 1: no target networks", most=1
     )
@@ -127,9 +130,11 @@ class Agent:
         "how target and actor combine several critics: the smallest Q (clipped double Q) or the mean",
         choices=("min", "mean"),
     )
-    conv: list[list[int]] = option([], "pixels: [filters, kernel, stride, padding] a layer")
-    spatial_softmax: bool = option(False, "pixels: add a second trunk, on the spatial softmax of the last feature maps")
-    pixel_offset: float = option(0.0, "pixels: subtracted after division by 255")
+    conv: list[list[int]] = option([], "[filters, kernel, stride, padding] a layer", only="obs=pixels")
+    spatial_softmax: bool = option(
+        False, "add a second trunk, on the spatial softmax of the last feature maps", only="obs=pixels"
+    )
+    pixel_offset: float = option(0.0, "subtracted after division by 255", only="obs=pixels")
     feature_dim: int = option(0, "width of the linear + LayerNorm + tanh after the encoder; 0: none", least=0)
     hidden: list[int] = option([256, 256], "widths of the hidden layers of actor and critic")
     action_layer: int = option(0, "the hidden layer of the critic that the action enters", least=0)
@@ -141,12 +146,20 @@ class Agent:
         choices=("orthogonal", "fan_in"),
     )
     final_init: float = option(0.0, "last layers U(+-final_init); 0: as the others", least=0)
-    state_norm: bool = option(False, "state: minus its running mean, divided by its running deviation, within +-5")
+    state_norm: bool = option(
+        False, "minus its running mean, divided by its running deviation, within +-5", only="obs=state"
+    )
     inverse_loss: float = option(
-        0.0, "pixels: weight of predicting the actions between two observations, times the running TD loss", least=0
+        0.0,
+        "weight of predicting the actions between two observations, times the running TD loss",
+        least=0,
+        only="obs=pixels",
     )
     reconstruction_loss: float = option(
-        0.0, "pixels: weight of reconstructing the picture before its shift, times the running TD loss", least=0
+        0.0,
+        "weight of reconstructing the picture before its shift, times the running TD loss",
+        least=0,
+        only="obs=pixels",
     )
     saturation_penalty: float = option(
         0.0, "weight of the squared output before tanh in the actor's loss; with output_rms, its minimum", least=0
@@ -155,9 +168,12 @@ class Agent:
         0.0, "RMS of the output before tanh above which the penalty's weight rises; 0: fixed weight", least=0
     )
     random_shift: int = option(
-        4, "pixels: shift observation and next observation at random, by up to this many pixels each; 0: off", least=0
+        4,
+        "shift observation and next observation at random, by up to this many pixels each; 0: off",
+        least=0,
+        only="obs=pixels",
     )
-    target_encoder: bool = option(False, "pixels: a target encoder, a slow copy, sees the next observation")
+    target_encoder: bool = option(False, "a target encoder, a slow copy, sees the next observation", only="obs=pixels")
     target_actor: bool = option(False, "a target actor, a slow copy, chooses the next action")
     precision: str = option(
         "float32",
@@ -365,7 +381,10 @@ def _plain(value: Any) -> Any:
 # --- YAML ---
 
 # Fields of earlier versions, with the value that is what is done without them.
-GONE = {"noise.dt": 1.0, "noise.hold": 0, "agent.encoder_tau": 0.0, "agent.encoder_trained_by": "critic"}
+GONE = {
+    "noise.dt": 1.0, "noise.hold": 0, "agent.encoder_tau": 0.0, "agent.encoder_trained_by": "critic",
+    "agent.first_discount": 0.0,
+}  # fmt: skip
 
 
 def to_yaml(settings: Any) -> str:
@@ -412,11 +431,6 @@ def check(config: Config) -> None:
     for key in ("agent.discount", "agent.tau"):
         if value_of(config, key) <= 0:
             raise UserError(f"{key}={value_of(config, key)} must lie in (0, 1]")
-    if agent.first_discount and not agent.first_discount < agent.discount < 1:
-        raise UserError(
-            f"agent.first_discount={agent.first_discount} must lie below agent.discount={agent.discount}, "
-            "that below 1; agent.first_discount=0 keeps the discount constant"
-        )
     if agent.action_layer >= len(agent.hidden):
         raise UserError(
             f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"
@@ -425,7 +439,7 @@ def check(config: Config) -> None:
         raise UserError(f"agent.output_rms={agent.output_rms} needs agent.saturation_penalty above 0, which it adapts")
     if agent.batch_norm and replay.batch_size == 1:
         raise UserError("agent.batch_norm=true needs replay.batch_size of 2 or more")
-    if env.action_repeat % env.renderings:
+    if config.obs == "pixels" and env.action_repeat % env.renderings:
         raise UserError(f"env.renderings={env.renderings} must divide env.action_repeat={env.action_repeat}")
     if agent.spatial_softmax and config.obs == "state":
         raise UserError("agent.spatial_softmax=true is for pixels: leave it out, as this run trains from state")
@@ -473,18 +487,12 @@ def check_convolutions(config: Config) -> None:
         side = (side + 2 * padding - kernel) // stride + 1
 
 
-# The first word of a field's help text, where it counts only in some runs, and the field and value that such runs have.
-COUNTS_WITH = {
-    "pixels": ("obs", "pixels"), "state": ("obs", "state"), "ou": ("noise.kind", "ou"),
-    "gaussian": ("noise.kind", "gaussian"),
-}  # fmt: skip
-
-
 def has_no_effect(config: Config, key: str) -> str:
     """What a field of a run would need to count, as key=value; empty where it does."""
-    other, value = COUNTS_WITH.get(fields_of(Config)[key].metadata["text"].partition(":")[0], ("", ""))
-    in_updates = other == "noise.kind" and value == "gaussian" and config.noise.target_clip > 0
-    return f"{other}={value}" if other and value_of(config, other) != value and not in_updates else ""
+    only = fields_of(Config)[key].metadata["only"]
+    other, _, value = only.partition("=")
+    in_updates = only == "noise.kind=gaussian" and config.noise.target_clip > 0
+    return only if only and value_of(config, other) != value and not in_updates else ""
 
 
 def differences(old: Config, new: Config) -> list[str]:

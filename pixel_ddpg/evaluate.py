@@ -15,7 +15,7 @@ from pixel_ddpg.config import option
 from pixel_ddpg.envs import tasks
 from pixel_ddpg.envs.environment import Environment
 from pixel_ddpg.envs.episodes import run_episodes
-from pixel_ddpg.errors import UserError
+from pixel_ddpg.errors import UserError, warn
 
 
 @dataclass
@@ -38,8 +38,9 @@ def main(options: Evaluate) -> None:
 
     run_dir = pathlib.Path(options.run)
     settings, agent, frame = run_folder.load_run(run_dir)
-    if not os.access(run_dir, os.W_OK):
-        raise UserError(f"{run_dir} cannot be written to: evaluate a copy of it", code=1)
+    writable = os.access(run_dir, os.W_OK)
+    if options.video and not writable:
+        raise UserError(f"{run_dir} cannot be written to: evaluate a copy of it, or without video=true", code=1)
     environment = Environment(tasks.find(settings.task), settings.obs, settings.env, options.seed)
     video = run_dir / "videos" / f"evaluation-{frame}.mp4" if options.video else None
     returns, lengths = run_episodes(environment, agent.act, options.episodes, video, options.video_size)
@@ -56,7 +57,10 @@ def main(options: Evaluate) -> None:
     spread = f" +- {result['sd']:.1f}" if len(returns) > 1 else ""
     table.add_row("mean", f"{result['return']:.1f}{spread}", "")
     Output(stderr=True).print(table)
-    files.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
+    if writable:
+        files.write_atomically(run_dir / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
+    else:
+        warn(f"{run_dir} cannot be written to: evaluation.json is not saved")
     print(json.dumps(result))
 
 

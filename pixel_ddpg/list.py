@@ -37,7 +37,10 @@ def main(options: List) -> None:
         return
     columns = ("task", "tags", "action", "observation", "pixels", "repeat", "frames", "ends early", "made from")
     table = Table(
-        *(Column(name, no_wrap=True) for name in columns), title=f"{len(rows)} tasks", box=None, title_justify="left"
+        *(Column(name, no_wrap=True) for name in columns),
+        title=f"{len(rows)} task{'s' * (len(rows) != 1)}",
+        box=None,
+        title_justify="left",
     )
     for row in rows:
         frames = tasks.find(row["name"]).episode_frames

@@ -236,6 +236,7 @@ def configure(changes: Mapping[str, Any]) -> Config:
     config, changes = Config(), dict(changes)
     render = changes.pop("render", None)
     set_values(config, {key: changes.pop(key) for key in ("task", "obs", "preset") if key in changes})
+    tasks.find(config.task)
     named = [("obs", config.obs, ["pixels", "state"]), ("preset", config.preset, list(PRESETS))]
     if render is not None:
         named.append(("render", render, list(RENDER)))

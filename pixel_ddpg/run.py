@@ -39,14 +39,7 @@ render=  {RENDER_HELP}
 console = Output(soft_wrap=True)
 
 
-def configuration(words: list[str]) -> Config:
-    """Of a command's words; UserError for an unknown task, too."""
-    config = presets.compose(words)
-    tasks.find(config.task)
-    return config
-
-
-@command("pixel_ddpg.run", Config, configuration, HELP)
+@command("pixel_ddpg.run", Config, presets.compose, HELP)
 def main(config: Config) -> None:
     run_dir = pathlib.Path(config.run_dir)
     device = build.choose_device(config)

@@ -235,6 +235,18 @@ def test_an_evaluation_that_cannot_be_written_is_shown(tmp_path, monkeypatch):
     assert "+-" not in err  # of one episode
 
 
+def test_a_run_that_cannot_be_written_to_is_evaluated(tmp_path, monkeypatch):
+    """A colleague's run: refused, though playing and reporting it work."""
+    train([*STATE, "frames=400"], tmp_path)
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    code, out, err = call("pixel_ddpg.evaluate", f"run={tmp_path}", "episodes=1")
+    assert code == 0 and json.loads(out)["frame"] == 400 and "evaluation.json is not saved" in err
+    assert not (tmp_path / "evaluation.json").exists()
+    code, _, err = call("pixel_ddpg.evaluate", f"run={tmp_path}", "video=true")
+    assert code == 1
+    assert_one_line(err, "cannot be written to", "without video=true")
+
+
 def test_an_evaluation_that_nobody_reads_is_kept(tmp_path, monkeypatch):
     """evaluate | head: the same."""
     train([*STATE, "frames=400"], tmp_path)
@@ -620,6 +632,8 @@ MISTAKES = {
     ("pixel_ddpg.run", "replay.capacity=9000000000000000000", "replay.batch_size=9000000000000000000"): "at most",
     ("pixel_ddpg.run", "agent.conv=[[9000000000000000000,3,1,0]]"): "agent.conv",
     ("pixel_ddpg.run", "--multirun", "task=cheeta-run,walker-walk"): "did you mean cheetah-run",
+    ("pixel_ddpg.run", "task=cheetah-run,walker-walk"): "--multirun",
+    ("pixel_ddpg.list", "name=zz*"): "`python -m pixel_ddpg.list` shows all",
     ("pixel_ddpg.play", "task=reacher-easy", "size=32", "out=/proc/film.mp4"): "/proc/film.mp4: ",
     ("pixel_ddpg.play", "seed=-1"): "at least 0",
     ("pixel_ddpg.evaluate", "run=nowhere", f"seed={9 * 10**400}"): "with fewer than 20 digits",

@@ -604,8 +604,6 @@ def test_weights_stay_within_one(key, bad):
         ("env.size=8", "agent.conv=[[32,3,2,0],[32,5,1,0]]"),
         ("preset=drqv2", "env.size=8"),
         ("agent.random_shift=64", "env.size=64"),
-        ("agent.first_discount=0.95", "agent.discount=0.9"),
-        ("agent.first_discount=0.95", "agent.discount=1"),
         ("obs=state", "agent.spatial_softmax=true", "agent.feature_dim=50"),
     ],
 )

@@ -21,7 +21,7 @@ OWN = ("task", "obs", "preset", "seed", "frames", "threads", "run_dir", "resume"
 class Suite:
     """Options of the command."""
 
-    profile: str = option("quick", "smoke, quick or paper; what is empty below is the profile's own")
+    profile: str = option("quick", "smoke, quick or paper: sets of tasks, seeds and budgets; below are those of quick")
     tasks: Any = option(None, "names, or sets: paper, figure2, planet6, dmc_easy, dmc_medium, dmc_hard, dmc28, ladder")
     obs: Any = option(None, "[pixels,state] or one of them")
     preset: Any = option(None, "one, or several in brackets")

@@ -305,7 +305,7 @@ class DDPG(nn.Module):
 
 
 def _encoder(observation_shape: tuple[int, ...], settings: Agent, layers: Layers) -> Encoder | RunningNorm | nn.Flatten:
-    """Of pixels, convolutions; of state, its running normalisation, or nothing."""
+    """Convolutions for pixels; for state its running normalisation, or nothing."""
     if len(observation_shape) == 3:
         return Encoder(observation_shape[0], settings, layers)
     return RunningNorm(observation_shape[0]) if settings.state_norm else nn.Flatten()

@@ -100,8 +100,8 @@ class Actor(nn.Module):
             hidden.append(dense(width, size, layers, settings.layer_norm, settings.batch_norm))
             width = size
         hidden.append(layers.linear(width, action_dim))
-        joined = isinstance(trunk, Trunks)  # a stack is of layers one after the other
-        self.policy = nn.Sequential(trunk, layers.stack(*hidden)) if joined else layers.stack(trunk, *hidden)
+        parallel = isinstance(trunk, Trunks)  # a stack holds a sequence
+        self.policy = nn.Sequential(trunk, layers.stack(*hidden)) if parallel else layers.stack(trunk, *hidden)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.policy(features).tanh()

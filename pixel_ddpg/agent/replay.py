@@ -27,18 +27,6 @@ class Batch:
     unshifted: Tensor  # `observation` before its random shift, where the replay was asked for it; else `observation`
 
 
-GROWTH = 0.8  # of the budget: where the horizon has grown to its full length
-
-
-def scheduled_discount(first: float, last: float, done: float) -> float:
-    """The discount after a share `done` of the budget: 1 - discount falls geometrically from 1 - first to 1 - last.
-
-    A short horizon is sooner learned, a long one is what the task asks for (Schwarzer et al., 2023, section 4).
-    """
-    share = min(1.0, done / GROWTH)
-    return 1 - (1 - first) ** (1 - share) * (1 - last) ** share
-
-
 class Stream:
     """One environment's part of the ring: it writes the slots, and knows which transitions are whole.
 
@@ -161,11 +149,10 @@ class Replay:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ):
-        self.capacity, self._stack, self._n_step = capacity, frame_stack, n_step
+        self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
         self._shift = random_shift if len(element_shape) == 3 else 0
         self._unshifted = unshifted and self._shift > 0
         self.device = torch.device(device)
-        self.discount = torch.tensor(discount, dtype=torch.float32, device=self.device)  # gamma; fill_ changes it
         self.slots = self.slots_for(capacity, frame_stack, n_step, streams)
         self._part = self.slots // streams
 
@@ -249,7 +236,7 @@ class Replay:
         return shifts.random_(-self._shift, self._shift + 1, generator=self.shifts)
 
     def _collect(self, slots: Tensor, shifts: Tensor | None, next_shifts: Tensor | None) -> tuple[Tensor, ...]:
-        reward, discount = self.rewards[slots], self.discount * self.discounts[slots]
+        reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
         end = self._moved(slots, 1)
         window, complete = [slots], torch.ones_like(self.lasts[slots])
         for _ in range(self._n_step - 1):
@@ -257,7 +244,7 @@ class Replay:
             reward += torch.where(continues, discount * self.rewards[end], 0.0)
             window.append(end)
             complete &= continues
-            discount *= torch.where(continues, self.discount * self.discounts[end], 1.0)
+            discount *= torch.where(continues, self._gamma * self.discounts[end], 1.0)
             end = self._moved(end, continues)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
         actions = self.actions[torch.stack(window, 1)]

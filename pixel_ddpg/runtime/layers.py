@@ -18,7 +18,7 @@ from pixel_ddpg.config import Agent
 
 aten = torch.ops.aten
 AVAILABLE = torch.backends.mkldnn.is_available()
-SMALL = 2**19  # multiplications in a matrix product that is done before oneDNN has begun
+SMALL = 2**19  # multiplications: a smaller matrix product ends before oneDNN's would begin
 CHANNELS_OF_BFLOAT16 = 16  # a GPU's convolutions in bfloat16 want their input's channels in multiples of this
 
 
@@ -180,8 +180,7 @@ KINDS: dict[type, tuple[Callable, Callable]] = {
 class Convolutions(Stack):
     """`agent.networks.Convolutions`, in float32 or, with precision bfloat16, in that.
 
-    On a GPU bfloat16 comes out too, where half of the bytes are half of the time for the layer after it (where places
-    stand beside the maps, both become float32).
+    On a GPU the output stays bfloat16, which halves the next layer's time; beside a spatial softmax it becomes float32.
     """
 
     _offset: Tensor
@@ -197,7 +196,9 @@ class Convolutions(Stack):
         more = -x.shape[1] % CHANNELS_OF_BFLOAT16 if self._half and gpu else 0
         if more:
             x = functional.pad(x, (0,) * 5 + (more,))
-        pixels = x.contiguous(memory_format=torch.channels_last).to(self._dtype)  # in turn: bytes move faster
+        pixels = x.contiguous(memory_format=torch.channels_last).to(
+            self._dtype
+        )  # reordered first: bytes take less time to move
         pixels = torch.add(self._offset, pixels, alpha=1 / 255, out=None if gpu else pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, self._half, cache_enabled=False):  # as a graph needs it
             maps = self._with_more_channels(pixels, more) if more else super().forward(pixels)

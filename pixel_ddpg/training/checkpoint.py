@@ -262,7 +262,7 @@ def _read(path: pathlib.Path, sums: dict[str, str] | None) -> bytes:
 
 
 def _name(path: pathlib.Path) -> str:
-    """Of a file in a list of sums: relative to the checkpoint."""
+    """A file's name in SHA256SUMS: relative to the checkpoint."""
     return f"../replay/{path.name}" if path.parent.name == "replay" else path.name
 
 

@@ -22,7 +22,7 @@ from pixel_ddpg.training import build, checkpoint
 
 @dataclass
 class Cost:
-    """Of one run: hours from its beginning to its end, and bytes."""
+    """The hours and bytes that one run takes."""
 
     hours: float
     replay: int
@@ -89,7 +89,7 @@ def format_hours(hours: float) -> str:
 
 
 def _hours(config: Config, environment: Environment, agent: DDPG, replay_device: torch.device) -> float:
-    """Of the whole run."""
+    """Estimated hours of the whole run."""
     action = np.zeros(tasks.find(config.task).action_dim, np.float32)
     first, policy = environment.reset(), Policy(config, agent)
 

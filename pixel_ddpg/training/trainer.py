@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from pixel_ddpg.agent.exploration import Exploration, scheduled_scale
-from pixel_ddpg.agent.replay import scheduled_discount
 from pixel_ddpg.config import Config, to_yaml
 from pixel_ddpg.envs import tasks, workers
 from pixel_ddpg.envs.environment import Environment, Step
@@ -86,7 +85,6 @@ class Trainer:
         self._stop = False
         self._episode_clock = (time.monotonic(), 0, 0)
         self._finished_at = -1  # the frame of the last final evaluation
-        self._least_discount = 0.0  # that of the checkpoint which this part of the run began with
 
     @property
     def hours(self) -> float:
@@ -97,14 +95,6 @@ class Trainer:
     def _done(self) -> float:
         """The share of the budget that is used."""
         return min(1.0, self.frame / self.config.frames)
-
-    @property
-    def _discount(self) -> float:
-        """Of the updates at this frame; where a larger budget resumes a run, no less than it was."""
-        settings = self.config.agent
-        if not settings.first_discount:
-            return settings.discount
-        return max(self._least_discount, scheduled_discount(settings.first_discount, settings.discount, self._done))
 
     # --- the loop ---
 
@@ -204,8 +194,6 @@ class Trainer:
         ratio, count = self.config.train.updates_per_step, len(self.players)
         lr_share = 1 - self._done * (1 - self.config.agent.final_lr)
         self.agent.schedule(scheduled_scale(self.config.noise, self.frame), lr_share)
-        if self.config.agent.first_discount:
-            self.replay.discount.fill_(self._discount)
         self.replay.publish()
         for _ in range(math.floor(self.step * ratio) - math.floor((self.step - count) * ratio)):
             for name, value in self._learn().items():
@@ -306,7 +294,7 @@ class Trainer:
         state = {
             "frame": self.frame, "step": self.step, "updates": self.updates, "evaluations": self.evaluations,
             "hours": self.hours, "summed": self._summed, "metrics_length": self._metrics.length,
-            "finished_at": self._finished_at, "discount": self._discount, "config": to_yaml(self.config),
+            "finished_at": self._finished_at, "config": to_yaml(self.config),
             "threads": torch.get_num_threads(), "players": [player.state_dict() for player in self.players],
         }  # fmt: skip
         tensors = {f"agent.{name}": tensor for name, tensor in self.agent.tensors().items()}
@@ -335,7 +323,6 @@ class Trainer:
         self._summed, self._finished_at = state["summed"], state["finished_at"]
         self.frame, self.step, self.updates = state["frame"], state["step"], state["updates"]
         self.evaluations, self._hours_before = state["evaluations"], state["hours"]
-        self._least_discount = state.get("discount", 0.0)
         self._started = time.monotonic()
         for player, own in zip(self.players, state.get("players", [state])):  # older ones hold one
             player.load_state_dict(own)

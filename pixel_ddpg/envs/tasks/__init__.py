@@ -137,14 +137,15 @@ def _read_paper() -> dict[str, Task]:
 
 
 CATALOGUE: dict[str, Task] = _read_paper() | _read_suite()
+ALL_TASKS = "`python -m pixel_ddpg.list` shows all"
 
 
 def find(name: str) -> Task:
     """The task of that name; UserError, with the nearest one, where there is none."""
     if name not in CATALOGUE:
-        raise UserError(
-            f"unknown task '{name}'{nearest(name, list(CATALOGUE), '`python -m pixel_ddpg.list` shows all')}"
-        )
+        if "," in name:
+            raise UserError(f"task={name}: name one; --multirun runs one after the other")
+        raise UserError(f"unknown task '{name}'{nearest(name, list(CATALOGUE), ALL_TASKS)}")
     return CATALOGUE[name]
 
 
@@ -157,5 +158,5 @@ def select(name: str, tag: str) -> list[Task]:
     found = [task for task in tagged if fnmatch.fnmatch(task.name, name)]
     if not found:
         where = f" with tag={tag}" if tag else ""
-        raise UserError(f"no task{where} is called '{name}'{nearest(name, [t.name for t in tagged])}")
+        raise UserError(f"no task{where} is called '{name}'{nearest(name, [t.name for t in tagged], ALL_TASKS)}")
     return found
