@@ -161,6 +161,14 @@ class Agent:
         least=0,
         only="obs=pixels",
     )
+    model_width: int = option(
+        0,
+        "width of the latents that actor and critic see, which a model of the next n_step states and rewards trains; "
+        "0: none",
+        least=0,
+        most=2**15,
+        only="obs=state",
+    )
     saturation_penalty: float = option(
         0.0, "weight of the squared output before tanh in the actor's loss; with output_rms, its minimum", least=0
     )
@@ -435,6 +443,8 @@ def check(config: Config) -> None:
         raise UserError(
             f"agent.action_layer={agent.action_layer} must be one of the {len(agent.hidden)} hidden layers (from 0)"
         )
+    if config.obs == "state" and agent.model_width and (agent.feature_dim or not agent.state_norm):
+        raise UserError("agent.model_width needs agent.feature_dim=0 and agent.state_norm=true")
     if agent.output_rms and not agent.saturation_penalty:
         raise UserError(f"agent.output_rms={agent.output_rms} needs agent.saturation_penalty above 0, which it adapts")
     if agent.batch_norm and replay.batch_size == 1:

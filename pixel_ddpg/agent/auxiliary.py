@@ -1,7 +1,8 @@
-"""Auxiliary losses for the encoder: the actions between two observations, and the picture before its random shift.
+"""What trains the encoder beside Q, whose gradient alone trains it slowly.
 
-The gradient of Q alone trains the encoder slowly. The weights of these losses scale with the critic's loss, so they
-stay small until there is a reward.
+From pixels two auxiliary losses, of the actions between two observations and of the picture before its random shift.
+Their weights scale with the critic's loss, so they stay small until there is a reward. From state a model of what
+follows, which trains the encoder alone.
 """
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pixel_ddpg.agent.networks import Layers, RunningNorm, dense
+from pixel_ddpg.agent.replay import Batch
 from pixel_ddpg.config import Agent
 
 
@@ -34,6 +36,41 @@ class Inverse(nn.Module):
         """
         error = (self(latent, later) - actions).square().mean((1, 2))
         return (error * complete).mean()
+
+
+class Model(nn.Module):
+    """Of a latent z and an action an embedding (B, w), which Q is of, and from it the next latent and the reward.
+
+    Fujimoto et al., 2025, "Towards general-purpose model-free reinforcement learning", section 4.1, of which this has
+    neither termination nor classes of rewards.
+    """
+
+    ACTION_WIDTH = 64
+
+    def __init__(self, action_dim: int, width: int, layers: Layers):
+        super().__init__()
+        self.action = layers.stack(dense(action_dim, self.ACTION_WIDTH, layers, layer_norm=False))
+        inputs = width + self.ACTION_WIDTH
+        hidden = [dense(size, width, layers, layer_norm=True) for size in (inputs, width)]
+        self.layers = layers.stack(*hidden, layers.linear(width, width))
+        self.head = layers.stack(layers.linear(width, width + 1))
+
+    def forward(self, latent: Tensor, action: Tensor) -> Tensor:
+        return self.layers(torch.cat([latent, self.action(action)], 1))
+
+    def loss(self, latent: Tensor, later: Tensor, batch: Batch) -> Tensor:
+        """Unroll the batch's actions from `latent`: squared errors of the latents `later` (B, n, w) and of the rewards.
+
+        The mean over the batch of the sum over the steps (eq. 14); steps after an episode's end count as no error.
+        `later` is the target encoder's, so the gradient reaches the encoder through `latent` alone.
+        """
+        total = torch.zeros((), device=latent.device)
+        for step in range(batch.actions.shape[1]):
+            predicted = self.head(self(latent, batch.actions[:, step]))
+            latent, reward = predicted[:, :-1], predicted[:, -1]
+            error = (latent - later[:, step]).square().mean(1) + (reward - batch.rewards[:, step]).square()
+            total = total + (error * batch.whole[:, step]).mean()
+        return total
 
 
 class Decoder(nn.Module):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pixel_ddpg.agent.auxiliary import Decoder, Inverse
-from pixel_ddpg.agent.networks import PLAIN, Actor, Critic, Encoder, Layers, RunningNorm, initialise
+from pixel_ddpg.agent.auxiliary import Decoder, Inverse, Model
+from pixel_ddpg.agent.networks import PLAIN, Actor, Critic, Encoder, Layers, RunningNorm, StateEncoder, initialise
 from pixel_ddpg.agent.replay import Batch
 from pixel_ddpg.config import Agent, Noise
 
@@ -35,6 +35,7 @@ class DDPG(nn.Module):
 
     inverse: Inverse | None
     decoder: Decoder | None
+    model: Model | None
     td_loss: Tensor  # the running mean of the critic's loss
     penalty: Tensor  # weight of the squared output before tanh
     noise_scale: Tensor  # standard deviation of the noise on the update's actions
@@ -60,22 +61,26 @@ class DDPG(nn.Module):
         features = self.encoder(torch.zeros(1, *observation_shape)).shape[1]
         self.actor = Actor(features, action_dim, settings, layers)
         self.critic = Critic(features, action_dim, settings, layers)
-        self.inverse, self.decoder = None, None
+        self.inverse, self.decoder, self.model = None, None, None
+        if isinstance(self.encoder, StateEncoder):
+            self.model = Model(action_dim, settings.model_width, layers)
         pixels = isinstance(self.encoder, Encoder)
         if pixels and settings.inverse_loss:
             self.inverse = Inverse(self.critic.width, action_dim, n_step, settings, layers)
         if pixels and settings.reconstruction_loss:
             self.decoder = Decoder(self.critic.width, observation_shape[0], observation_shape[1], settings, layers)
         generator = torch.Generator().manual_seed(init_seed)
-        for network in (self.encoder, self.actor, self.critic, self.inverse, self.decoder):
+        for network in (self.encoder, self.actor, self.critic, self.inverse, self.decoder, self.model):
             if network:
                 initialise(network, settings, generator)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.targets = nn.ModuleDict({"critic": copy.deepcopy(self.critic)})
         if settings.target_actor:
             self.targets["actor"] = copy.deepcopy(self.actor)
-        if settings.target_encoder and pixels:
+        if (settings.target_encoder and pixels) or self.model:
             self.targets["encoder"] = copy.deepcopy(self.encoder)
+        if self.model:
+            self.targets["model"] = copy.deepcopy(self.model)
         self.targets.requires_grad_(False)
         if self.inverse or self.decoder:
             self.register_buffer("td_loss", torch.tensor(0.0))
@@ -97,9 +102,9 @@ class DDPG(nn.Module):
             "critic": _adam(self.critic, settings.critic_lr, decay),
             "actor": _adam(self.actor, settings.actor_lr),
         }
-        if isinstance(self.encoder, Encoder):
+        if isinstance(self.encoder, Encoder | StateEncoder):
             self.optimizers["encoder"] = _adam(self.encoder, settings.critic_lr, decay)
-        for name, network in (("inverse", self.inverse), ("decoder", self.decoder)):
+        for name, network in (("inverse", self.inverse), ("decoder", self.decoder), ("model", self.model)):
             if network:
                 self.optimizers[name] = _adam(network, settings.critic_lr)
 
@@ -128,8 +133,8 @@ class DDPG(nn.Module):
     def value(self, observation: np.ndarray, action: np.ndarray) -> float:
         """Q(s, a) of one observation and action; of several critics as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
-        q = self.critic(state, torch.as_tensor(action, device=self.device)[None])
-        return self._combined(q).item()
+        taken = torch.as_tensor(action, device=self.device)[None]
+        return self._combined(self.critic.values(self._latent(state, taken), taken)).item()
 
     # --- learning ---
 
@@ -148,14 +153,14 @@ class DDPG(nn.Module):
         critic_loss.backward()
         self.optimizers["critic"].step()
 
-        self.critic.requires_grad_(False)  # eq. 6 moves the actor alone
+        self._critic_learns(False)  # eq. 6 moves the actor alone
         actor_loss, output = self.actor_loss(features, noise)
         actor_loss = self._add_penalty(actor_loss, output)
-        self.critic.requires_grad_(True)
+        self._critic_learns(True)
         actor_loss.backward()
         self.optimizers["actor"].step()
 
-        for name in ("encoder", "inverse", "decoder"):
+        for name in ("encoder", "inverse", "decoder", "model"):
             if name in self.optimizers:
                 self.optimizers[name].step()
         self.update_targets()
@@ -176,18 +181,26 @@ class DDPG(nn.Module):
         Also returns the auxiliary losses, by the names of their weights; Q(s, a); and the TD error.
         """
         with torch.no_grad():
-            next_features = self._target("encoder")(batch.next_observation)
-            critic: Any = self.targets["critic"]
+            encoder, critic = self._target("encoder"), self._target("critic")
+            if self.model:
+                later = encoder(batch.following.flatten(0, 1)).unflatten(0, batch.whole.shape)
+                next_features = later[:, -1]
+            else:
+                next_features = encoder(batch.next_observation)
             next_action = _noisy(self._target("actor")(next_features), noise)
-            next_latent = critic.trunk(next_features)
+            next_latent = self._latent(next_features, next_action, target=True)
             next_q = self._combined(critic.values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
-        latent = self.critic.trunk(features)
+        latent = self._latent(features, batch.action)
+        if self.model:
+            latent = latent.detach()
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
         auxiliary = {}
+        if self.model:
+            auxiliary["model_loss"] = self.model.loss(features, later, batch)
         if self.inverse:
-            auxiliary["inverse_loss"] = self.inverse.loss(latent, next_latent, batch.actions, batch.complete)
+            auxiliary["inverse_loss"] = self.inverse.loss(latent, next_latent, batch.actions, batch.whole[:, -1])
         if self.decoder and averages is not None:
             auxiliary["reconstruction_loss"] = self.decoder.loss(latent, averages)
         return loss, auxiliary, q, q - y
@@ -196,14 +209,15 @@ class DDPG(nn.Module):
         """-Q(s, mu(s) + noise), whose gradient is eq. 6, the chain rule through the action; and mu before its tanh."""
         features = features.detach()  # the critic alone trains the encoder
         output = self.actor.policy(features)
-        return -self._combined(self.critic(features, _noisy(output.tanh(), noise))).mean(), output
+        action = _noisy(output.tanh(), noise)
+        return -self._combined(self.critic.values(self._latent(features, action), action)).mean(), output
 
     def _add_auxiliary(self, loss: Tensor, auxiliary: dict[str, Tensor]) -> Tensor:
-        """Add the auxiliary losses, scaled by a running mean of the critic's loss, which is updated first."""
-        if auxiliary:
+        """Add the model's loss, and the auxiliary losses scaled by a running mean of the critic's, updated first."""
+        if self.inverse or self.decoder:
             self.td_loss.lerp_(loss.detach(), TD_LOSS_STEP)
         for name, other in auxiliary.items():
-            loss = loss + getattr(self.settings, name) * self.td_loss * other
+            loss = loss + (other if name == "model_loss" else getattr(self.settings, name) * self.td_loss * other)
         return loss
 
     def _add_penalty(self, loss: Tensor, output: Tensor) -> Tensor:
@@ -239,8 +253,20 @@ class DDPG(nn.Module):
                 else:
                     group["lr"] = rate
 
-    def _target(self, name: str) -> nn.Module:
+    def _target(self, name: str) -> Any:
         return self.targets[name] if name in self.targets else getattr(self, name)
+
+    def _latent(self, features: Tensor, action: Tensor, target: bool = False) -> Tensor:
+        """What Q is of, beside the action: the model's embedding of both, or the critic's trunk of the features."""
+        if self.model:
+            return (self._target("model") if target else self.model)(features, action)
+        return (self._target("critic") if target else self.critic).trunk(features)
+
+    def _critic_learns(self, now: bool) -> None:
+        """Whether a loss has gradients of the critic, and of the model below it."""
+        for network in (self.critic, self.model):
+            if network:
+                network.requires_grad_(now)
 
     def _combined(self, q: Tensor) -> Tensor:
         """Combine the critics, (critics, B) to (B,): their mean or their minimum."""
@@ -308,6 +334,8 @@ def _encoder(observation_shape: tuple[int, ...], settings: Agent, layers: Layers
     """Convolutions for pixels; for state its running normalisation, or nothing."""
     if len(observation_shape) == 3:
         return Encoder(observation_shape[0], settings, layers)
+    if settings.model_width:
+        return StateEncoder(observation_shape[0], settings.model_width, layers)
     return RunningNorm(observation_shape[0]) if settings.state_norm else nn.Flatten()
 
 

@@ -200,6 +200,17 @@ class RunningNorm(nn.Module):
         return ((state - self.mean) * (self.variance + self._least).rsqrt()).clamp(-5, 5)
 
 
+class StateEncoder(RunningNorm):
+    """A normalised state (B, d) as a latent (B, w), which a model of what follows trains: `auxiliary.Model`."""
+
+    def __init__(self, size: int, width: int, layers: Layers = PLAIN):
+        super().__init__(size)
+        self.layers = layers.stack(*(dense(inputs, width, layers, layer_norm=True) for inputs in (size, width, width)))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.layers(super().forward(state))
+
+
 @torch.no_grad()
 def initialise(network: nn.Module, settings: Agent, generator: torch.Generator) -> None:
     """DrQ-v2's orthogonal weights or the paper's U(+-1/sqrt(fan-in)); last layers U(+-final_init) where that is set."""

@@ -23,7 +23,9 @@ class Batch:
     discount: Tensor  # float32 (B,)
     next_observation: Tensor
     actions: Tensor  # float32 (B, n_step, a): `action` and those after it
-    complete: Tensor  # bool (B,): no episode ends before the last of these steps; else `actions` is meaningless
+    rewards: Tensor  # float32 (B, n_step): of these steps
+    whole: Tensor  # bool (B, n_step): no episode ends before the step; else its action and reward are meaningless
+    following: Tensor  # float32 (B, n_step, d): the states these steps lead to, where the replay was asked for them
     unshifted: Tensor  # `observation` before its random shift, where the replay was asked for it; else `observation`
 
 
@@ -145,6 +147,7 @@ class Replay:
         discount: float = 0.99,
         random_shift: int = 0,
         unshifted: bool = False,
+        following: bool = False,
         compiled: Callable[[Callable], Callable] | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -152,6 +155,7 @@ class Replay:
         self.capacity, self._stack, self._n_step, self._gamma = capacity, frame_stack, n_step, discount
         self._shift = random_shift if len(element_shape) == 3 else 0
         self._unshifted = unshifted and self._shift > 0
+        self._following = following
         self.device = torch.device(device)
         self.slots = self.slots_for(capacity, frame_stack, n_step, streams)
         self._part = self.slots // streams
@@ -238,18 +242,24 @@ class Replay:
     def _collect(self, slots: Tensor, shifts: Tensor | None, next_shifts: Tensor | None) -> tuple[Tensor, ...]:
         reward, discount = self.rewards[slots], self._gamma * self.discounts[slots]
         end = self._moved(slots, 1)
-        window, complete = [slots], torch.ones_like(self.lasts[slots])
+        window, ends, whole = [slots], [end], [torch.ones_like(self.lasts[slots])]
         for _ in range(self._n_step - 1):
             continues = ~self.lasts[end]
             reward += torch.where(continues, discount * self.rewards[end], 0.0)
             window.append(end)
-            complete &= continues
+            whole.append(whole[-1] & continues)
             discount *= torch.where(continues, self._gamma * self.discounts[end], 1.0)
             end = self._moved(end, continues)
+            ends.append(end)
         observation, next_observation = self._observations(slots, shifts), self._observations(end, next_shifts)
-        actions = self.actions[torch.stack(window, 1)]
+        steps = torch.stack(window, 1)
+        actions, rewards = self.actions[steps], self.rewards[steps]
+        following = next_observation[:, None]
+        if self._following:
+            following = self._observations(torch.cat(ends), None).unflatten(0, (len(ends), -1)).transpose(0, 1)
         unshifted = self._observations(slots, None) if self._unshifted else observation
-        return observation, actions[:, 0], reward, discount, next_observation, actions, complete, unshifted
+        observed = observation, actions[:, 0], reward, discount, next_observation
+        return *observed, actions, rewards, torch.stack(whole, 1), following, unshifted
 
     def _moved(self, slots: Tensor, by: Tensor | int) -> Tensor:
         """The slots `by` further on, each within its own stream's part of the ring."""

@@ -86,7 +86,8 @@ def make_replay(config: Config, capacity: int, device: torch.device | str = "cpu
         replay_element(config), tasks.find(config.task).action_dim, capacity, streams=streams,
         frame_stack=config.env.frame_stack, n_step=config.replay.n_step, discount=config.agent.discount,
         random_shift=config.agent.random_shift, unshifted=config.agent.reconstruction_loss > 0,
-        compiled=_compiled(config, device), device=device, seed=seeds(config.seed)["replay"],
+        following=config.obs == "state" and config.agent.model_width > 0, compiled=_compiled(config, device),
+        device=device, seed=seeds(config.seed)["replay"],
     )  # fmt: skip
 
 

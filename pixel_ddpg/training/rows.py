@@ -41,6 +41,7 @@ class TrainRow(Row):
     saturated: float | None = None
     inverse_loss: float | None = None
     reconstruction_loss: float | None = None
+    model_loss: float | None = None
     frames_per_second: float = 0.0
     updates_per_second: float = 0.0
     memory_bytes: int = 0

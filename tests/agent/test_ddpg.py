@@ -70,8 +70,10 @@ def random_batch(shape, size=6, seed=0, n_step=3):
     next_actions = torch.rand(size, n_step - 1, ACTIONS, generator=generator) * 2 - 1
     actions = torch.cat([action[:, None], next_actions], 1)
     both = observations(), observations()
-    whole = torch.arange(size) != 1
-    return Batch(both[0], action, reward, discount, both[1], actions, whole, observations())
+    whole = torch.arange(n_step) < torch.tensor([n_step, 1, *[n_step] * (size - 2)])[:, None]
+    rewards = torch.randn(size, n_step, generator=generator)
+    following = torch.stack([observations() for _ in range(n_step - 1)] + [both[1]], 1)
+    return Batch(both[0], action, reward, discount, both[1], actions, rewards, whole, following, observations())
 
 
 # --- a naive computation of the update, from the papers ---
@@ -671,8 +673,8 @@ def test_the_inverse_loss_is_that_of_its_equation():
         total = 0.0
         for row in range(len(latent)):
             guess = agent.inverse.layers(torch.cat([latent[row], ahead[row]])[None])[0]
-            total += batch.complete[row] * (guess - torch.cat([*batch.actions[row]])).square().mean() / len(latent)
-    loss = agent.inverse.loss(latent, ahead, batch.actions, batch.complete)
+            total += batch.whole[row, -1] * (guess - torch.cat([*batch.actions[row]])).square().mean() / len(latent)
+    loss = agent.inverse.loss(latent, ahead, batch.actions, batch.whole[:, -1])
     assert loss.item() == pytest.approx(total.item(), rel=1e-4)
 
 
@@ -682,11 +684,66 @@ def test_the_inverse_loss_trains_encoder_head_and_inverse_alone():
     batch = random_batch(PIXELS)
     latent = agent.critic.trunk(agent.encoder(batch.observation))
     ahead = agent.critic.trunk(agent.encoder(batch.next_observation)).detach()
-    agent.inverse.loss(latent, ahead, batch.actions, batch.complete).backward()
+    agent.inverse.loss(latent, ahead, batch.actions, batch.whole[:, -1]).backward()
     moved = {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
     assert moved == {"encoder", "critic", "inverse"}
     assert all(parameter.grad is None for parameter in agent.critic.estimates.parameters())
     assert {id(p) for p in agent.inverse.parameters()} == optimised(agent, "inverse")
+
+
+def test_the_model_learns_and_q_is_of_what_its_equations_say():
+    """Steps after an episode's end, the online latent for the target's, a gradient of Q in the encoder."""
+    agent = scatter(make("fast", "state", (5,), "agent.model_width=12", "agent.hidden=[16,16]", "noise.target_clip=0"))
+    batch = random_batch((5,))
+    model, features = agent.model, agent.encoder(batch.observation)
+    loss, auxiliary, q, _ = agent.critic_loss(features, batch)
+    with torch.no_grad():
+        total = 0.0
+        for row in range(len(features)):
+            latent = agent.encoder(batch.observation[row : row + 1])
+            for step in range(3):
+                ahead = agent.targets["encoder"](batch.following[row : row + 1, step])
+                out = model.head(model(latent, batch.actions[row : row + 1, step]))
+                latent, reward = out[:, :-1], out[0, -1]
+                error = (latent - ahead).square().mean() + (reward - batch.rewards[row, step]).square()
+                total += batch.whole[row, step] * error / len(features)
+        ahead = agent.targets["encoder"](batch.next_observation)
+        action = agent.actor(ahead)
+        critic, embed = agent.targets["critic"], agent.targets["model"]
+        y = batch.reward + batch.discount * critic.values(embed(ahead, action), action).mean(0)
+        values = agent.critic.values(model(features, batch.action), batch.action)
+        torch.testing.assert_close(q, values)
+        torch.testing.assert_close(loss, (values - y).square().mean(1).sum())
+        taken = agent.actor(features)
+        expected = -agent.critic.values(model(features, taken), taken).mean()
+        torch.testing.assert_close(agent.actor_loss(features)[0], expected)
+    assert auxiliary["model_loss"].item() == pytest.approx(total.item(), rel=1e-4)
+    assert moved_by(agent, loss) == {"critic"}
+    assert moved_by(agent, auxiliary["model_loss"]) == {"encoder", "model"}
+
+
+def test_an_update_of_the_model_moves_each_network_by_its_own_loss():
+    """A model that no optimiser steps, or that the actor's loss moves; running statistics that stand still."""
+    words = ("agent.model_width=12", "agent.hidden=[16,16]", "noise.target_clip=0", "agent.saturation_penalty=0")
+    agent, batch = make("fast", "state", (5,), *words), random_batch((5,))
+    agent.update(batch)
+    twin = make("fast", "state", (5,), *words)
+    twin.encoder.learn(batch.observation)
+    loss, auxiliary, _, _ = twin.critic_loss(twin.encoder(batch.observation), batch)
+    (loss + auxiliary["model_loss"]).backward()
+    for name in ("critic", "encoder", "model"):
+        twin.optimizers[name].step()
+        for wanted, given in zip(getattr(twin, name).parameters(), getattr(agent, name).parameters()):
+            torch.testing.assert_close(given, wanted)
+        assert {id(parameter) for parameter in getattr(agent, name).parameters()} == optimised(agent, name)
+    assert agent.encoder.count == len(batch.observation)
+
+
+def moved_by(agent, loss):
+    """The networks that a loss has gradients of."""
+    agent.zero_grad()
+    loss.backward(retain_graph=True)
+    return {name.split(".")[0] for name, parameter in agent.named_parameters() if parameter.grad is not None}
 
 
 def optimised(agent, name):
@@ -737,7 +794,7 @@ def test_auxiliary_losses_count_in_units_of_the_running_td_loss():
     latent = agent.critic.trunk(features)
     ahead = agent.targets["critic"].trunk(agent.encoder(batch.next_observation))
     told = {
-        "inverse_loss": agent.inverse.loss(latent, ahead, batch.actions, batch.complete),
+        "inverse_loss": agent.inverse.loss(latent, ahead, batch.actions, batch.whole[:, -1]),
         "reconstruction_loss": agent.decoder.loss(latent, averages),
     }
     others = 3 * told["reconstruction_loss"] + 0.7 * told["inverse_loss"]

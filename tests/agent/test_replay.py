@@ -202,7 +202,7 @@ def test_a_replay_smaller_than_its_n_step_window_is_empty():
 @settings(max_examples=60)
 def test_windows_hold_the_actions_and_rewards_of_the_steps_that_follow(events, ring):
     """A window of another transition, or one called whole that an episode's end cuts."""
-    replay = make(**ring)
+    replay = make(**ring, following=True)
     naive = Naive(replay.capacity, ring["frame_stack"], ring["n_step"])
     for _ in feed([replay, naive], events, STATE):
         pass
@@ -210,12 +210,17 @@ def test_windows_hold_the_actions_and_rewards_of_the_steps_that_follow(events, r
         return
     batch, follow = replay.sample(64), {}
     for episode, time in naive.steps:
-        follow[float(episode["steps"][time][0][0])] = episode["steps"][time : time + ring["n_step"]]
+        follow[float(episode["steps"][time][0][0])] = (episode, time)
+    assert torch.equal(batch.following[:, -1], batch.next_observation)
     for row, action in enumerate(batch.action[:, 0].tolist()):
-        window = follow[action]
-        assert batch.complete[row] == (len(window) == ring["n_step"])
-        if batch.complete[row]:
-            assert batch.actions[row, :, 0].tolist() == [float(action[0]) for action, _, _ in window]
+        episode, time = follow[action]
+        window = episode["steps"][time : time + ring["n_step"]]
+        assert batch.whole[row].tolist() == [step < len(window) for step in range(ring["n_step"])]
+        assert batch.actions[row, : len(window), 0].tolist() == [float(action[0]) for action, _, _ in window]
+        assert batch.rewards[row, : len(window)].tolist() == [pytest.approx(float(reward)) for _, reward, _ in window]
+        for step in range(len(window)):
+            after = naive.stacked(episode, time + 1 + step)
+            assert np.array_equal(batch.following[row, step].numpy(), after)
 
 
 # --- docs/silent_bugs.md, by number ---

@@ -92,7 +92,7 @@ def test_a_copy_of_a_stack_has_its_own_weights():
     assert torch.equal(stack(x), before) and not torch.equal(target(x), before)
 
 
-STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean"
+STATE_ADDITIONS = "fast agent.state_norm=true agent.ensemble=mean agent.model_width=16"
 PIXELS_ADDITIONS = (
     "fast agent.target_encoder=true agent.spatial_softmax=true agent.inverse_loss=1 agent.reconstruction_loss=1"
 )
@@ -129,7 +129,9 @@ def test_updates_are_those_of_the_plain_path(preset, obs, small, spare, monkeypa
     rows = [torch.rand(8, 2, generator=draws) * 2 - 1, torch.rand(8, generator=draws), torch.full((8,), 0.9)]
     first, second, steps = observation(), observation(), settings.replay.n_step
     actions = torch.rand(8, steps, 2, generator=draws) * 2 - 1
-    batch = Batch(first, *rows, second, actions, torch.arange(8) > 1, first)
+    rewards, following = torch.rand(8, steps, generator=draws), torch.stack([first] * (steps - 1) + [second], 1)
+    whole = (torch.arange(8) > 1)[:, None].expand(-1, steps)
+    batch = Batch(first, *rows, second, actions, rewards, whole, following, first)
     results = []
     for kind in (PLAIN, OPTIMIZED):
         agent = DDPG(shape, 2, settings.agent, settings.noise, n_step=steps, layers=kind)

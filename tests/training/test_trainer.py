@@ -28,6 +28,7 @@ VARIANTS = {
     "all-additions-state": [
         *STATE,
         "agent.state_norm=true",
+        "agent.model_width=12",
         "agent.final_lr=0.1",
         "agent.ensemble=mean",
         "noise.bursts=0.5",
@@ -218,7 +219,7 @@ def test_every_metric_of_the_design_is_there(tmp_path):
         "values": {"q", "observed"},
         "train": {
             "return", "critic_loss", "actor_loss", "q", "td_error", "pre_tanh", "saturated", "inverse_loss",
-            "reconstruction_loss", "frames_per_second", "updates_per_second", "memory_bytes",
+            "reconstruction_loss", "model_loss", "frames_per_second", "updates_per_second", "memory_bytes",
         },
     }  # fmt: skip
     assert {row["kind"] for row in lines} == set(extra)
