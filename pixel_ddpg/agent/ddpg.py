@@ -134,7 +134,7 @@ class DDPG(nn.Module):
         """Q(s, a) of one observation and action; of several critics as in the target."""
         state = self.encoder(torch.as_tensor(observation, device=self.device)[None])
         taken = torch.as_tensor(action, device=self.device)[None]
-        return self._combined(self.critic.values(self._latent(state, taken), taken)).item()
+        return self._combined(self.critic(self._embedded(state, taken), taken)).item()
 
     # --- learning ---
 
@@ -188,12 +188,13 @@ class DDPG(nn.Module):
             else:
                 next_features = encoder(batch.next_observation)
             next_action = _noisy(self._target("actor")(next_features), noise)
-            next_latent = self._latent(next_features, next_action, target=True)
+            next_latent = critic.trunk(self._embedded(next_features, next_action, target=True))
             next_q = self._combined(critic.values(next_latent, next_action))
             y = batch.reward + batch.discount * next_q
-        latent = self._latent(features, batch.action)
-        if self.model:
-            latent = latent.detach()
+        embedded = self._embedded(features, batch.action)
+        latent = self.critic.trunk(
+            embedded.detach() if self.model else embedded
+        )  # the model alone trains what it is of
         q = self.critic.values(latent, batch.action)
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
         auxiliary = {}
@@ -210,7 +211,7 @@ class DDPG(nn.Module):
         features = features.detach()  # the critic alone trains the encoder
         output = self.actor.policy(features)
         action = _noisy(output.tanh(), noise)
-        return -self._combined(self.critic.values(self._latent(features, action), action)).mean(), output
+        return -self._combined(self.critic(self._embedded(features, action), action)).mean(), output
 
     def _add_auxiliary(self, loss: Tensor, auxiliary: dict[str, Tensor]) -> Tensor:
         """Add the model's loss, and the auxiliary losses scaled by a running mean of the critic's, updated first."""
@@ -256,11 +257,11 @@ class DDPG(nn.Module):
     def _target(self, name: str) -> Any:
         return self.targets[name] if name in self.targets else getattr(self, name)
 
-    def _latent(self, features: Tensor, action: Tensor, target: bool = False) -> Tensor:
-        """What Q is of, beside the action: the model's embedding of both, or the critic's trunk of the features."""
-        if self.model:
-            return (self._target("model") if target else self.model)(features, action)
-        return (self._target("critic") if target else self.critic).trunk(features)
+    def _embedded(self, features: Tensor, action: Tensor, target: bool = False) -> Tensor:
+        """What the critic sees beside the action: the model's embedding of both, or without a model the features."""
+        if not self.model:
+            return features
+        return (self.targets["model"] if target else self.model)(features, action)
 
     def _critic_learns(self, now: bool) -> None:
         """Whether a loss has gradients of the critic, and of the model below it."""

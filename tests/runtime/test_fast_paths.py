@@ -304,7 +304,7 @@ def small_pair(preset, obs, device, steps, precision="float32", hidden="[40,30]"
     agent = DDPG((shape[0] * stack, *shape[1:]), 2, settings.agent, settings.noise, n_step=steps_ahead,
                  layers=OPTIMIZED, compiled=compiled, device=device)  # fmt: skip
     options = {"frame_stack": stack, "n_step": steps_ahead, "random_shift": settings.agent.random_shift}
-    options["unshifted"] = settings.agent.reconstruction_loss > 0
+    options |= {"unshifted": settings.agent.reconstruction_loss > 0, "following": settings.agent.model_width > 0}
     replay = Replay(shape, 2, 60, device=device, compiled=compiled, **options)
     add_steps(replay, steps)
     return agent, replay
