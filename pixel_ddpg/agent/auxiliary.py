@@ -41,8 +41,8 @@ class Inverse(nn.Module):
 class Model(nn.Module):
     """Of a latent z and an action an embedding (B, w), which Q is of, and from it the next latent and the reward.
 
-    Fujimoto et al., 2025, "Towards general-purpose model-free reinforcement learning", section 4.1, of which this has
-    neither termination nor classes of rewards.
+    After MR.Q (Fujimoto et al., 2025, "Towards general-purpose model-free reinforcement learning"), which also predicts
+    terminations, and rewards by classes.
     """
 
     ACTION_WIDTH = 64
@@ -61,7 +61,7 @@ class Model(nn.Module):
     def loss(self, latent: Tensor, later: Tensor, batch: Batch) -> Tensor:
         """Unroll the batch's actions from `latent`: squared errors of the latents `later` (B, n, w) and of the rewards.
 
-        The mean over the batch of the sum over the steps (eq. 14); steps after an episode's end count as no error.
+        The mean over the batch of the sum over the steps; those after an episode's end count as no error.
         `later` is the target encoder's, so the gradient reaches the encoder through `latent` alone.
         """
         total = torch.zeros((), device=latent.device)
