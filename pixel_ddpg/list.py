@@ -36,12 +36,8 @@ def main(options: List) -> None:
         print(json.dumps(rows, indent=2))
         return
     columns = ("task", "tags", "action", "observation", "pixels", "repeat", "frames", "ends early", "made from")
-    table = Table(
-        *(Column(name, no_wrap=True) for name in columns),
-        title=f"{len(rows)} task{'s' * (len(rows) != 1)}",
-        box=None,
-        title_justify="left",
-    )
+    title = f"{len(rows)} task{'s' * (len(rows) != 1)}"
+    table = Table(*(Column(name, no_wrap=True) for name in columns), title=title, box=None, title_justify="left")
     for row in rows:
         frames = tasks.find(row["name"]).episode_frames
         pixels = "x".join(map(str, row["pixels"]))

@@ -58,18 +58,20 @@ class Model(nn.Module):
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         return self.layers(torch.cat([latent, self.action(action)], 1))
 
-    def loss(self, latent: Tensor, later: Tensor, batch: Batch) -> Tensor:
-        """Unroll the batch's actions from `latent`: squared errors of the latents `later` (B, n, w) and of the rewards.
+    def loss(self, embedded: Tensor, later: Tensor, batch: Batch) -> Tensor:
+        """Unroll the batch's actions: squared errors of the latents `later` (B, n, w) and of the rewards.
 
-        The mean over the batch of the sum over the steps; those after an episode's end count as no error.
-        `later` is the target encoder's, so the gradient reaches the encoder through `latent` alone.
+        The mean over the batch of the sum over the steps; those after an episode's end count as no error. `later` is
+        the target encoder's, so the gradient reaches the encoder through `embedded`, of the first step, alone.
         """
-        total = torch.zeros((), device=latent.device)
-        for step in range(batch.actions.shape[1]):
-            predicted = self.head(self(latent, batch.actions[:, step]))
+        total, steps = torch.zeros((), device=embedded.device), batch.actions.shape[1]
+        for step in range(steps):
+            predicted = self.head(embedded)
             latent, reward = predicted[:, :-1], predicted[:, -1]
             error = (latent - later[:, step]).square().mean(1) + (reward - batch.rewards[:, step]).square()
             total = total + (error * batch.whole[:, step]).mean()
+            if step + 1 < steps:
+                embedded = self(latent, batch.actions[:, step + 1])
         return total
 
 

@@ -199,7 +199,7 @@ class DDPG(nn.Module):
         loss = functional.mse_loss(q, y.expand_as(q), reduction="sum") / len(y)
         auxiliary = {}
         if self.model:
-            auxiliary["model_loss"] = self.model.loss(features, later, batch)
+            auxiliary["model_loss"] = self.model.loss(embedded, later, batch)
         if self.inverse:
             auxiliary["inverse_loss"] = self.inverse.loss(latent, next_latent, batch.actions, batch.whole[:, -1])
         if self.decoder and averages is not None:

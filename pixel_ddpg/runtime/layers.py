@@ -196,9 +196,7 @@ class Convolutions(Stack):
         more = -x.shape[1] % CHANNELS_OF_BFLOAT16 if self._half and gpu else 0
         if more:
             x = functional.pad(x, (0,) * 5 + (more,))
-        pixels = x.contiguous(memory_format=torch.channels_last).to(
-            self._dtype
-        )  # reordered first: bytes take less time to move
+        pixels = x.contiguous(memory_format=torch.channels_last).to(self._dtype)  # reordered while they are bytes
         pixels = torch.add(self._offset, pixels, alpha=1 / 255, out=None if gpu else pixels)
         with torch.autocast(pixels.device.type, torch.bfloat16, self._half, cache_enabled=False):  # as a graph needs it
             maps = self._with_more_channels(pixels, more) if more else super().forward(pixels)
